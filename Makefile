@@ -1,0 +1,79 @@
+# Everything a fresh clone needs is made here: `make run` and `make test` ask for Python >= 3.11, make and a package index.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# uv in a small environment of its own, unless the machine has one.
+UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
+PRODUCT := $(VENV)/.product
+DEV := $(VENV)/.dev
+BENCH := $(VENV)/.bench
+
+.PHONY: help run test lint format gen lock bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+run: $(PRODUCT) ## set up and start the whole mesh with a demo fleet
+	exec $(BIN)/waymesh up --demo
+
+test: $(DEV) ## run every test
+	$(BIN)/pytest $(ARGS)
+
+lint: $(DEV) ## style, types, import rules, contracts; regenerated stubs leave no diff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/contracts.py lint
+	$(BIN)/python tools/contracts.py check
+
+format: $(DEV) ## format code and contracts
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python tools/contracts.py format
+
+gen: $(DEV) ## regenerate gen/python from protos/
+	$(BIN)/python tools/contracts.py gen
+
+lock: $(DEV) ## resolve the newest versions into requirements/*.txt, with hashes
+	for set in product dev bench; do \
+	  extra=; case $$set in dev) extra="--extra dev";; bench) extra="--extra dev --extra bench";; esac; \
+	  $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --no-emit-package waymesh-contracts $$extra pyproject.toml -o requirements/$$set.txt; \
+	done
+
+bench: $(BENCH) ## measure against the peers (see docs/benchmarks.md)
+	$(BIN)/python -m bench
+
+clean: ## remove environments and caches
+	rm -rf $(VENV) .tools .build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.tools/uv/bin/uv:
+	$(PYTHON) -m venv .tools/uv
+	.tools/uv/bin/pip install --quiet --disable-pip-version-check uv
+
+# One recipe for the three sets: sync to the lock, then the two packages of this repository without their dependencies.
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "waymesh needs Python >= 3.11; name one with PYTHON=...")'
+	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes $(1)
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps -e gen/python -e .
+	rm -f $(PRODUCT) $(DEV) $(BENCH)
+endef
+
+# A larger set holds the smaller ones, so a development environment is never cut back by `make run`.
+$(PRODUCT): requirements/product.txt pyproject.toml gen/python/pyproject.toml | $(UV)
+	$(call install,requirements/product.txt)
+	touch $(PRODUCT)
+
+$(DEV): requirements/dev.txt pyproject.toml gen/python/pyproject.toml | $(UV)
+	$(call install,requirements/dev.txt)
+	touch $(PRODUCT) $(DEV)
+
+$(BENCH): requirements/bench.txt pyproject.toml gen/python/pyproject.toml | $(UV)
+	$(call install,requirements/bench.txt)
+	touch $(PRODUCT) $(DEV) $(BENCH)
