@@ -44,7 +44,7 @@ def validate_descriptor(target: Path) -> None:
     files = descriptor_pb2.FileDescriptorSet()
     for known in (descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2):
         known.DESCRIPTOR.CopyToProto(files.file.add())
-    files.file.add().ParseFromString(validate_pb.desc().to_proto().to_binary())
+    files.file.add().ParseFromString(validate_pb.desc().proto.to_binary())
     target.write_bytes(files.SerializeToString())
 
 
