@@ -1,7 +1,7 @@
 """Generate, lint and check the contracts: `python tools/contracts.py gen|lint|format|check|release`.
 
-No remote registry takes part. Google's .proto files come from googleapis-common-protos; protovalidate's wheel carries
-its rules only as a descriptor, so that one is handed to protoc as a descriptor set. buf lints the image protoc builds.
+No remote registry takes part. Google's .proto files come from googleapis-common-protos; the rules of protovalidate
+are in its wheel only as a descriptor, so they go to protoc as a descriptor set. buf lints the image protoc builds.
 """
 
 from __future__ import annotations
@@ -66,7 +66,13 @@ def protoc(*arguments: str, build: Path) -> None:
 def image(build: Path) -> Path:
     """Everything of ours and what it imports, with comments, as one descriptor set."""
     target = build / "image.binpb"
-    protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={target}", *sources(), build=build)
+    protoc(
+        "--include_imports",
+        "--include_source_info",
+        f"--descriptor_set_out={target}",
+        *sources(),
+        build=build,
+    )
     return target
 
 
@@ -91,17 +97,27 @@ def generate(out: Path, build: Path) -> None:
     )
     for package in PACKAGES:
         for folder in [out / package, *(path for path in (out / package).rglob("*") if path.is_dir())]:
-            # No __init__.py: other distributions add to the same namespaces. py.typed marks each part as typed.
+            # No __init__.py: other distributions add to the same namespaces.
             (folder / "py.typed").touch()
 
 
 def differences(left: Path, right: Path) -> list[str]:
-    names = {str(p.relative_to(base)) for base in (left, right) if base.exists() for p in base.rglob("*") if p.is_file()}
+    names = {
+        str(p.relative_to(base))
+        for base in (left, right)
+        if base.exists()
+        for p in base.rglob("*")
+        if p.is_file()
+    }
     names = {name for name in names if "__pycache__" not in name}
     return sorted(
         name
         for name in names
-        if not ((left / name).exists() and (right / name).exists() and filecmp.cmp(left / name, right / name, False))
+        if not (
+            (left / name).exists()
+            and (right / name).exists()
+            and filecmp.cmp(left / name, right / name, False)
+        )
     )
 
 
@@ -118,10 +134,14 @@ def main(argv: list[str]) -> None:
                 fresh.mkdir()
                 generate(fresh, Path(work))
                 changed = [
-                    f"{package}/{name}" for package in PACKAGES for name in differences(fresh / package, GEN / package)
+                    f"{package}/{name}"
+                    for package in PACKAGES
+                    for name in differences(fresh / package, GEN / package)
                 ]
                 if changed:
-                    sys.exit("gen/python is not what protos/ says; run `make gen`:\n  " + "\n  ".join(changed))
+                    sys.exit(
+                        "gen/python is not what protos/ says; run `make gen`:\n  " + "\n  ".join(changed)
+                    )
         case ["lint"]:
             with tempfile.TemporaryDirectory() as work:
                 built = image(Path(work))
