@@ -26,7 +26,7 @@ with grpc.insecure_channel("127.0.0.1:50051") as channel:
     query = eta_pb2.EtaQuery(order=order)
     answer = eta.PredictEta(eta_service_pb2.PredictEtaRequest(query=query), timeout=2)
 
-minutes = answer.prediction.delivery
+eta_minutes = answer.prediction.delivery
 print(
-    f"delivered in {minutes.p50_minutes:.1f} min (80%: {minutes.p10_minutes:.1f} to {minutes.p90_minutes:.1f})"
+    f"{eta_minutes.p50_minutes:.1f} min; 80%: {eta_minutes.p10_minutes:.1f} to {eta_minutes.p90_minutes:.1f}"
 )

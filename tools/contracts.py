@@ -1,7 +1,8 @@
 """Generate, lint and check the contracts: `python tools/contracts.py gen|lint|format|check|release`.
 
-No remote registry takes part. Google's .proto files come from googleapis-common-protos; the rules of protovalidate
-are in its wheel only as a descriptor, so they go to protoc as a descriptor set. buf lints the image protoc builds.
+No remote registry takes part. Google's .proto files come from googleapis-common-protos; protovalidate's
+rules are in its wheel only as a descriptor, so they go to protoc as a descriptor set. buf lints the image
+that protoc builds.
 """
 
 from __future__ import annotations
