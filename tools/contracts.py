@@ -92,7 +92,7 @@ def generate(out: Path, build: Path) -> None:
     protoc(
         f"--plugin=protoc-gen-mypy_grpc={plugins / 'protoc-gen-mypy_grpc'}",
         f"--grpc_python_out={out}",
-        f"--mypy_grpc_out=quiet,only_async:{out}",
+        f"--mypy_grpc_out=quiet:{out}",
         *services,
         build=build,
     )

@@ -9,7 +9,21 @@ from waymesh.eta.v1 import eta_service_pb2 as _eta_service_pb2
 from waymesh.eta.v1 import gps_stream_pb2 as _gps_stream_pb2
 from waymesh.eta.v1 import travel_time_pb2 as _travel_time_pb2
 import abc as _abc_1
+import grpc as _grpc
+import sys
+import typing as _typing
 
+if sys.version_info >= (3, 11):
+    from typing import Self as _Self
+else:
+    from typing_extensions import Self as _Self
+
+_T = _typing.TypeVar("_T")
+
+class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
+
+class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
+    ...
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
@@ -17,20 +31,43 @@ GRPC_VERSION: str
 class EtaServiceStub:
     """EtaService takes in fixes and says when orders will arrive."""
 
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    PredictEta: _aio.UnaryUnaryMultiCallable[_eta_service_pb2.PredictEtaRequest, _eta_service_pb2.PredictEtaResponse]
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> EtaServiceAsyncStub: ...
+    PredictEta: _grpc.UnaryUnaryMultiCallable[_eta_service_pb2.PredictEtaRequest, _eta_service_pb2.PredictEtaResponse]
     """PredictEta predicts one order."""
-    BatchPredictEta: _aio.UnaryUnaryMultiCallable[_eta_service_pb2.BatchPredictEtaRequest, _eta_service_pb2.BatchPredictEtaResponse]
+    BatchPredictEta: _grpc.UnaryUnaryMultiCallable[_eta_service_pb2.BatchPredictEtaRequest, _eta_service_pb2.BatchPredictEtaResponse]
     """BatchPredictEta predicts up to 1,000 orders; each has an answer or an error of its own."""
-    WatchEta: _aio.UnaryStreamMultiCallable[_eta_service_pb2.WatchEtaRequest, _eta_service_pb2.WatchEtaResponse]
+    WatchEta: _grpc.UnaryStreamMultiCallable[_eta_service_pb2.WatchEtaRequest, _eta_service_pb2.WatchEtaResponse]
     """WatchEta streams predictions as they are made, from a cursor on or from now."""
-    ReportGps: _aio.UnaryUnaryMultiCallable[_gps_stream_pb2.ReportGpsRequest, _gps_stream_pb2.ReportGpsResponse]
+    ReportGps: _grpc.UnaryUnaryMultiCallable[_gps_stream_pb2.ReportGpsRequest, _gps_stream_pb2.ReportGpsResponse]
     """ReportGps takes in one fix. It is durable when the answer comes."""
-    StreamGps: _aio.StreamStreamMultiCallable[_gps_stream_pb2.StreamGpsRequest, _gps_stream_pb2.StreamGpsResponse]
+    StreamGps: _grpc.StreamStreamMultiCallable[_gps_stream_pb2.StreamGpsRequest, _gps_stream_pb2.StreamGpsResponse]
     """StreamGps takes in batches of fixes and answers each batch once it is durable."""
-    GetGpsStats: _aio.UnaryUnaryMultiCallable[_gps_stream_pb2.GetGpsStatsRequest, _gps_stream_pb2.GetGpsStatsResponse]
+    GetGpsStats: _grpc.UnaryUnaryMultiCallable[_gps_stream_pb2.GetGpsStatsRequest, _gps_stream_pb2.GetGpsStatsResponse]
     """GetGpsStats counts fixes, duplicates and anomalies since a cursor."""
-    GetTravelTimes: _aio.UnaryUnaryMultiCallable[_travel_time_pb2.GetTravelTimesRequest, _travel_time_pb2.GetTravelTimesResponse]
+    GetTravelTimes: _grpc.UnaryUnaryMultiCallable[_travel_time_pb2.GetTravelTimesRequest, _travel_time_pb2.GetTravelTimesResponse]
+    """GetTravelTimes gives a matrix of travel times."""
+
+@_typing.type_check_only
+class EtaServiceAsyncStub(EtaServiceStub):
+    """EtaService takes in fixes and says when orders will arrive."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    PredictEta: _aio.UnaryUnaryMultiCallable[_eta_service_pb2.PredictEtaRequest, _eta_service_pb2.PredictEtaResponse]  # type: ignore[assignment]
+    """PredictEta predicts one order."""
+    BatchPredictEta: _aio.UnaryUnaryMultiCallable[_eta_service_pb2.BatchPredictEtaRequest, _eta_service_pb2.BatchPredictEtaResponse]  # type: ignore[assignment]
+    """BatchPredictEta predicts up to 1,000 orders; each has an answer or an error of its own."""
+    WatchEta: _aio.UnaryStreamMultiCallable[_eta_service_pb2.WatchEtaRequest, _eta_service_pb2.WatchEtaResponse]  # type: ignore[assignment]
+    """WatchEta streams predictions as they are made, from a cursor on or from now."""
+    ReportGps: _aio.UnaryUnaryMultiCallable[_gps_stream_pb2.ReportGpsRequest, _gps_stream_pb2.ReportGpsResponse]  # type: ignore[assignment]
+    """ReportGps takes in one fix. It is durable when the answer comes."""
+    StreamGps: _aio.StreamStreamMultiCallable[_gps_stream_pb2.StreamGpsRequest, _gps_stream_pb2.StreamGpsResponse]  # type: ignore[assignment]
+    """StreamGps takes in batches of fixes and answers each batch once it is durable."""
+    GetGpsStats: _aio.UnaryUnaryMultiCallable[_gps_stream_pb2.GetGpsStatsRequest, _gps_stream_pb2.GetGpsStatsResponse]  # type: ignore[assignment]
+    """GetGpsStats counts fixes, duplicates and anomalies since a cursor."""
+    GetTravelTimes: _aio.UnaryUnaryMultiCallable[_travel_time_pb2.GetTravelTimesRequest, _travel_time_pb2.GetTravelTimesResponse]  # type: ignore[assignment]
     """GetTravelTimes gives a matrix of travel times."""
 
 class EtaServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -40,56 +77,56 @@ class EtaServiceServicer(metaclass=_abc_1.ABCMeta):
     def PredictEta(
         self,
         request: _eta_service_pb2.PredictEtaRequest,
-        context: _aio.ServicerContext[_eta_service_pb2.PredictEtaRequest, _abc.Awaitable[_eta_service_pb2.PredictEtaResponse]],
-    ) -> _abc.Awaitable[_eta_service_pb2.PredictEtaResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_eta_service_pb2.PredictEtaResponse, _abc.Awaitable[_eta_service_pb2.PredictEtaResponse]]:
         """PredictEta predicts one order."""
 
     @_abc_1.abstractmethod
     def BatchPredictEta(
         self,
         request: _eta_service_pb2.BatchPredictEtaRequest,
-        context: _aio.ServicerContext[_eta_service_pb2.BatchPredictEtaRequest, _abc.Awaitable[_eta_service_pb2.BatchPredictEtaResponse]],
-    ) -> _abc.Awaitable[_eta_service_pb2.BatchPredictEtaResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_eta_service_pb2.BatchPredictEtaResponse, _abc.Awaitable[_eta_service_pb2.BatchPredictEtaResponse]]:
         """BatchPredictEta predicts up to 1,000 orders; each has an answer or an error of its own."""
 
     @_abc_1.abstractmethod
     def WatchEta(
         self,
         request: _eta_service_pb2.WatchEtaRequest,
-        context: _aio.ServicerContext[_eta_service_pb2.WatchEtaRequest, _abc.AsyncIterator[_eta_service_pb2.WatchEtaResponse]],
-    ) -> _abc.AsyncIterator[_eta_service_pb2.WatchEtaResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_eta_service_pb2.WatchEtaResponse], _abc.AsyncIterator[_eta_service_pb2.WatchEtaResponse]]:
         """WatchEta streams predictions as they are made, from a cursor on or from now."""
 
     @_abc_1.abstractmethod
     def ReportGps(
         self,
         request: _gps_stream_pb2.ReportGpsRequest,
-        context: _aio.ServicerContext[_gps_stream_pb2.ReportGpsRequest, _abc.Awaitable[_gps_stream_pb2.ReportGpsResponse]],
-    ) -> _abc.Awaitable[_gps_stream_pb2.ReportGpsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_gps_stream_pb2.ReportGpsResponse, _abc.Awaitable[_gps_stream_pb2.ReportGpsResponse]]:
         """ReportGps takes in one fix. It is durable when the answer comes."""
 
     @_abc_1.abstractmethod
     def StreamGps(
         self,
-        request_iterator: _abc.AsyncIterator[_gps_stream_pb2.StreamGpsRequest],
-        context: _aio.ServicerContext[_abc.AsyncIterator[_gps_stream_pb2.StreamGpsRequest], _abc.AsyncIterator[_gps_stream_pb2.StreamGpsResponse]],
-    ) -> _abc.AsyncIterator[_gps_stream_pb2.StreamGpsResponse]:
+        request_iterator: _MaybeAsyncIterator[_gps_stream_pb2.StreamGpsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_gps_stream_pb2.StreamGpsResponse], _abc.AsyncIterator[_gps_stream_pb2.StreamGpsResponse]]:
         """StreamGps takes in batches of fixes and answers each batch once it is durable."""
 
     @_abc_1.abstractmethod
     def GetGpsStats(
         self,
         request: _gps_stream_pb2.GetGpsStatsRequest,
-        context: _aio.ServicerContext[_gps_stream_pb2.GetGpsStatsRequest, _abc.Awaitable[_gps_stream_pb2.GetGpsStatsResponse]],
-    ) -> _abc.Awaitable[_gps_stream_pb2.GetGpsStatsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_gps_stream_pb2.GetGpsStatsResponse, _abc.Awaitable[_gps_stream_pb2.GetGpsStatsResponse]]:
         """GetGpsStats counts fixes, duplicates and anomalies since a cursor."""
 
     @_abc_1.abstractmethod
     def GetTravelTimes(
         self,
         request: _travel_time_pb2.GetTravelTimesRequest,
-        context: _aio.ServicerContext[_travel_time_pb2.GetTravelTimesRequest, _abc.Awaitable[_travel_time_pb2.GetTravelTimesResponse]],
-    ) -> _abc.Awaitable[_travel_time_pb2.GetTravelTimesResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_travel_time_pb2.GetTravelTimesResponse, _abc.Awaitable[_travel_time_pb2.GetTravelTimesResponse]]:
         """GetTravelTimes gives a matrix of travel times."""
 
-def add_EtaServiceServicer_to_server(servicer: EtaServiceServicer, server: _aio.Server) -> None: ...
+def add_EtaServiceServicer_to_server(servicer: EtaServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -7,7 +7,21 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from waymesh.feedback.v1 import feedback_service_pb2 as _feedback_service_pb2
 import abc as _abc_1
+import grpc as _grpc
+import sys
+import typing as _typing
 
+if sys.version_info >= (3, 11):
+    from typing import Self as _Self
+else:
+    from typing_extensions import Self as _Self
+
+_T = _typing.TypeVar("_T")
+
+class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
+
+class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
+    ...
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
@@ -15,20 +29,43 @@ GRPC_VERSION: str
 class FeedbackServiceStub:
     """FeedbackService keeps what happened: outcomes of actions, deliveries against their predictions, signals."""
 
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    RecordOutcomes: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordOutcomesRequest, _feedback_service_pb2.RecordOutcomesResponse]
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> FeedbackServiceAsyncStub: ...
+    RecordOutcomes: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordOutcomesRequest, _feedback_service_pb2.RecordOutcomesResponse]
     """RecordOutcomes stores outcomes, each once by event_id. They are durable when the answer comes."""
-    RecordDeliveryOutcomes: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordDeliveryOutcomesRequest, _feedback_service_pb2.RecordDeliveryOutcomesResponse]
+    RecordDeliveryOutcomes: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordDeliveryOutcomesRequest, _feedback_service_pb2.RecordDeliveryOutcomesResponse]
     """RecordDeliveryOutcomes stores deliveries against their predictions, each once by outcome_id."""
-    RecordSignals: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordSignalsRequest, _feedback_service_pb2.RecordSignalsResponse]
+    RecordSignals: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordSignalsRequest, _feedback_service_pb2.RecordSignalsResponse]
     """RecordSignals stores signals, each once by signal_id."""
-    ListOutcomes: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.ListOutcomesRequest, _feedback_service_pb2.ListOutcomesResponse]
+    ListOutcomes: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.ListOutcomesRequest, _feedback_service_pb2.ListOutcomesResponse]
     """ListOutcomes gives stored outcomes, newest first; filtered first, then cut into pages."""
-    ListDeliveryOutcomes: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.ListDeliveryOutcomesRequest, _feedback_service_pb2.ListDeliveryOutcomesResponse]
+    ListDeliveryOutcomes: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.ListDeliveryOutcomesRequest, _feedback_service_pb2.ListDeliveryOutcomesResponse]
     """ListDeliveryOutcomes gives stored delivery outcomes in the order in which they were stored."""
-    ListFailureCounts: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.ListFailureCountsRequest, _feedback_service_pb2.ListFailureCountsResponse]
+    ListFailureCounts: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.ListFailureCountsRequest, _feedback_service_pb2.ListFailureCountsResponse]
     """ListFailureCounts counts outcomes by agent and status since a time."""
-    WatchOutcomes: _aio.UnaryStreamMultiCallable[_feedback_service_pb2.WatchOutcomesRequest, _feedback_service_pb2.WatchOutcomesResponse]
+    WatchOutcomes: _grpc.UnaryStreamMultiCallable[_feedback_service_pb2.WatchOutcomesRequest, _feedback_service_pb2.WatchOutcomesResponse]
+    """WatchOutcomes streams outcomes as they are stored, from a cursor on or from now."""
+
+@_typing.type_check_only
+class FeedbackServiceAsyncStub(FeedbackServiceStub):
+    """FeedbackService keeps what happened: outcomes of actions, deliveries against their predictions, signals."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    RecordOutcomes: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordOutcomesRequest, _feedback_service_pb2.RecordOutcomesResponse]  # type: ignore[assignment]
+    """RecordOutcomes stores outcomes, each once by event_id. They are durable when the answer comes."""
+    RecordDeliveryOutcomes: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordDeliveryOutcomesRequest, _feedback_service_pb2.RecordDeliveryOutcomesResponse]  # type: ignore[assignment]
+    """RecordDeliveryOutcomes stores deliveries against their predictions, each once by outcome_id."""
+    RecordSignals: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordSignalsRequest, _feedback_service_pb2.RecordSignalsResponse]  # type: ignore[assignment]
+    """RecordSignals stores signals, each once by signal_id."""
+    ListOutcomes: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.ListOutcomesRequest, _feedback_service_pb2.ListOutcomesResponse]  # type: ignore[assignment]
+    """ListOutcomes gives stored outcomes, newest first; filtered first, then cut into pages."""
+    ListDeliveryOutcomes: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.ListDeliveryOutcomesRequest, _feedback_service_pb2.ListDeliveryOutcomesResponse]  # type: ignore[assignment]
+    """ListDeliveryOutcomes gives stored delivery outcomes in the order in which they were stored."""
+    ListFailureCounts: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.ListFailureCountsRequest, _feedback_service_pb2.ListFailureCountsResponse]  # type: ignore[assignment]
+    """ListFailureCounts counts outcomes by agent and status since a time."""
+    WatchOutcomes: _aio.UnaryStreamMultiCallable[_feedback_service_pb2.WatchOutcomesRequest, _feedback_service_pb2.WatchOutcomesResponse]  # type: ignore[assignment]
     """WatchOutcomes streams outcomes as they are stored, from a cursor on or from now."""
 
 class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -38,56 +75,56 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
     def RecordOutcomes(
         self,
         request: _feedback_service_pb2.RecordOutcomesRequest,
-        context: _aio.ServicerContext[_feedback_service_pb2.RecordOutcomesRequest, _abc.Awaitable[_feedback_service_pb2.RecordOutcomesResponse]],
-    ) -> _abc.Awaitable[_feedback_service_pb2.RecordOutcomesResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_service_pb2.RecordOutcomesResponse, _abc.Awaitable[_feedback_service_pb2.RecordOutcomesResponse]]:
         """RecordOutcomes stores outcomes, each once by event_id. They are durable when the answer comes."""
 
     @_abc_1.abstractmethod
     def RecordDeliveryOutcomes(
         self,
         request: _feedback_service_pb2.RecordDeliveryOutcomesRequest,
-        context: _aio.ServicerContext[_feedback_service_pb2.RecordDeliveryOutcomesRequest, _abc.Awaitable[_feedback_service_pb2.RecordDeliveryOutcomesResponse]],
-    ) -> _abc.Awaitable[_feedback_service_pb2.RecordDeliveryOutcomesResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_service_pb2.RecordDeliveryOutcomesResponse, _abc.Awaitable[_feedback_service_pb2.RecordDeliveryOutcomesResponse]]:
         """RecordDeliveryOutcomes stores deliveries against their predictions, each once by outcome_id."""
 
     @_abc_1.abstractmethod
     def RecordSignals(
         self,
         request: _feedback_service_pb2.RecordSignalsRequest,
-        context: _aio.ServicerContext[_feedback_service_pb2.RecordSignalsRequest, _abc.Awaitable[_feedback_service_pb2.RecordSignalsResponse]],
-    ) -> _abc.Awaitable[_feedback_service_pb2.RecordSignalsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_service_pb2.RecordSignalsResponse, _abc.Awaitable[_feedback_service_pb2.RecordSignalsResponse]]:
         """RecordSignals stores signals, each once by signal_id."""
 
     @_abc_1.abstractmethod
     def ListOutcomes(
         self,
         request: _feedback_service_pb2.ListOutcomesRequest,
-        context: _aio.ServicerContext[_feedback_service_pb2.ListOutcomesRequest, _abc.Awaitable[_feedback_service_pb2.ListOutcomesResponse]],
-    ) -> _abc.Awaitable[_feedback_service_pb2.ListOutcomesResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_service_pb2.ListOutcomesResponse, _abc.Awaitable[_feedback_service_pb2.ListOutcomesResponse]]:
         """ListOutcomes gives stored outcomes, newest first; filtered first, then cut into pages."""
 
     @_abc_1.abstractmethod
     def ListDeliveryOutcomes(
         self,
         request: _feedback_service_pb2.ListDeliveryOutcomesRequest,
-        context: _aio.ServicerContext[_feedback_service_pb2.ListDeliveryOutcomesRequest, _abc.Awaitable[_feedback_service_pb2.ListDeliveryOutcomesResponse]],
-    ) -> _abc.Awaitable[_feedback_service_pb2.ListDeliveryOutcomesResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_service_pb2.ListDeliveryOutcomesResponse, _abc.Awaitable[_feedback_service_pb2.ListDeliveryOutcomesResponse]]:
         """ListDeliveryOutcomes gives stored delivery outcomes in the order in which they were stored."""
 
     @_abc_1.abstractmethod
     def ListFailureCounts(
         self,
         request: _feedback_service_pb2.ListFailureCountsRequest,
-        context: _aio.ServicerContext[_feedback_service_pb2.ListFailureCountsRequest, _abc.Awaitable[_feedback_service_pb2.ListFailureCountsResponse]],
-    ) -> _abc.Awaitable[_feedback_service_pb2.ListFailureCountsResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_service_pb2.ListFailureCountsResponse, _abc.Awaitable[_feedback_service_pb2.ListFailureCountsResponse]]:
         """ListFailureCounts counts outcomes by agent and status since a time."""
 
     @_abc_1.abstractmethod
     def WatchOutcomes(
         self,
         request: _feedback_service_pb2.WatchOutcomesRequest,
-        context: _aio.ServicerContext[_feedback_service_pb2.WatchOutcomesRequest, _abc.AsyncIterator[_feedback_service_pb2.WatchOutcomesResponse]],
-    ) -> _abc.AsyncIterator[_feedback_service_pb2.WatchOutcomesResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_feedback_service_pb2.WatchOutcomesResponse], _abc.AsyncIterator[_feedback_service_pb2.WatchOutcomesResponse]]:
         """WatchOutcomes streams outcomes as they are stored, from a cursor on or from now."""
 
-def add_FeedbackServiceServicer_to_server(servicer: FeedbackServiceServicer, server: _aio.Server) -> None: ...
+def add_FeedbackServiceServicer_to_server(servicer: FeedbackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

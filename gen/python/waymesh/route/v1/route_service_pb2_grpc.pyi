@@ -7,7 +7,21 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from waymesh.route.v1 import route_service_pb2 as _route_service_pb2
 import abc as _abc_1
+import grpc as _grpc
+import sys
+import typing as _typing
 
+if sys.version_info >= (3, 11):
+    from typing import Self as _Self
+else:
+    from typing_extensions import Self as _Self
+
+_T = _typing.TypeVar("_T")
+
+class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
+
+class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
+    ...
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
@@ -15,18 +29,39 @@ GRPC_VERSION: str
 class RouteServiceStub:
     """RouteService takes in orders and couriers, allocates orders and plans routes."""
 
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    UpsertOrders: _aio.UnaryUnaryMultiCallable[_route_service_pb2.UpsertOrdersRequest, _route_service_pb2.UpsertOrdersResponse]
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> RouteServiceAsyncStub: ...
+    UpsertOrders: _grpc.UnaryUnaryMultiCallable[_route_service_pb2.UpsertOrdersRequest, _route_service_pb2.UpsertOrdersResponse]
     """UpsertOrders creates or changes orders, each once by order_id and revision. They are durable when the answer comes."""
-    UpsertCouriers: _aio.UnaryUnaryMultiCallable[_route_service_pb2.UpsertCouriersRequest, _route_service_pb2.UpsertCouriersResponse]
+    UpsertCouriers: _grpc.UnaryUnaryMultiCallable[_route_service_pb2.UpsertCouriersRequest, _route_service_pb2.UpsertCouriersResponse]
     """UpsertCouriers creates or changes couriers, each once by driver_id and revision."""
-    CancelOrder: _aio.UnaryUnaryMultiCallable[_route_service_pb2.CancelOrderRequest, _route_service_pb2.CancelOrderResponse]
+    CancelOrder: _grpc.UnaryUnaryMultiCallable[_route_service_pb2.CancelOrderRequest, _route_service_pb2.CancelOrderResponse]
     """CancelOrder cancels an order that is not picked up yet."""
-    GetOrder: _aio.UnaryUnaryMultiCallable[_route_service_pb2.GetOrderRequest, _route_service_pb2.GetOrderResponse]
+    GetOrder: _grpc.UnaryUnaryMultiCallable[_route_service_pb2.GetOrderRequest, _route_service_pb2.GetOrderResponse]
     """GetOrder gives an order with its newest state."""
-    OptimizeRoute: _aio.UnaryUnaryMultiCallable[_route_service_pb2.OptimizeRouteRequest, _route_service_pb2.OptimizeRouteResponse]
+    OptimizeRoute: _grpc.UnaryUnaryMultiCallable[_route_service_pb2.OptimizeRouteRequest, _route_service_pb2.OptimizeRouteResponse]
     """OptimizeRoute finds the best order of stops for one courier."""
-    AllocateDrivers: _aio.UnaryUnaryMultiCallable[_route_service_pb2.AllocateDriversRequest, _route_service_pb2.AllocateDriversResponse]
+    AllocateDrivers: _grpc.UnaryUnaryMultiCallable[_route_service_pb2.AllocateDriversRequest, _route_service_pb2.AllocateDriversResponse]
+    """AllocateDrivers gives waiting orders to couriers, now."""
+
+@_typing.type_check_only
+class RouteServiceAsyncStub(RouteServiceStub):
+    """RouteService takes in orders and couriers, allocates orders and plans routes."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    UpsertOrders: _aio.UnaryUnaryMultiCallable[_route_service_pb2.UpsertOrdersRequest, _route_service_pb2.UpsertOrdersResponse]  # type: ignore[assignment]
+    """UpsertOrders creates or changes orders, each once by order_id and revision. They are durable when the answer comes."""
+    UpsertCouriers: _aio.UnaryUnaryMultiCallable[_route_service_pb2.UpsertCouriersRequest, _route_service_pb2.UpsertCouriersResponse]  # type: ignore[assignment]
+    """UpsertCouriers creates or changes couriers, each once by driver_id and revision."""
+    CancelOrder: _aio.UnaryUnaryMultiCallable[_route_service_pb2.CancelOrderRequest, _route_service_pb2.CancelOrderResponse]  # type: ignore[assignment]
+    """CancelOrder cancels an order that is not picked up yet."""
+    GetOrder: _aio.UnaryUnaryMultiCallable[_route_service_pb2.GetOrderRequest, _route_service_pb2.GetOrderResponse]  # type: ignore[assignment]
+    """GetOrder gives an order with its newest state."""
+    OptimizeRoute: _aio.UnaryUnaryMultiCallable[_route_service_pb2.OptimizeRouteRequest, _route_service_pb2.OptimizeRouteResponse]  # type: ignore[assignment]
+    """OptimizeRoute finds the best order of stops for one courier."""
+    AllocateDrivers: _aio.UnaryUnaryMultiCallable[_route_service_pb2.AllocateDriversRequest, _route_service_pb2.AllocateDriversResponse]  # type: ignore[assignment]
     """AllocateDrivers gives waiting orders to couriers, now."""
 
 class RouteServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -36,48 +71,48 @@ class RouteServiceServicer(metaclass=_abc_1.ABCMeta):
     def UpsertOrders(
         self,
         request: _route_service_pb2.UpsertOrdersRequest,
-        context: _aio.ServicerContext[_route_service_pb2.UpsertOrdersRequest, _abc.Awaitable[_route_service_pb2.UpsertOrdersResponse]],
-    ) -> _abc.Awaitable[_route_service_pb2.UpsertOrdersResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_route_service_pb2.UpsertOrdersResponse, _abc.Awaitable[_route_service_pb2.UpsertOrdersResponse]]:
         """UpsertOrders creates or changes orders, each once by order_id and revision. They are durable when the answer comes."""
 
     @_abc_1.abstractmethod
     def UpsertCouriers(
         self,
         request: _route_service_pb2.UpsertCouriersRequest,
-        context: _aio.ServicerContext[_route_service_pb2.UpsertCouriersRequest, _abc.Awaitable[_route_service_pb2.UpsertCouriersResponse]],
-    ) -> _abc.Awaitable[_route_service_pb2.UpsertCouriersResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_route_service_pb2.UpsertCouriersResponse, _abc.Awaitable[_route_service_pb2.UpsertCouriersResponse]]:
         """UpsertCouriers creates or changes couriers, each once by driver_id and revision."""
 
     @_abc_1.abstractmethod
     def CancelOrder(
         self,
         request: _route_service_pb2.CancelOrderRequest,
-        context: _aio.ServicerContext[_route_service_pb2.CancelOrderRequest, _abc.Awaitable[_route_service_pb2.CancelOrderResponse]],
-    ) -> _abc.Awaitable[_route_service_pb2.CancelOrderResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_route_service_pb2.CancelOrderResponse, _abc.Awaitable[_route_service_pb2.CancelOrderResponse]]:
         """CancelOrder cancels an order that is not picked up yet."""
 
     @_abc_1.abstractmethod
     def GetOrder(
         self,
         request: _route_service_pb2.GetOrderRequest,
-        context: _aio.ServicerContext[_route_service_pb2.GetOrderRequest, _abc.Awaitable[_route_service_pb2.GetOrderResponse]],
-    ) -> _abc.Awaitable[_route_service_pb2.GetOrderResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_route_service_pb2.GetOrderResponse, _abc.Awaitable[_route_service_pb2.GetOrderResponse]]:
         """GetOrder gives an order with its newest state."""
 
     @_abc_1.abstractmethod
     def OptimizeRoute(
         self,
         request: _route_service_pb2.OptimizeRouteRequest,
-        context: _aio.ServicerContext[_route_service_pb2.OptimizeRouteRequest, _abc.Awaitable[_route_service_pb2.OptimizeRouteResponse]],
-    ) -> _abc.Awaitable[_route_service_pb2.OptimizeRouteResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_route_service_pb2.OptimizeRouteResponse, _abc.Awaitable[_route_service_pb2.OptimizeRouteResponse]]:
         """OptimizeRoute finds the best order of stops for one courier."""
 
     @_abc_1.abstractmethod
     def AllocateDrivers(
         self,
         request: _route_service_pb2.AllocateDriversRequest,
-        context: _aio.ServicerContext[_route_service_pb2.AllocateDriversRequest, _abc.Awaitable[_route_service_pb2.AllocateDriversResponse]],
-    ) -> _abc.Awaitable[_route_service_pb2.AllocateDriversResponse]:
+        context: _ServicerContext,
+    ) -> _typing.Union[_route_service_pb2.AllocateDriversResponse, _abc.Awaitable[_route_service_pb2.AllocateDriversResponse]]:
         """AllocateDrivers gives waiting orders to couriers, now."""
 
-def add_RouteServiceServicer_to_server(servicer: RouteServiceServicer, server: _aio.Server) -> None: ...
+def add_RouteServiceServicer_to_server(servicer: RouteServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
