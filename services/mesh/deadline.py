@@ -1,0 +1,78 @@
+"""Deadline budgets: how much time the work at hand still has, carried along in a context variable.
+
+gRPC gives a server the caller's deadline but does not pass it on to the calls that server makes. Here the
+server's chain opens a budget around each handler and the client's chain grants every call at most what is
+left of it, less a reserve in which the caller can still answer from a fallback.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_DEADLINE_PASSED
+
+from services.mesh import errors
+
+Clock = Callable[[], float]
+
+# What a caller keeps back for its own answer, in seconds: enough to serialise a fallback and send it.
+RESERVE_S = 0.010
+
+_deadline: ContextVar[float | None] = ContextVar("waymesh_deadline", default=None)
+
+
+def remaining(clock: Clock = time.monotonic) -> float | None:
+    """Seconds left of the budget at hand, negative once it has passed; None if there is no budget."""
+    at = _deadline.get()
+    return None if at is None else at - clock()
+
+
+def enter(seconds: float | None, clock: Clock = time.monotonic) -> Token[float | None]:
+    """Opens a budget of `seconds` that never outlives the one around it; give the token to `leave`."""
+    outer = _deadline.get()
+    if seconds is None:
+        return _deadline.set(outer)
+    at = clock() + seconds
+    return _deadline.set(at if outer is None or at < outer else outer)
+
+
+def leave(token: Token[float | None]) -> None:
+    """Closes the budget that `enter` opened."""
+    _deadline.reset(token)
+
+
+@contextmanager
+def budget(seconds: float | None, clock: Clock = time.monotonic) -> Iterator[None]:
+    """All calls within get at most `seconds` together; None leaves the budget as it is."""
+    token = enter(seconds, clock)
+    try:
+        yield
+    finally:
+        leave(token)
+
+
+def grant(
+    own_s: float | None, *, reserve_s: float = RESERVE_S, clock: Clock = time.monotonic
+) -> float | None:
+    """Seconds a call may take: min(own, remaining − reserve); None means without a limit.
+
+    Raises DeadlineExceeded, before anything is sent, if nothing is left.
+    """
+    left = remaining(clock)
+    if left is None:
+        granted = own_s
+    else:
+        left -= reserve_s
+        granted = left if own_s is None or left < own_s else own_s
+    if granted is not None and granted <= 0:
+        raise passed()
+    return granted
+
+
+def passed(budget_s: float | None = None) -> errors.DeadlineExceeded:
+    """The error of a budget that is used up."""
+    metadata = {} if budget_s is None else {"budget_ms": str(round(budget_s * 1000))}
+    return errors.DeadlineExceeded(
+        "the time for this call is used up", reason=ERROR_REASON_DEADLINE_PASSED, metadata=metadata
+    )

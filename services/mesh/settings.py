@@ -1,0 +1,238 @@
+"""Settings from environment variables, read once at start into one frozen object per service.
+
+A wrong value stops the start with one line: the variable, what it holds (secrets masked), what is allowed.
+"""
+
+import os
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import annotated_types
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as SourceError
+
+S = TypeVar("S", bound=BaseSettings)
+
+_MASK: Final = "***"
+_SECRET_NAME: Final = re.compile(r"(?i)(key|secret|token|password|passwd|credential)")
+# From the first colon that is not the scheme's to the last @, so that odd passwords are covered whole.
+_URL_PASSWORD: Final = re.compile(r":(?!//)\S*@")
+# Ports of Jaeger's old UDP agent; an OTLP collector does not listen there.
+_JAEGER_UDP_PORTS: Final = frozenset({5775, 6831, 6832})
+_OTLP_HTTP_PORT: Final = 4318
+
+
+class SettingsError(Exception):
+    """A variable holds what is not allowed. The text is one line, fit to be shown as it stands."""
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _http_url(value: str) -> str:
+    if not re.match(r"https?://[^/\s]+", value):
+        raise ValueError("not an http:// or https:// address")
+    return value
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+HttpUrl = Annotated[str, AfterValidator(_http_url), Field(description="an http:// or https:// address")]
+Target = Annotated[
+    str, Field(min_length=1, description="host:port or a gRPC target such as dns:///eta:50051")
+]
+
+
+def default_data_dir() -> Path:
+    """Root keeps data outside any home, since PostgreSQL then runs as another user who must reach it."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/waymesh")
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "waymesh"
+
+
+class MeshSettings(BaseSettings):
+    """What all services share. A service's own settings are a subclass with more fields."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, case_sensitive=True, env_ignore_empty=True, extra="ignore", populate_by_name=True
+    )
+
+    data_dir: Path = Field(default_factory=default_data_dir, validation_alias="WAYMESH_DATA_DIR")
+    database_url: str | None = Field(
+        None,
+        validation_alias="DATABASE_URL",
+        pattern=r"^postgres(ql)?://",
+        description="a postgresql:// address",
+    )
+
+    kafka_bootstrap_servers: str | None = Field(None, validation_alias="KAFKA_BOOTSTRAP_SERVERS")
+    enable_kafka: bool = Field(True, validation_alias="ENABLE_KAFKA")
+    kafka_group_id: str = Field("waymesh", validation_alias="KAFKA_GROUP_ID", min_length=1)
+    kafka_outcome_topic: str = Field("agent-outcomes", validation_alias="KAFKA_OUTCOME_TOPIC", min_length=1)
+    kafka_metrics_topic: str = Field("agent-metrics", validation_alias="KAFKA_METRICS_TOPIC", min_length=1)
+    kafka_batch_size: int = Field(100, validation_alias="KAFKA_BATCH_SIZE", ge=1, le=100_000)
+    kafka_linger_ms: int = Field(100, validation_alias="KAFKA_LINGER_MS", ge=0, le=60_000)
+    kafka_compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
+        "gzip", validation_alias="KAFKA_COMPRESSION"
+    )
+    kafka_max_retries: int = Field(3, validation_alias="KAFKA_MAX_RETRIES", ge=0, le=1000)
+    kafka_security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(_upper)
+    ] = Field("PLAINTEXT", validation_alias="KAFKA_SECURITY_PROTOCOL")
+    kafka_ssl_cafile: Path | None = Field(None, validation_alias="KAFKA_SSL_CAFILE")
+
+    enable_outcome_logging: bool = Field(True, validation_alias="ENABLE_OUTCOME_LOGGING")
+
+    otel_exporter_otlp_endpoint: HttpUrl | None = Field(None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    jaeger_agent_host: str | None = Field(None, validation_alias="JAEGER_AGENT_HOST")
+    jaeger_agent_port: Port = Field(6831, validation_alias="JAEGER_AGENT_PORT")
+    trace_ratio: float = Field(1.0, validation_alias="WAYMESH_TRACE_RATIO", ge=0, le=1)
+    prometheus_port: Port = Field(9101, validation_alias="PROMETHEUS_PORT")
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
+    ] = Field("INFO", validation_alias="LOG_LEVEL")
+
+    bind_host: str = Field("127.0.0.1", validation_alias="WAYMESH_BIND_HOST", min_length=1)
+    eta_target: Target = Field("127.0.0.1:50051", validation_alias="WAYMESH_ETA_TARGET")
+    route_target: Target = Field("127.0.0.1:50052", validation_alias="WAYMESH_ROUTE_TARGET")
+    feedback_target: Target = Field("127.0.0.1:50053", validation_alias="WAYMESH_FEEDBACK_TARGET")
+    drain_s: float = Field(5.0, validation_alias="WAYMESH_DRAIN_S", ge=0, le=600)
+    max_message_mib: int = Field(64, validation_alias="WAYMESH_MAX_MESSAGE_MIB", ge=1, le=1024)
+    max_concurrent_rpcs: int | None = Field(
+        None, validation_alias="WAYMESH_MAX_CONCURRENT_RPCS", ge=1, le=1_000_000
+    )
+
+    @property
+    def kafka_enabled(self) -> bool:
+        """Whether events go through Kafka rather than the embedded bus."""
+        return self.enable_kafka and self.kafka_bootstrap_servers is not None
+
+    def otlp_endpoint(self) -> tuple[str | None, str | None]:
+        """Address of the OTLP collector, or None; and a warning if it stands in for Jaeger's agent."""
+        if self.otel_exporter_otlp_endpoint is not None or self.jaeger_agent_host is None:
+            return self.otel_exporter_otlp_endpoint, None
+        port = _OTLP_HTTP_PORT if self.jaeger_agent_port in _JAEGER_UDP_PORTS else self.jaeger_agent_port
+        endpoint = f"http://{self.jaeger_agent_host}:{port}"
+        return endpoint, (
+            f"JAEGER_AGENT_HOST is read as OTEL_EXPORTER_OTLP_ENDPOINT={endpoint}; "
+            "Jaeger's agent protocol is not spoken"
+        )
+
+    def admin_port(self, place: int) -> int:
+        """Admin port of the service at this place, counted from 0, above the base (PROMETHEUS_PORT)."""
+        return self.prometheus_port + place
+
+
+def load(cls: type[S], **overrides: Any) -> S:
+    """The settings from the environment; `overrides` by field name win.
+
+    Raises SettingsError for the first wrong value.
+    """
+    try:
+        return cls(**overrides)
+    except ValidationError as error:
+        raise SettingsError(_explain(cls, error)) from None
+    except SourceError as error:
+        raise SettingsError(" ".join(str(error).split())) from None
+
+
+def describe(settings: BaseSettings) -> dict[str, object]:
+    """Field name to value, secrets masked, for the start line of a process."""
+    return {name: _masked(name, getattr(settings, name)) for name in type(settings).model_fields}
+
+
+def _masked(name: str, value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, SecretStr) or _SECRET_NAME.search(name):
+        return _MASK if value else value
+    return _URL_PASSWORD.sub(f":{_MASK}@", str(value))
+
+
+def _explain(cls: type[BaseSettings], error: ValidationError) -> str:
+    details = error.errors(include_url=False, include_context=False)
+    first = details[0]
+    location = str(first["loc"][0]) if first["loc"] else cls.__name__
+    field_name, info = _field(cls, location)
+    variable = _variable(field_name, info) if info is not None else location
+    allowed = _allowed(info) if info is not None else None
+    allowed = allowed or first["msg"].removeprefix("Value error, ")
+    others = f" (and {len(details) - 1} more wrong)" if len(details) > 1 else ""
+    if first["type"] == "missing":
+        return f"{variable} is not set: needed is {allowed}{others}"
+    secret = info is not None and "SecretStr" in str(info.annotation)
+    held = _MASK if secret else _masked(variable, first["input"])
+    text = " ".join(str(held).split())
+    shown = text if len(text) <= 80 else text[:77] + "..."
+    return f"{variable} holds '{shown}': allowed is {allowed}{others}"
+
+
+def _field(cls: type[BaseSettings], location: str) -> tuple[str, FieldInfo | None]:
+    for name, info in cls.model_fields.items():
+        if location in (name, info.validation_alias):
+            return name, info
+    return location, None
+
+
+def _variable(name: str, info: FieldInfo) -> str:
+    return info.validation_alias if isinstance(info.validation_alias, str) else name.upper()
+
+
+def _allowed(info: FieldInfo) -> str | None:
+    """What a value may be, in words, from the field's type and bounds."""
+    kind, metadata, description = _unwrap(info)
+    if description:
+        return description
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(str(value) for value in typing.get_args(kind))
+    if kind is bool:
+        return "true or false"
+    if kind in (int, float):
+        return ("an integer" if kind is int else "a number") + _bounds(metadata)
+    if kind is Path:
+        return "a path"
+    if kind in (str, SecretStr):
+        return "text that is not empty"
+    return None
+
+
+def _unwrap(info: FieldInfo) -> tuple[Any, list[Any], str | None]:
+    """The bare type under Annotated and `| None`, all constraints met on the way, and the description."""
+    annotation, metadata, description = info.annotation, list(info.metadata), info.description
+    while True:
+        origin = typing.get_origin(annotation)
+        if origin is Annotated:
+            annotation, *more = typing.get_args(annotation)
+            for item in more:
+                if isinstance(item, FieldInfo):
+                    metadata += item.metadata
+                    description = description or item.description
+                else:
+                    metadata.append(item)
+        elif origin in (types.UnionType, typing.Union):
+            annotation = next(arg for arg in typing.get_args(annotation) if arg is not types.NoneType)
+        else:
+            return annotation, metadata, description
+
+
+def _bounds(metadata: list[Any]) -> str:
+    words = []
+    for item in metadata:
+        match item:
+            case annotated_types.Ge(ge):
+                words.append(f"from {ge}")
+            case annotated_types.Gt(gt):
+                words.append(f"above {gt}")
+            case annotated_types.Le(le):
+                words.append(f"to {le}")
+            case annotated_types.Lt(lt):
+                words.append(f"below {lt}")
+            case _:
+                pass
+    return " " + " ".join(words) if words else ""
