@@ -129,6 +129,7 @@ class EtaPrediction(_message.Message):
     LEGS_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     PROMISE_PROBABILITY_FIELD_NUMBER: _builtins.int
+    BASE_MINUTES_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """The order."""
     driver_id: _builtins.str
@@ -143,6 +144,8 @@ class EtaPrediction(_message.Message):
     """Which model predicted."""
     promise_probability: _builtins.float
     """Chance, 0 to 1, that the promised window is kept; absent if none was promised."""
+    base_minutes: _builtins.float
+    """Minutes to handover before any factor; with the minutes of all `factors` added, it is `delivery_eta_minutes`."""
     @_builtins.property
     def pickup_eta(self) -> _timestamp_pb2.Timestamp:
         """Expected time of pickup; the actual time after pickup."""
@@ -188,10 +191,11 @@ class EtaPrediction(_message.Message):
         legs: _abc.Iterable[Global___Leg] | None = ...,
         model_version: _builtins.str = ...,
         promise_probability: _builtins.float | None = ...,
+        base_minutes: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_pickup_eta_minutes", b"_pickup_eta_minutes", "_promise_probability", b"_promise_probability", "delivery", b"delivery", "delivery_eta", b"delivery_eta", "pickup", b"pickup", "pickup_eta", b"pickup_eta", "pickup_eta_minutes", b"pickup_eta_minutes", "promise_probability", b"promise_probability", "timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pickup_eta_minutes", b"_pickup_eta_minutes", "_promise_probability", b"_promise_probability", "confidence", b"confidence", "delivery", b"delivery", "delivery_eta", b"delivery_eta", "delivery_eta_minutes", b"delivery_eta_minutes", "driver_id", b"driver_id", "factors", b"factors", "legs", b"legs", "model_version", b"model_version", "order_id", b"order_id", "pickup", b"pickup", "pickup_eta", b"pickup_eta", "pickup_eta_minutes", b"pickup_eta_minutes", "promise_probability", b"promise_probability", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pickup_eta_minutes", b"_pickup_eta_minutes", "_promise_probability", b"_promise_probability", "base_minutes", b"base_minutes", "confidence", b"confidence", "delivery", b"delivery", "delivery_eta", b"delivery_eta", "delivery_eta_minutes", b"delivery_eta_minutes", "driver_id", b"driver_id", "factors", b"factors", "legs", b"legs", "model_version", b"model_version", "order_id", b"order_id", "pickup", b"pickup", "pickup_eta", b"pickup_eta", "pickup_eta_minutes", b"pickup_eta_minutes", "promise_probability", b"promise_probability", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pickup_eta_minutes: _TypeAlias = _typing.Literal["pickup_eta_minutes"]  # noqa: Y015
     _WhichOneofArgType__pickup_eta_minutes: _TypeAlias = _typing.Literal["_pickup_eta_minutes", b"_pickup_eta_minutes"]  # noqa: Y015

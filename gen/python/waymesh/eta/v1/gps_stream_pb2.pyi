@@ -83,7 +83,7 @@ class StreamGpsRequest(_message.Message):
     """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_gps_pb2.GpsEvent]:
-        """Fixes, at most 1,000; each is checked on its own."""
+        """Fixes, at most 1,000; each is checked on its own, so a bad one does not hold back the others."""
 
     def __init__(
         self,
