@@ -1,4 +1,4 @@
-"""`make bench`: run every measurement in turn; each prints one JSON line last, collected in .build/bench.jsonl."""
+"""`make bench`: run every measurement; each prints one JSON line last, kept in .build/bench.jsonl."""
 
 from __future__ import annotations
 
