@@ -76,3 +76,8 @@ def passed(budget_s: float | None = None) -> errors.DeadlineExceeded:
     return errors.DeadlineExceeded(
         "the time for this call is used up", reason=ERROR_REASON_DEADLINE_PASSED, metadata=metadata
     )
+
+
+def begin(at: float | None) -> None:
+    """Sets the budget of a new piece of work to end at `at` (time.monotonic), whatever was around it."""
+    _deadline.set(at)

@@ -33,6 +33,10 @@ STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
 # What a caller is told to wait for when whoever raised did not say, in seconds.
 DEFAULT_RETRY_AFTER_S: Final = 1.0
 
+# grpc's default limit for all metadata of an answer is 8 KiB, base64 takes a third on top, and the message
+# travels twice.
+_TRAILER_BYTES: Final = 4096
+_MESSAGE_CHARS: Final = 500
 _PREFIX: Final = "ERROR_REASON_"
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _NEUTRAL_MESSAGE: Final = "internal error; the logs hold the details under this request's id"
@@ -61,6 +65,7 @@ class MeshError(Exception):
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
+        message = message if len(message) <= _MESSAGE_CHARS else message[: _MESSAGE_CHARS - 1] + "…"
         self.message = message
         self.reason = reason
         self.metadata = metadata
@@ -291,6 +296,29 @@ def to_status(error: BaseException) -> status_pb2.Status:
         info.retry_delay.FromNanoseconds(round(mesh_error.retry_after_s * 1e9))
         status.details.add().Pack(info)
     return status
+
+
+def to_trailer(error: MeshError) -> bytes:
+    """The status as it travels in the trailing metadata, cut to what a peer's metadata limit takes.
+
+    Left out are, in this order, violations from the end, then everything but code and message.
+    """
+    status = to_status(error)
+    violations = error.violations
+    while status.ByteSize() > _TRAILER_BYTES and violations:
+        violations = violations[: len(violations) // 2]
+        status = to_status(
+            type(error)(
+                error.message,
+                reason=error.reason,
+                metadata=error.metadata,
+                violations=violations,
+                retry_after_s=error.retry_after_s,
+            )
+        )
+    if status.ByteSize() > _TRAILER_BYTES:
+        status = status_pb2.Status(code=error.code.value[0], message=error.message)
+    return bytes(status.SerializeToString())
 
 
 def from_status(status: status_pb2.Status) -> MeshError:

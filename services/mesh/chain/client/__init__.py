@@ -1,0 +1,1 @@
+"""Links around a call to another service."""

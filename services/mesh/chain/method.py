@@ -1,0 +1,43 @@
+"""What is known of an RPC before it is called, looked up once per method."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool
+
+_REPEATABLE = frozenset(
+    {descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS, descriptor_pb2.MethodOptions.IDEMPOTENT}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One RPC. `path` is `/package.Service/Name`; `idempotent` is protobuf's own idempotency_level."""
+
+    path: str
+    service: str
+    name: str
+    idempotent: bool = False
+    request_streaming: bool = False
+    response_streaming: bool = False
+    # What links have worked out for this method, such as metric children by code.
+    memo: dict[Any, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def target_name(self) -> str:
+        """Short name of the owner for messages: `eta` of waymesh.eta.v1.EtaService."""
+        parts = self.service.split(".")
+        return parts[-3] if len(parts) >= 3 else parts[-1]
+
+
+def describe_method(
+    path: str, *, request_streaming: bool = False, response_streaming: bool = False
+) -> Method:
+    """The method behind a path; one whose descriptor is not loaded counts as not repeatable."""
+    service, _, name = path.lstrip("/").rpartition("/")
+    try:
+        descriptor = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
+        idempotent = descriptor.GetOptions().idempotency_level in _REPEATABLE
+    except KeyError:
+        idempotent = False
+    return Method(path, service, name, idempotent, request_streaming, response_streaming)

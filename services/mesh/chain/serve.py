@@ -1,0 +1,141 @@
+"""The one grpc interceptor of the server: runs the links around every handler."""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+import grpc
+
+from services.mesh import errors
+from services.mesh.chain import order
+from services.mesh.chain.method import Method, describe_method
+from services.mesh.chain.server.call import ServerCall, ServerLink
+from services.mesh.chain.server.deadline import DeadlineLink
+from services.mesh.chain.server.errors import ErrorsLink
+from services.mesh.chain.server.log import LogLink
+from services.mesh.chain.server.metrics import MetricsLink
+from services.mesh.chain.server.request_id import RequestIdLink
+from services.mesh.chain.server.trace import TraceLink
+from services.mesh.chain.server.validation import ValidationLink
+from services.mesh.telemetry import Telemetry
+
+Handler = Callable[[Any, Any], Awaitable[Any]]
+
+# gRPC's own services: probes and reflection are not calls of the mesh.
+_BARE: Final = ("/grpc.health.v1.", "/grpc.reflection.")
+
+
+def server_links(telemetry: Telemetry) -> list[ServerLink]:
+    """The links of a server, outermost first."""
+    links: list[ServerLink] = [
+        RequestIdLink(),
+        TraceLink(telemetry),
+        MetricsLink(telemetry),
+        LogLink(),
+        ErrorsLink(),
+        DeadlineLink(),
+        ValidationLink(),
+    ]
+    order.require([link.name for link in links], order.SERVER, order.SERVER_REASONS)
+    return links
+
+
+class ServerInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps each method's handler once and hands the wrapped one out from then on."""
+
+    def __init__(self, links: Sequence[ServerLink]) -> None:
+        self._before = [link.before for link in links]
+        # In reverse; `after[-n:]` are those of the first n links.
+        self._after = [link.after for link in reversed(links)]
+        self._wrapped: dict[str, Any] = {}
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        path = handler_call_details.method
+        if isinstance(path, bytes):
+            path = path.decode()
+        wrapped = self._wrapped.get(path)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:  # not served here; grpc answers UNIMPLEMENTED
+                return None
+            wrapped = handler if path.startswith(_BARE) else self._wrap(path, handler)
+            self._wrapped[path] = wrapped
+        return wrapped
+
+    def _wrap(self, path: str, handler: Any) -> Any:
+        method = describe_method(
+            path, request_streaming=handler.request_streaming, response_streaming=handler.response_streaming
+        )
+        if handler.request_streaming:
+            bare = handler.stream_stream if handler.response_streaming else handler.stream_unary
+        else:
+            bare = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        behaviour = self._around(method, _streamed(bare) if handler.response_streaming else bare)
+        factory: Any = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[handler.request_streaming, handler.response_streaming]
+        return factory(
+            behaviour,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _around(self, method: Method, handler: Handler) -> Handler:
+        befores, afters = self._before, self._after
+        monotonic = time.monotonic
+
+        async def behaviour(request: Any, context: Any) -> Any:
+            call = ServerCall(
+                method, request, context, dict(context.invocation_metadata() or ()), monotonic()
+            )
+            entered = 0
+            response = None
+            error: BaseException | None = None
+            try:
+                for before in befores:
+                    before(call)
+                    entered += 1
+                response = await handler(call.request, context)
+            except BaseException as raised:
+                error = raised
+            for after in afters[len(afters) - entered :]:
+                error = after(call, error)
+            if error is None:
+                return response
+            try:
+                if isinstance(error, errors.MeshError):
+                    await _abort(context, error)
+                raise error
+            finally:
+                del error, call  # the traceback holds this frame; without this, each error is a cycle
+
+        return behaviour
+
+
+def _streamed(bare: Any) -> Handler:
+    """A response stream as a coroutine that writes.
+
+    So a cancellation arrives inside the links, while one that met grpc between two items of a generator
+    would leave the generator, and the links in it, to the garbage collector.
+    """
+
+    async def stream(request: Any, context: Any) -> None:
+        responses = bare(request, context)
+        if hasattr(responses, "__aiter__"):
+            write = context.write
+            async with aclosing(responses):
+                async for response in responses:
+                    await write(response)
+        else:  # a coroutine that calls context.write() itself
+            await responses
+
+    return stream
+
+
+async def _abort(context: Any, error: errors.MeshError) -> None:
+    """Sends the status and raises AbortError, as grpc asks for."""
+    await context.abort(error.code, error.message, ((errors.STATUS_DETAILS_KEY, errors.to_trailer(error)),))

@@ -1,0 +1,64 @@
+"""Makes of whatever a handler raised the error that the caller may see."""
+
+import asyncio
+import logging
+import time
+
+import grpc
+
+from services.mesh import deadline, errors
+from services.mesh.chain.server.call import ServerCall
+
+_log = logging.getLogger(__name__)
+
+
+class ErrorsLink:
+    """Sets `call.code`. The text of a foreign exception is logged here and goes no further."""
+
+    name = "errors"
+
+    def before(self, call: ServerCall) -> None:
+        return
+
+    def after(self, call: ServerCall, error: BaseException | None) -> BaseException | None:
+        if error is None:
+            code = call.context.code()
+            if code:  # the handler chose set_code() over raising; 0 and None mean OK
+                call.code = code if isinstance(code, grpc.StatusCode) else errors.status_code_of_number(code)
+            return None
+        if isinstance(error, errors.MeshError):
+            call.code = error.code
+            return error
+        if isinstance(error, grpc.aio.AbortError):
+            # The handler called context.abort(): the status is on its way, and only this very exception
+            # may come out of the handler.
+            code = call.context.code()
+            call.code = (
+                code if isinstance(code, grpc.StatusCode) else errors.status_code_of_number(int(code or 2))
+            )
+            return error
+        passed = call.deadline is not None and call.deadline <= time.monotonic()
+        if isinstance(error, asyncio.CancelledError):
+            call.code = grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
+            return error
+        if not isinstance(error, Exception):  # the process is asked to end
+            call.code = grpc.StatusCode.UNAVAILABLE
+            return error
+        typed: errors.MeshError
+        if (
+            isinstance(error, TimeoutError)
+            and call.deadline is not None
+            and call.deadline <= time.monotonic()
+        ):
+            typed = deadline.passed(call.deadline - call.started)
+        else:
+            typed = errors.translate(error)
+            _log.log(
+                logging.ERROR if isinstance(typed, errors.Internal) else logging.WARNING,
+                "%s failed with an exception that callers see as %s",
+                call.method.path,
+                typed.code.name,
+                exc_info=error,
+            )
+        call.code = typed.code
+        return typed

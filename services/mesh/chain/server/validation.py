@@ -1,0 +1,78 @@
+"""Checks requests against the rules of the contract before a handler sees them."""
+
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Any
+
+import protovalidate
+from google.protobuf.message import Message
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_INVALID_FIELD
+
+from services.mesh.chain.server.call import ServerCall
+from services.mesh.errors import FieldViolation, InvalidArgument
+
+# More violations than this say nothing new, and they travel in the trailing metadata.
+_MOST = 50
+
+_collect = protovalidate.Validator().collect_violations
+
+
+def check(message: Message) -> None:
+    """Raises InvalidArgument with one violation per broken rule, paths from the message's root."""
+    violations = _collect(message)
+    if violations:
+        raise invalid([to_field_violation(violation) for violation in violations])
+
+
+def invalid(violations: list[FieldViolation]) -> InvalidArgument:
+    """The error for these violations; its text names the first."""
+    first = violations[0]
+    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+    subject = f"{first.field}: " if first.field else ""
+    return InvalidArgument(
+        f"{subject}{first.description}{more}",
+        reason=ERROR_REASON_INVALID_FIELD,
+        violations=violations[:_MOST],
+    )
+
+
+def to_field_violation(violation: protovalidate.Violation) -> FieldViolation:
+    """A violation with its path as text, such as `queries[3].location.lat`."""
+    proto = violation.proto
+    parts: list[str] = []
+    for element in proto.field.elements if proto.field is not None else ():
+        if parts:
+            parts.append(".")
+        parts.append(str(element.field_name))
+        key = _subscript(element)
+        if key is not None:
+            parts.append(f"[{key}]")
+    return FieldViolation("".join(parts), proto.message or proto.rule_id or "is not valid")
+
+
+def _subscript(element: Any) -> str | None:
+    subscript = element.subscript
+    if subscript is None:
+        return None
+    value = subscript.value
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+async def _checked(requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        check(request)
+        yield request
+
+
+class ValidationLink:
+    """The message, or each message of a request stream as the handler iterates over it."""
+
+    name = "validation"
+
+    def before(self, call: ServerCall) -> None:
+        if call.method.request_streaming:
+            call.request = _checked(call.request)
+        elif isinstance(call.request, Message):
+            check(call.request)
+
+    def after(self, call: ServerCall, error: BaseException | None) -> BaseException | None:
+        return error

@@ -1,0 +1,132 @@
+"""A gRPC server of the mesh: the chain around every handler, health, reflection, an admin port, a drain."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+
+from services.mesh import transport
+from services.mesh.admin import AdminServer
+from services.mesh.chain.serve import ServerInterceptor, server_links
+from services.mesh.health import Health, Probe
+from services.mesh.telemetry import Telemetry
+
+Servicer = TypeVar("Servicer")
+
+_log = logging.getLogger(__name__)
+
+# How long calls under way may go on once new ones are refused, in seconds.
+_GRACE_S: Final = 10.0
+
+
+class _Registrar:
+    """What generated `add_…_to_server` functions talk to; it also notes the names of the services."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server: Any = server
+        self.services: list[str] = []
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        self._server.add_generic_rpc_handlers(handlers)
+        for handler in handlers:
+            name = getattr(handler, "service_name", None)
+            if callable(name) and name() not in self.services:
+                self.services.append(name())
+
+    def add_registered_method_handlers(self, service_name: str, handlers: Any) -> None:
+        self._server.add_registered_method_handlers(service_name, handlers)
+
+
+class GrpcServer:
+    """One process's server. `port` and `admin_port` are the bound ones after `start`.
+
+    Give port 0 for any free one; no admin port with None. `max_concurrent` calls at most are under way,
+    more are refused at once with RESOURCE_EXHAUSTED.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        host: str,
+        port: int,
+        admin_port: int | None,
+        telemetry: Telemetry,
+        max_message_mib: int = 64,
+        max_concurrent: int | None = None,
+        grace_s: float = _GRACE_S,
+    ) -> None:
+        self.name = name
+        self.port = port
+        self.health = Health(telemetry)
+        self._host = host
+        self._telemetry = telemetry
+        self._max_message_mib = max_message_mib
+        self._max_concurrent = max_concurrent
+        self._grace_s = grace_s
+        self._servicers: list[tuple[Callable[[Any, Any], None], object]] = []
+        self._server: grpc.aio.Server | None = None
+        self._admin = (
+            None
+            if admin_port is None
+            else AdminServer(host, admin_port, telemetry=telemetry, health=self.health)
+        )
+
+    @property
+    def admin_port(self) -> int:
+        """Bound admin port; 0 if there is none."""
+        return 0 if self._admin is None else self._admin.port
+
+    def add(self, register: Callable[[Servicer, grpc.aio.Server], None], servicer: Servicer) -> None:
+        """Serves `servicer`; `register` is the generated `add_…Servicer_to_server`."""
+        self._servicers.append((cast(Callable[[Any, Any], None], register), servicer))
+
+    def check(self, name: str, probe: Probe) -> None:
+        """While `probe` raises, the server's health is NOT_SERVING."""
+        self.health.add(name, probe)
+
+    async def start(self) -> None:
+        """Serves from now on. Raises OSError if a port is taken by another program."""
+        interceptor = ServerInterceptor(server_links(self._telemetry))
+        server = grpc.aio.server(
+            interceptors=[interceptor],
+            options=transport.server_options(self._max_message_mib),
+            maximum_concurrent_rpcs=self._max_concurrent,
+        )
+        registrar = _Registrar(server)
+        for register, servicer in self._servicers:
+            register(servicer, cast(grpc.aio.Server, registrar))
+        names = list(registrar.services)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
+        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        try:
+            self.port = server.add_insecure_port(f"{self._host}:{self.port}")
+        except RuntimeError as error:
+            raise OSError(f"{self._host}:{self.port} cannot be bound") from error
+        if self._admin is not None:
+            await self._admin.start()
+        await server.start()
+        self._server = server
+        await self.health.start(names)
+
+    async def drain(self, wait_s: float = 0.0) -> None:
+        """Says NOT_SERVING, serves on for `wait_s` while callers look elsewhere, then lets calls end."""
+        await self.health.drain()
+        if self._server is None:
+            return
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+        await self._server.stop(self._grace_s)
+
+    async def stop(self) -> None:
+        """Ends at once what is still under way."""
+        await self.health.stop()
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(None)
+        if self._admin is not None:
+            await self._admin.stop()

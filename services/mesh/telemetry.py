@@ -1,0 +1,192 @@
+"""What a process says about itself: metrics in a Prometheus registry, spans by OTLP.
+
+Spans are recorded only where they go somewhere: without an exporter `exporting` is False, no tracer of the
+SDK exists, and a hop costs no more than passing the trace's id on.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.trace import NoOpTracer, Tracer
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from services.mesh.settings import MeshSettings
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+_log = logging.getLogger(__name__)
+
+# Seconds; from a call answered from memory to one that used up the gateway's longest budget.
+LATENCY_BUCKETS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0
+)  # fmt: skip
+_SHUTDOWN_S: Final = 2.0
+
+
+class Telemetry:
+    """Tracer and metrics of one process; make one with `create`."""
+
+    def __init__(self, service: str, provider: "TracerProvider | None" = None) -> None:
+        self.service = service
+        self.exporting = provider is not None
+        self._provider = provider
+        self.tracer: Tracer = provider.get_tracer("waymesh.mesh") if provider is not None else NoOpTracer()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+        self.agent_calls = Counter(
+            "agent_calls",
+            "Tasks an agent or engine has run",
+            ["agent_type", "status"],
+            registry=self.registry,
+        )
+        self.agent_duration = Histogram(
+            "agent_duration_seconds",
+            "Time of a task of an agent or engine",
+            ["agent_type"],
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.active_sessions = Gauge(
+            "active_sessions_current", "Tasks under way", ["agent_type"], registry=self.registry
+        )
+        self.kafka_messages = Counter(
+            "kafka_messages",
+            "Events published and consumed, by outcome",
+            ["topic", "status"],
+            registry=self.registry,
+        )
+        self.kafka_consumer_lag = Gauge(
+            "kafka_consumer_lag", "Events not yet consumed", ["topic", "partition"], registry=self.registry
+        )
+        # The names of go-grpc-prometheus, for which dashboards exist.
+        self.server_started = Counter(
+            "grpc_server_started",
+            "Calls taken in",
+            ["grpc_service", "grpc_method"],
+            registry=self.registry,
+        )
+        self.server_handling = Histogram(
+            "grpc_server_handling_seconds",
+            "Time of a call in the server, by outcome",
+            ["grpc_service", "grpc_method", "grpc_code"],
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.client_handling = Histogram(
+            "grpc_client_handling_seconds",
+            "Time of a call as the client saw it, retries included, by outcome",
+            ["grpc_service", "grpc_method", "grpc_code"],
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.client_retries = Counter(
+            "waymesh_client_retries",
+            "Attempts after the first",
+            ["grpc_service", "grpc_method"],
+            registry=self.registry,
+        )
+        self.breaker_state = Gauge(
+            "waymesh_breaker_state",
+            "0 closed, 1 half-open, 2 open",
+            ["target", "method"],
+            registry=self.registry,
+        )
+        self.breaker_opened = Counter(
+            "waymesh_breaker_opened", "Times a breaker opened", ["target", "method"], registry=self.registry
+        )
+        self.health = Gauge(
+            "waymesh_health", "1 while a dependency check passes", ["check"], registry=self.registry
+        )
+
+    @classmethod
+    def create(
+        cls,
+        service: str,
+        settings: MeshSettings | None = None,
+        *,
+        span_processors: "Sequence[SpanProcessor]" = (),
+    ) -> "Telemetry":
+        """Telemetry by the settings; `span_processors` get the spans besides, or instead of, a collector.
+
+        Starting does not wait for the collector; one that is away costs dropped spans and nothing else.
+        """
+        endpoint: str | None = None
+        ratio = 1.0
+        if settings is not None:
+            endpoint, warning = settings.otlp_endpoint()
+            ratio = settings.trace_ratio
+            if warning is not None:
+                _log.warning(warning)
+        if endpoint is None and not span_processors:
+            return cls(service)
+        return cls(service, _provider(service, endpoint, ratio, span_processors))
+
+    async def shutdown(self, timeout_s: float = _SHUTDOWN_S) -> None:
+        """Sends the spans that wait, for at most `timeout_s`."""
+        provider, self._provider = self._provider, None
+        if provider is None:
+            return
+        self.exporting = False
+        self.tracer = NoOpTracer()
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def close() -> None:
+            try:
+                provider.shutdown()
+            except Exception:
+                _log.warning("the last spans could not be sent", exc_info=True)
+            with contextlib.suppress(RuntimeError):  # the loop may have gone on without us
+                loop.call_soon_threadsafe(done.set)
+
+        # A daemon thread: an exporter that hangs must not hold the process.
+        threading.Thread(target=close, name="telemetry-shutdown", daemon=True).start()
+        try:
+            await asyncio.wait_for(done.wait(), timeout_s)
+        except TimeoutError:
+            _log.warning("the collector did not take the last spans within %.1f s", timeout_s)
+
+
+def _provider(
+    service: str, endpoint: str | None, ratio: float, span_processors: "Sequence[SpanProcessor]"
+) -> "TracerProvider":
+    # Imported late: ~10 MB and ~0.2 s that a process without a collector does not need.
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+
+    provider = TracerProvider(
+        resource=Resource.create(
+            {"service.name": service, "service.namespace": "waymesh", "process.pid": os.getpid()}
+        ),
+        sampler=ParentBasedTraceIdRatio(ratio),
+        shutdown_on_exit=False,  # its hook would wait for the collector; Telemetry.shutdown does not
+    )
+    for processor in span_processors:
+        provider.add_span_processor(processor)
+    if endpoint is not None:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces", timeout=5)
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    return provider
