@@ -1,0 +1,81 @@
+"""Travel times and distances between the few places of one problem. Pure.
+
+Three makers: a matrix from the request, a plane (straight lines and one speed), and what eta answered.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import asin, ceil, cos, radians, sin, sqrt
+from typing import Final
+
+from services.route.limits import DETOUR, SPEED_KPH, Vehicle
+
+# IUGG mean radius.
+EARTH_RADIUS_M: Final = 6_371_008.8
+
+Table = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A point, WGS 84 degrees."""
+
+    lat: float
+    lon: float
+
+
+@dataclass(frozen=True, slots=True)
+class Travel:
+    """Square tables: `seconds[i][j]` and `metres[i][j]` from place i to place j. Place 0 is the start."""
+
+    seconds: Table
+    metres: Table
+
+
+class WrongSize(ValueError):
+    """A matrix does not fit the places."""
+
+    def __init__(self, expected: int, found: int) -> None:
+        super().__init__(f"expected {expected} values, found {found}")
+        self.expected = expected
+        self.found = found
+
+
+def distance_m(a: Place, b: Place) -> float:
+    """Great-circle distance in metres (haversine)."""
+    lat_a, lat_b = radians(a.lat), radians(b.lat)
+    h = sin((lat_b - lat_a) / 2) ** 2 + cos(lat_a) * cos(lat_b) * sin(radians(b.lon - a.lon) / 2) ** 2
+    return 2 * EARTH_RADIUS_M * asin(sqrt(min(1.0, h)))
+
+
+def plane(places: Sequence[Place], speed_kph: float, detour: float = 1.0) -> Travel:
+    """Straight lines times `detour`, at `speed_kph` above 0. Rounded up, so that no leg between two places is free."""
+    metres_per_s = speed_kph / 3.6
+    metres: list[tuple[int, ...]] = []
+    seconds: list[tuple[int, ...]] = []
+    for a in places:
+        row = [0 if a == b else ceil(distance_m(a, b) * detour) for b in places]
+        metres.append(tuple(row))
+        seconds.append(tuple(ceil(m / metres_per_s) for m in row))
+    return Travel(tuple(seconds), tuple(metres))
+
+
+def fallback(places: Sequence[Place], vehicle: Vehicle) -> Travel:
+    """What is assumed when eta does not answer: great circle, default detour and the vehicle's usual speed."""
+    return plane(places, SPEED_KPH[vehicle], DETOUR)
+
+
+def table(values: Sequence[int], n: int) -> Table:
+    """n × n values, row by row, as a table. Raises WrongSize."""
+    if len(values) != n * n:
+        raise WrongSize(n * n, len(values))
+    return tuple(tuple(values[i * n : (i + 1) * n]) for i in range(n))
+
+
+def matrix(durations_s: Sequence[int], distances_m: Sequence[int], places: Sequence[Place]) -> Travel:
+    """Tables given row by row; without distances, straight lines. Raises WrongSize."""
+    n = len(places)
+    seconds = table(durations_s, n)
+    if distances_m:
+        return Travel(seconds, table(distances_m, n))
+    return Travel(seconds, tuple(tuple(ceil(distance_m(a, b)) for b in places) for a in places))
