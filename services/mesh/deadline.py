@@ -65,9 +65,25 @@ def grant(
     else:
         left -= reserve_s
         granted = left if own_s is None or left < own_s else own_s
-    if granted is not None and granted <= 0:
+    if granted is None:
+        return None
+    granted = _as_sent(granted)
+    if granted <= 0:
         raise passed()
     return granted
+
+
+def _as_sent(seconds: float) -> float:
+    """The longest time up to `seconds` that grpc does not make longer on the way.
+
+    On the wire a timeout has three digits and is rounded up (10 s arrive as 10.1 s): a budget would grow
+    from hop to hop. Two milliseconds are taken off for core's own rounding.
+    """
+    ms = seconds * 1000 - 2
+    step = 1
+    while ms >= step * 1000:
+        step *= 10
+    return ms // step * step / 1000
 
 
 def passed(budget_s: float | None = None) -> errors.DeadlineExceeded:

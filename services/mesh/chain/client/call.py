@@ -1,0 +1,70 @@
+"""One call to another service as the client's links see it."""
+
+from typing import Any, Protocol
+
+from opentelemetry.trace import Span
+
+from services.mesh.breaker import Permit
+from services.mesh.chain.method import Method
+
+Metadata = list[tuple[str, str | bytes]]
+
+
+class ClientCall:
+    """State of one call under way; each link reads and writes what is its own."""
+
+    __slots__ = (
+        "answered",
+        "attempts",
+        "budget_s",
+        "granted_s",
+        "metadata",
+        "method",
+        "own_at",
+        "permit",
+        "span",
+        "started",
+        "target",
+    )
+
+    def __init__(
+        self, method: Method, target: str, metadata: Metadata, started: float, own_at: float | None
+    ) -> None:
+        self.method = method
+        # As the caller of the factory wrote it, such as 127.0.0.1:50051.
+        self.target = target
+        self.metadata = metadata
+        self.started = started
+        # Monotonic time at which the caller's own limit ends, all attempts together; None without one.
+        self.own_at = own_at
+        # Seconds granted to the attempt under way, and to the first one.
+        self.granted_s: float | None = None
+        self.budget_s: float | None = None
+        self.attempts = 0
+        # A response stream has brought its first message.
+        self.answered = False
+        self.permit: Permit | None = None
+        self.span: Span | None = None
+
+
+class ClientLink(Protocol):
+    """Plain functions around a call; an instance serves all calls of one channel."""
+
+    name: str
+
+    def before(self, call: ClientCall) -> None:
+        """Runs on the way out, in the order of the list; a MeshError ends the call."""
+
+    def after(self, call: ClientCall, error: BaseException | None) -> BaseException | None:
+        """Runs on the way back, in reverse, if `before` had run; returns the error that goes on.
+
+        Never raises.
+
+        None stays None, and an error stays one.
+        """
+
+
+class Raw(Protocol):
+    """A bare multi-callable of grpc.aio."""
+
+    def __call__(self, request: Any, /, **kwargs: Any) -> Any: ...

@@ -1,0 +1,55 @@
+"""Makes the attempts of a call: again after a failure that may pass, within policy, budget and deadline."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from services.mesh import deadline, errors
+from services.mesh.chain.client.call import ClientCall
+from services.mesh.retry import RetryBudget, RetryPolicy, asked_wait_s, retryable
+
+
+class RetryLink:
+    """Unlike the others it is a loop, so it is a coroutine around the links inside of it."""
+
+    name = "retry"
+
+    def __init__(self, policy: RetryPolicy, rng: random.Random) -> None:
+        self._policy = policy
+        self._budget = RetryBudget(policy)
+        self._rng = rng
+
+    async def run(self, call: ClientCall, attempt: Callable[[], Awaitable[Any]]) -> Any:
+        """The response of the first attempt that succeeds, or the error of the last that was worth it."""
+        n = 0
+        while True:
+            try:
+                response = await attempt()
+            except errors.MeshError as error:
+                n += 1
+                wait_s = self._wait_s(call, error, n)
+                if wait_s is None:
+                    raise
+            else:
+                if n == 0:
+                    self._budget.success()
+                return response
+            await asyncio.sleep(wait_s)
+
+    def _wait_s(self, call: ClientCall, error: errors.MeshError, n: int) -> float | None:
+        """Seconds until the n-th retry, or None if there is to be none."""
+        if n > self._policy.retries or not call.method.idempotent or not retryable(error):
+            return None
+        if call.permit is not None and call.permit.probe:  # one probe means one
+            return None
+        asked_s = asked_wait_s(error)
+        wait_s = self._policy.wait_s(n, self._rng) if asked_s is None else asked_s
+        left_s = deadline.remaining()
+        if call.own_at is not None:
+            own_left_s = call.own_at - time.monotonic()
+            left_s = own_left_s if left_s is None else min(left_s, own_left_s)
+        if left_s is not None and wait_s + deadline.RESERVE_S >= left_s:
+            return None  # the error at hand, now, is worth more than a passed deadline later
+        return wait_s if self._budget.spend() else None

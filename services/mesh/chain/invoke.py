@@ -1,0 +1,102 @@
+"""The links of the client's side, put together for one target."""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from services.mesh.chain import order
+from services.mesh.chain.client.breaker import BreakerLink
+from services.mesh.chain.client.call import ClientCall, ClientLink, Metadata
+from services.mesh.chain.client.deadline import DeadlineLink
+from services.mesh.chain.client.errors import ErrorsLink
+from services.mesh.chain.client.metrics import MetricsLink
+from services.mesh.chain.client.request_id import RequestIdLink
+from services.mesh.chain.client.retry import RetryLink
+from services.mesh.chain.client.trace import TraceLink
+from services.mesh.chain.method import Method
+from services.mesh.telemetry import Telemetry
+
+
+class ClientChain:
+    """The links of one target: those around the call as a whole, the retries, those around each attempt."""
+
+    def __init__(
+        self,
+        target: str,
+        telemetry: Telemetry,
+        breaker: BreakerLink,
+        retry: RetryLink,
+        timeout_s: float | None,
+    ) -> None:
+        outer: list[ClientLink] = [TraceLink(telemetry), RequestIdLink(), MetricsLink(telemetry), breaker]
+        inner: list[ClientLink] = [DeadlineLink(), ErrorsLink()]
+        order.require([link.name for link in (*outer, retry, *inner)], order.CLIENT, order.CLIENT_REASONS)
+        self.target = target
+        self.timeout_s = timeout_s
+        self.outer = Around(outer)
+        self.inner = Around(inner)
+        self.whole = Around([*outer, *inner])
+        self.breaker = breaker
+        self.retry = retry
+
+    def begin(self, method: Method, timeout: float | None, metadata: Any) -> ClientCall:
+        """State of a new call. `timeout` is the caller's; unary calls without one get the chain's."""
+        started = time.monotonic()
+        if timeout is None and not method.response_streaming:
+            timeout = self.timeout_s
+        sent: Metadata = list(metadata) if metadata else []
+        return ClientCall(method, self.target, sent, started, None if timeout is None else started + timeout)
+
+
+class Around:
+    """Some links, ready to run."""
+
+    __slots__ = ("_after", "_before")
+
+    def __init__(self, links: Sequence[ClientLink]) -> None:
+        self._before = [link.before for link in links]
+        # In reverse; `after[-n:]` are those of the first n links.
+        self._after = [link.after for link in reversed(links)]
+
+    async def run(self, call: ClientCall, body: Callable[[], Awaitable[Any]]) -> Any:
+        """The links around an awaited body."""
+        entered = 0
+        error: BaseException | None = None
+        response = None
+        try:
+            for before in self._before:
+                before(call)
+                entered += 1
+            response = await body()
+        except BaseException as raised:
+            error = raised
+        error = self.leave(call, error, entered)
+        if error is None:
+            return response
+        try:
+            raise error
+        finally:
+            del error  # the traceback holds this frame; without this, each error is a cycle
+
+    def enter(self, call: ClientCall) -> None:
+        """Only the way out; who calls this calls `leave` once."""
+        entered = 0
+        try:
+            for before in self._before:
+                before(call)
+                entered += 1
+        except BaseException as raised:
+            error = self.leave(call, raised, entered)
+            assert error is not None
+            if error is raised:
+                raise
+            raise error from raised
+
+    def leave(
+        self, call: ClientCall, error: BaseException | None, entered: int | None = None
+    ) -> BaseException | None:
+        """Only the way back, of the first `entered` links."""
+        after = self._after
+        for step in after if entered is None else after[len(after) - entered :]:
+            error = step(call, error)
+        return error
