@@ -1,9 +1,10 @@
 """The best order of one courier's stops, exactly. Pure.
 
-Every order of stops in which each pickup comes before its dropoff is considered, through dynamic programming over
-(set of stops made, last stop). A state keeps all labels that are Pareto-optimal in end time, cost so far and,
-where the length limit may bind, length: one label per state would be wrong, since least cost now can mean a later
-end and so more lateness after. Waiting never pays unless a window forces it, so each label leaves at once.
+Every order of stops in which each pickup comes before its dropoff is considered, through dynamic programming
+over (set of stops made, last stop). A state keeps all labels that are Pareto-optimal in end time, cost so
+far and, where the length limit may bind, length: one label per state would be wrong, since least cost now
+can mean a later end and so more lateness after. Waiting never pays unless a window forces it, so each
+label leaves at once.
 
 The objective is a sum in which lateness outweighs everything else (see Weights), not a strict ranking: nobody
 drives ten kilometres more to be one second less late.
@@ -11,8 +12,8 @@ drives ten kilometres more to be one second less late.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 from services.route.limits import UNLIMITED, Limits
@@ -43,15 +44,15 @@ class Job:
 class Weights:
     """What a route costs, in hundredths of a courier's second.
 
-    A second late counts ten seconds of work, a kilometre 30 s, a kilometre back towards the start 15 s, and a
-    second that food is under way a twentieth of a second.
+    A second late counts ten seconds of work, a kilometre 30 s, a kilometre back towards the start 20 s
+    more, and a second between ready and handed over a fifth of a second.
     """
 
     duration_per_s: int = 100
     lateness_per_s: int = 1000
     distance_per_m: int = 3
     backtrack_per_m: int = 2
-    food_per_s: int = 5
+    food_per_s: int = 20
 
 
 DEFAULT_WEIGHTS: Final = Weights()
@@ -323,7 +324,7 @@ def walk(problem: Problem, calls: Sequence[Call], weights: Weights = DEFAULT_WEI
 
 
 def solve(problem: Problem, weights: Weights = DEFAULT_WEIGHTS) -> Plan | None:
-    """The cheapest route that keeps all limits; None if there is none. Ties go to the one found first, always the same."""
+    """The cheapest route that keeps all limits, always the same one; None if there is none."""
     labels = _search(problem, weights)
     if not labels:
         return None
@@ -334,7 +335,7 @@ def solve(problem: Problem, weights: Weights = DEFAULT_WEIGHTS) -> Plan | None:
 def front(problem: Problem, weights: Weights = DEFAULT_WEIGHTS) -> list[Plan]:
     """All trade-offs of time against distance: no route within the limits is both shorter and quicker.
 
-    Quickest first. Where several routes take the same time and way, one stands for them. `weights` only price them.
+    Quickest first. Where several routes take the same time and way, one stands for them; `weights` price it.
     """
     labels = sorted(_search(problem, _SHORTEST), key=lambda label: (label[0], label[1]))
     plans: list[Plan] = []
@@ -355,7 +356,7 @@ _LIMITS: Final = (
 
 
 def first_broken(problem: Problem) -> str:
-    """Name of the first limit that no route can keep together with those before it; empty if all can be kept."""
+    """The first limit that no route can keep together with those before it; empty if all can be kept."""
     limits = problem.limits
     kept = Limits(
         max_on_board=UNLIMITED,

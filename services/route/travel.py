@@ -32,7 +32,7 @@ class Travel:
     metres: Table
 
 
-class WrongSize(ValueError):
+class MatrixSizeError(ValueError):
     """A matrix does not fit the places."""
 
     def __init__(self, expected: int, found: int) -> None:
@@ -49,7 +49,7 @@ def distance_m(a: Place, b: Place) -> float:
 
 
 def plane(places: Sequence[Place], speed_kph: float, detour: float = 1.0) -> Travel:
-    """Straight lines times `detour`, at `speed_kph` above 0. Rounded up, so that no leg between two places is free."""
+    """Straight lines times `detour`, at `speed_kph` above 0. Rounded up, so that no leg is free."""
     metres_per_s = speed_kph / 3.6
     metres: list[tuple[int, ...]] = []
     seconds: list[tuple[int, ...]] = []
@@ -61,19 +61,19 @@ def plane(places: Sequence[Place], speed_kph: float, detour: float = 1.0) -> Tra
 
 
 def fallback(places: Sequence[Place], vehicle: Vehicle) -> Travel:
-    """What is assumed when eta does not answer: great circle, default detour and the vehicle's usual speed."""
+    """What holds when eta does not answer: great circle, default detour and the vehicle's usual speed."""
     return plane(places, SPEED_KPH[vehicle], DETOUR)
 
 
 def table(values: Sequence[int], n: int) -> Table:
-    """n × n values, row by row, as a table. Raises WrongSize."""
+    """n × n values, row by row, as a table. Raises MatrixSizeError."""
     if len(values) != n * n:
-        raise WrongSize(n * n, len(values))
+        raise MatrixSizeError(n * n, len(values))
     return tuple(tuple(values[i * n : (i + 1) * n]) for i in range(n))
 
 
 def matrix(durations_s: Sequence[int], distances_m: Sequence[int], places: Sequence[Place]) -> Travel:
-    """Tables given row by row; without distances, straight lines. Raises WrongSize."""
+    """Tables given row by row; without distances, straight lines. Raises MatrixSizeError."""
     n = len(places)
     seconds = table(durations_s, n)
     if distances_m:
