@@ -4,6 +4,7 @@ Pure: the value given stays as it is, a new one comes back. Two rules: whatever 
 says that it is secret is replaced whole, and in all other text the parts that are secrets by their form are.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -41,20 +42,7 @@ _SECRET_WORDS: Final = frozenset(
 )
 # Words that make a key with `tokens` or `token` a number, not a secret: tokens_used, max_tokens, token_count.
 _COUNTING_WORDS: Final = frozenset(
-    {
-        "used",
-        "count",
-        "max",
-        "min",
-        "total",
-        "prompt",
-        "completion",
-        "input",
-        "output",
-        "limit",
-        "budget",
-        "per",
-    }
+    "used count max min total prompt completion input output limit budget per".split()  # noqa: SIM905
 )
 
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -74,6 +62,8 @@ _TEXT_RULES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
         ),
         MASK,
     ),
+    # A social security number of the US.
+    (re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])"), MASK),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"), MASK),
     # name=value and name: value in running text, as in a query string, an environment or a log line.
     (
@@ -86,14 +76,15 @@ _TEXT_RULES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
 )
 # Without one of these characters or words no rule can match; most text is short and has none.
 _SUSPICIOUS: Final = re.compile(
-    r"(?i)[=:@]|bearer|basic|eyJ|[sr]k[-_]|gh[pousr]_|github_pat|xox|AKIA|AIza|-----BEGIN"
+    r"(?i)[=:@]|\d-\d|bearer|basic|eyJ|[sr]k[-_]|gh[pousr]_|github_pat|xox|AKIA|AIza|-----BEGIN"
 )
 
 
 def redact(value: object) -> object:
     """`value` without its secrets: dicts, lists and text anew, everything else as it is.
 
-    Tuples and sets come back as lists, bytes as their number, since what was in them cannot be looked at.
+    Tuples and sets come back as lists, instances of dataclasses as dicts, bytes as their number,
+    since nobody can look into them.
     """
     return _redact(value, MAX_DEPTH)
 
@@ -108,7 +99,7 @@ def redact_text(text: str) -> str:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether what stands under this name is secret: ssn, password, api_key, accessToken, but not tokens_used."""
+    """Whether what stands under this name is secret: ssn, api_key, accessToken, but not tokens_used."""
     words = [word.lower() for word in _WORDS.findall(name[:256])]
     joined = "".join(words)
     if any(part in joined for part in _SECRET_PARTS):
@@ -126,6 +117,8 @@ def _redact(value: object, depth: int) -> object:
         return value
     if isinstance(value, bytes | bytearray | memoryview):
         return f"[{len(value)} bytes]"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
     if isinstance(value, Mapping | Sequence | AbstractSet) and depth == 0:
         return TOO_DEEP
     if isinstance(value, Mapping):

@@ -1,0 +1,178 @@
+"""What is secret never gets past redact()."""
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.mesh.redact import MASK, MAX_DEPTH, TOO_DEEP, is_secret_name, redact, redact_text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ssn", "SSN", "user_ssn", "password", "Password", "db_password", "userPassword", "passwd", "pwd"),
+        *("token", "access_token", "accessToken", "refresh-token", "tokens", "api_key", "apiKey", "APIKey"),
+        *(
+            "X-API-Key",
+            "FASTAPI_API_KEY",
+            "OPENAI_API_KEY",
+            "secret",
+            "client_secret",
+            "aws_secret_access_key",
+        ),
+        *("authorization", "Authorization", "auth", "proxy-authorization", "cookie", "Set-Cookie", "card"),
+        *(
+            "card_number",
+            "creditCard",
+            "cvv",
+            "iban",
+            "pin",
+            "private_key",
+            "dsn",
+            "DATABASE_URL",
+            "credentials",
+        ),
+    ],
+)
+def test_these_names_say_secret(name: str) -> None:
+    assert is_secret_name(name)
+    assert redact({name: "hunter2"}) == {name: MASK}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tokens_used", "max_tokens", "prompt_tokens", "completionTokens", "token_count", "total_tokens"),
+        *(
+            "order_id",
+            "driver_id",
+            "session",
+            "mapping",
+            "discard",
+            "cardinality",
+            "company",
+            "shopping",
+            "key",
+        ),
+        *("author", "japan", "keyboard", "monkey", "duration_ms", "passenger", "expand", "classname", ""),
+    ],
+)
+def test_these_names_do_not(name: str) -> None:
+    assert not is_secret_name(name)
+    assert redact({name: "hunter2"}) == {name: "hunter2"}
+
+
+def test_a_secret_name_hides_whatever_stands_under_it() -> None:
+    given_value = {"credentials": {"user": "ann", "other": [1, 2]}, "password": 12345, "token": ["a"]}
+    assert redact(given_value) == {"credentials": MASK, "password": MASK, "token": MASK}
+
+
+def test_that_there_was_nothing_may_be_seen() -> None:
+    assert redact({"password": None, "token": ""}) == {"password": None, "token": ""}
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("Authorization: Bearer abcdef0123456789", f"Authorization: Bearer {MASK}"),
+        ("basic dXNlcjpwYXNzd29yZA==", f"basic {MASK}"),
+        ("postgres://user:pw@db:5432/x", f"postgres://user:{MASK}@db:5432/x"),
+        (
+            "cannot reach postgresql://u:p@ss/w:rd@db/x today",
+            f"cannot reach postgresql://u:{MASK}@db/x today",
+        ),
+        ("redis://:pw@cache", f"redis://:{MASK}@cache"),
+        ("jwt eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln here", f"jwt {MASK} here"),
+        ("sk-proj-abcdefghij0123456789", MASK),
+        ("AKIAIOSFODNN7EXAMPLE", MASK),
+        ("https://x/y?api_key=abc123&order_id=7", f"https://x/y?api_key={MASK}&order_id=7"),
+        ('{"password": "pw", "order_id": "o"}', f'{{"password": "{MASK}", "order_id": "o"}}'),
+        ("DB_PASSWORD=pw HOME=/x", f"DB_PASSWORD={MASK} HOME=/x"),
+        ("ssn 078-05-1120.", f"ssn {MASK}."),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMII\n-----END RSA PRIVATE KEY-----", MASK),
+    ],
+)
+def test_secrets_in_running_text_are_masked_and_the_rest_kept(text: str, clean: str) -> None:
+    assert redact_text(text) == clean
+    assert redact({"error_message": [text]}) == {"error_message": [clean]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "order_456",
+            "Invalid data format",
+            "2025-10-09T12:34:56.789Z",
+            "tokens_used=150 max_tokens=2000",
+        ),
+        *(
+            "550e8400-e29b-41d4-a716-446655440000",
+            "https://host:8000/execute",
+            "mail@example.org",
+            "basic idea",
+        ),
+        'Traceback (most recent call last):\n  File "x.py", line 3, in f\nValueError: 3 != 4',
+    ],
+)
+def test_innocent_text_stays(text: str) -> None:
+    assert redact_text(text) == text
+
+
+def test_everything_that_is_no_text_stays_what_it_is() -> None:
+    value = {"a": 1, "b": 2.5, "c": True, "d": None, "e": [1, {"f": "g"}]}
+    assert redact(value) == value
+
+
+def test_the_value_given_is_not_changed() -> None:
+    value = {"a": {"password": "x", "l": ["Bearer abcdefgh123", {"ssn": "1"}]}}
+    before = copy.deepcopy(value)
+    redact(value)
+    assert value == before
+
+
+@dataclass
+class Login:
+    user: str
+    password: str
+
+
+def test_objects_that_hold_fields_are_looked_into() -> None:
+    assert redact((Login("ann", "pw"),)) == [{"user": "ann", "password": MASK}]
+
+
+def test_bytes_are_not_kept() -> None:
+    assert redact({"body": b"password=x"}) == {"body": "[10 bytes]"}
+
+
+def test_what_lies_too_deep_is_left_out() -> None:
+    deep: object = "password=hunter2"
+    for _ in range(10_000):
+        deep = {"a": deep}
+    shown = redact(deep)
+    for _ in range(MAX_DEPTH):
+        assert isinstance(shown, dict)
+        shown = shown["a"]
+    assert shown == TOO_DEEP
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(value=json_values, secret=st.uuids().map(str))
+def test_a_secret_never_survives_wherever_it_is(value: object, secret: str) -> None:
+    assert secret not in repr(redact([value, {"deep": [{"api_key": secret, "x": value}]}, f"token={secret}"]))
+
+
+@given(value=json_values)
+def test_redacting_twice_is_redacting_once(value: object) -> None:
+    once = redact(value)
+    assert repr(redact(once)) == repr(once)
