@@ -57,7 +57,8 @@ def read_timestamp(text: str) -> dict[str, int]:
     match = _RFC_3339.fullmatch(text)
     if match is None:
         raise Fault
-    since = datetime.fromisoformat(text) - _EPOCH
+    # RFC 3339 lets z be small, datetime does not.
+    since = datetime.fromisoformat(text if text[-1] != "z" else text.upper()) - _EPOCH
     seconds = since.days * 86_400 + since.seconds
     if not _FIRST_SECOND <= seconds <= _LAST_SECOND:
         raise Fault
@@ -150,7 +151,8 @@ def write_float(number: float) -> float:
         short = float(f"{number:.{digits}g}")
         if abs(short) <= FLOAT_MAX and struct.unpack("f", struct.pack("f", short))[0] == number:
             return short
-    return float(f"{number:.9g}")
+    short = float(f"{number:.9g}")
+    return short if abs(short) <= FLOAT_MAX else number
 
 
 def read_struct(value: object) -> struct_pb2.Struct:
