@@ -96,8 +96,8 @@ def main() -> None:
         }
         for way, row in figures[name].items():
             print(
-                f"{name:22} {way}: ours {row['ours_us']:8.2f} µs, json_format {row['json_format_us']:8.2f} µs, "
-                f"{row['times_faster']:.1f} times"
+                f"{name:22} {way}: ours {row['ours_us']:8.2f} µs, "
+                f"json_format {row['json_format_us']:8.2f} µs, {row['times_faster']:.1f} times faster"
             )
     print(json.dumps({"rounds": rounds, "cases": figures}))
 
