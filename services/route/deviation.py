@@ -1,8 +1,9 @@
 """Whether a courier has left the planned way. Pure.
 
-Without a road network the way of a leg is not known, only its ends. A courier on it is somewhere in an ellipse
-around them: the way over the present position is not much longer than the leg itself. City streets make a leg up
-to 1.41 times as long as its straight line (both sides of a square), so the margin starts above that.
+Without a road network the way of a leg is not known, only its ends. A courier on it is somewhere in an
+ellipse around them: the way over the present position is not much longer than the leg itself. City streets
+make a leg up to 1.41 times as long as its straight line (both sides of a square), so the margin starts
+above that.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""What a batch of fixes means for route: newest positions, progress of orders, and what to look at again. Pure."""
+"""What a batch of fixes means: newest positions, progress of orders, what to look at again. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ class Newest:
 
 @dataclass(slots=True)
 class Progress:
-    """How far one courier says to have come with one order: the first time of each step seen, in microseconds."""
+    """How far a courier says to have come with an order: first time of each step, in microseconds."""
 
     under_way_us: int | None = None
     picked_up_us: int | None = None
@@ -95,7 +95,10 @@ def _earlier(known: int | None, at_us: int) -> int:
 
 
 def freed(folded: Folded, before: dict[str, int]) -> bool:
-    """Whether a courier has become free for work: idle now but not `before` (stage by driver_id, updated here)."""
+    """Whether a courier has become free for work: idle now but not in `before`, the stages by driver_id.
+
+    `before` is brought up to date.
+    """
     found = False
     for driver_id, fix in folded.newest.items():
         free = fix.stage in (_IDLE, _DELIVERED)

@@ -1,4 +1,4 @@
-"""Couriers and orders as allocation and planning see them: plain values, times in seconds since the epoch. Pure."""
+"""Couriers and orders as allocation and planning see them; times in seconds since the epoch. Pure."""
 
 from dataclasses import dataclass
 

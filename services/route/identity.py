@@ -1,8 +1,8 @@
 """Which writes to an order or a courier are new, which repeat, which are refused. Pure.
 
-A write is known by its id and revision. The same again changes nothing; the same revision with other content, or
-an older one that never was, is refused. Revisions are shared between clients and route itself (an allocation
-makes a new one), so a client that meets a newer state reads it and writes on top.
+A write is known by its id and revision. The same again changes nothing; the same revision with other
+content, or an older one that never was, is refused. Revisions are shared between clients and route itself
+(an allocation makes a new one), so a client that meets a newer state reads it and writes on top.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,9 @@ class Status(IntEnum):
     CANCELLED = 5
 
 
-# Steps may be skipped, since the fixes that would have told of them may be missing. An assigned order may go back
-# to waiting; what is picked up can only be delivered; delivered and cancelled orders stay as they are.
+# Steps may be skipped, since the fixes that would have told of them may be missing. An assigned order may
+# go back to waiting; what is picked up can only be delivered; delivered and cancelled orders stay as they
+# are.
 _NEXT: Final[Mapping[Status, frozenset[Status]]] = {
     Status.PLACED: frozenset(Status),
     Status.ASSIGNED: frozenset(Status),
