@@ -1,0 +1,91 @@
+"""The command `waymesh`. Each subcommand is a module of its own, imported only when it is called or asked
+about.
+"""
+
+import sys
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+from services.cli.errors import CliError
+
+# Name → (module, what it does). The words stand here so that `waymesh --help` imports no command.
+_COMMANDS: Final = {
+    "up": ("services.cli.up", "Start the whole mesh and keep it running."),
+    "serve": ("services.cli.serve", "Run one service in the foreground."),
+    "restart": ("services.cli.restart", "Restart a service of a running mesh without a failed request."),
+    "status": ("services.cli.status", "Show what a running mesh is doing."),
+    "replay": ("services.cli.replay", "Send recorded data through a running mesh."),
+    "keys": ("services.cli.keys", "Add, list and revoke API keys."),
+    "topics": ("services.cli.topics", "Create the event topics."),
+}
+
+
+class _Commands(click.Group):
+    """Commands by name, loaded late."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = _COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command = import_module(entry[0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, words) in _COMMANDS.items()])
+
+
+def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from importlib.metadata import version
+
+    click.echo(f"waymesh {version('waymesh')}")
+    ctx.exit()
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Settings come from environment variables: `waymesh up --help` names the usual ones.",
+)
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Say the version."
+)
+def _waymesh() -> None:
+    """Dispatch brain of a delivery company: GPS fixes in; arrival times, routes and allocations out.
+
+    Start with `waymesh up --demo`: it needs no database and no broker, and shows a small fleet at work.
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point of the script. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        code: Any = _waymesh.main(args=args, prog_name="waymesh", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except CliError as error:
+        click.echo(f"waymesh: {error}", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+__all__ = ["main"]

@@ -1,0 +1,177 @@
+"""Where a mesh on this machine keeps its data and listens, and the variables that move it.
+
+Read here without the services' settings classes, so that `up` starts fast and stays small; each service
+checks its own variables again.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from services.cli.errors import CliError
+
+LOOPBACK: Final = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class PortSpec:
+    """A port and the variable that moves it."""
+
+    name: str
+    variable: str
+    default: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """A service that `up` runs. `admin` serves /health; for the gateway that is its public port."""
+
+    name: str
+    port: PortSpec
+    admin: PortSpec
+    others: tuple[PortSpec, ...] = ()
+
+    @property
+    def ports(self) -> tuple[PortSpec, ...]:
+        """Every port it listens on, each once."""
+        return tuple(dict.fromkeys((self.port, self.admin, *self.others)))
+
+
+_ADMIN_BASE: Final = 9101
+_GATEWAY_PORT: Final = PortSpec("gateway", "PORT", 8000)
+
+# In the order of start; stopping goes the other way, so that nobody calls a service that has gone.
+SERVICES: Final = (
+    ServiceSpec(
+        "feedback",
+        PortSpec("feedback", "WAYMESH_FEEDBACK_PORT", 50053),
+        PortSpec("feedback admin", "WAYMESH_FEEDBACK_ADMIN_PORT", _ADMIN_BASE + 2),
+    ),
+    ServiceSpec(
+        "eta",
+        PortSpec("eta", "WAYMESH_ETA_PORT", 50051),
+        PortSpec("eta admin", "WAYMESH_ETA_ADMIN_PORT", _ADMIN_BASE),
+    ),
+    ServiceSpec(
+        "route",
+        PortSpec("route", "WAYMESH_ROUTE_PORT", 50052),
+        PortSpec("route admin", "WAYMESH_ROUTE_ADMIN_PORT", _ADMIN_BASE + 1),
+    ),
+    ServiceSpec(
+        "gateway",
+        _GATEWAY_PORT,
+        _GATEWAY_PORT,
+        (
+            PortSpec("runtime agent-demo", "WAYMESH_AGENT_DEMO_PORT", 3001),
+            PortSpec("runtime agent-custom", "WAYMESH_AGENT_CUSTOM_PORT", 3002),
+        ),
+    ),
+)
+SERVICE_NAMES: Final = tuple(spec.name for spec in SERVICES)
+
+
+def service(name: str) -> ServiceSpec:
+    """The service of that name; KeyError if there is none."""
+    return next(spec for spec in SERVICES if spec.name == name)
+
+
+def data_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """WAYMESH_DATA_DIR, or the same default as the services have: root keeps data outside any home."""
+    chosen = environ.get("WAYMESH_DATA_DIR")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/waymesh")
+    state = environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "waymesh"
+
+
+def bind_host(environ: Mapping[str, str] = os.environ) -> str:
+    """Address that the services listen on."""
+    return environ.get("WAYMESH_BIND_HOST") or LOOPBACK
+
+
+def reach_host(host: str) -> str:
+    """Address at which a listener on `host` is reached from this machine."""
+    return LOOPBACK if host in ("0.0.0.0", "::", "") else host
+
+
+def ports(environ: Mapping[str, str] = os.environ) -> dict[PortSpec, int]:
+    """The port each listener is to have; 0 in a variable means any free one, which is chosen here.
+
+    Raises CliError for a value that is no port and for two listeners with the same one.
+    """
+    chosen: dict[PortSpec, int] = {}
+    taken: dict[int, PortSpec] = {}
+    base = _number("PROMETHEUS_PORT", environ.get("PROMETHEUS_PORT") or str(_ADMIN_BASE))
+    for spec in (port for entry in SERVICES for port in entry.ports):
+        text = environ.get(spec.variable)
+        if text:
+            port = _number(spec.variable, text)
+        elif _ADMIN_BASE <= spec.default < _ADMIN_BASE + 10:
+            port = base + spec.default - _ADMIN_BASE if base else 0
+        else:
+            port = spec.default
+        while port == 0 or (port in taken and not text):
+            port = free_port()
+        if port in taken:
+            other = taken[port]
+            raise CliError(
+                f"{spec.name} and {other.name} both have port {port}: "
+                f"set {spec.variable} or {other.variable} to another"
+            )
+        chosen[spec] = port
+        taken[port] = spec
+    return chosen
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def check_free(port: int, host: str, spec: PortSpec) -> None:
+    """Raises CliError if somebody listens on the port, with who it is and which variable moves ours.
+
+    Bound without SO_REUSEPORT on purpose: with it, two programs would share the port in silence.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except PermissionError as error:
+            raise CliError(
+                f"port {port} ({spec.name}) is not this user's to take: set {spec.variable} to one above 1023"
+            ) from error
+        except OSError as error:
+            raise CliError(
+                f"port {port} ({spec.name}) is in use{_holder(port)}: "
+                f"stop what uses it or set {spec.variable} to another port"
+            ) from error
+
+
+def _holder(port: int) -> str:
+    """` by name (pid n)` of who listens there, as far as this user may know."""
+    import psutil
+
+    try:
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.pid
+            if listens and connection.laddr and connection.laddr.port == port:
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except (psutil.Error, OSError):
+        pass
+    return ""
+
+
+def _number(variable: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise CliError(f"{variable} holds '{text[:80]}': allowed is an integer from 0 to 65535")
+    return int(text)

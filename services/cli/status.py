@@ -1,0 +1,20 @@
+"""`waymesh status`."""
+
+import click
+
+from services.cli import environment, state
+from services.cli.control import ask
+
+
+@click.command("status")
+def command() -> None:
+    """Show what the mesh on the data folder is doing: each service, its state, process and addresses."""
+    data_dir = environment.data_dir()
+    states = ask(data_dir, {"command": "status"})["services"]
+    mesh = state.running(data_dir)
+    click.echo(f"mesh on {data_dir}, pid {mesh.pid}")
+    for name, entry in mesh.services.items():
+        click.echo(
+            f"  {name:<9} {states.get(name, entry.state):<9} {entry.host}:{entry.port}"
+            f"  pid {entry.pid or '-'}  health http://{entry.host}:{entry.admin_port}/health"
+        )

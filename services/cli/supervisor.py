@@ -1,0 +1,299 @@
+"""`waymesh up`: the database, then every service; one line per change of state; everything stopped in
+order.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from services.cli import state as state_file
+from services.cli.child import Child, service_command
+from services.cli.control import ControlServer, Progress
+from services.cli.database import Database, EmbeddedDatabase, ExternalDatabase
+from services.cli.environment import SERVICES, PortSpec, ServiceSpec, check_free, reach_host
+from services.cli.errors import CliError
+from services.cli.logfile import ServiceLog
+from services.cli.runner import Address, ServiceRunner, State
+from services.cli.screen import Screen
+from services.cli.state import MeshState, ProcessId, RunLock, ServiceState
+
+# Nobody looks for another instance while the whole mesh stops, so there is little to wait for.
+_DRAIN_S: Final = "0.5"
+_SLOW_START_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run, and where."""
+
+    data_dir: Path
+    host: str
+    ports: Mapping[PortSpec, int]
+    database_url: str | None
+    api_key: str
+    environ: Mapping[str, str]
+    verbose: bool = False
+
+
+Ready = Callable[["Supervisor"], Coroutine[Any, Any, None]]
+
+
+class Supervisor:
+    """Runs the plan until a signal; `run` gives the exit code. `demo`, if given, runs once everything is
+    ready.
+    """
+
+    def __init__(self, plan: Plan, screen: Screen, *, demo: Ready | None = None) -> None:
+        self.plan = plan
+        self._screen = screen
+        self._demo = demo
+        self._lock = RunLock(plan.data_dir)
+        self._ending = asyncio.Event()
+        self._signals = 0
+        self._dsn = ""
+        self._database: Database | None = None
+        self._logs: list[ServiceLog] = []
+        self._runners: dict[str, ServiceRunner] = {}
+        self._control = ControlServer(plan.data_dir, self._command)
+        self._demo_task: asyncio.Task[None] | None = None
+
+    def address(self, name: str) -> Address:
+        """Where a service is reached from this machine."""
+        spec = next(entry for entry in SERVICES if entry.name == name)
+        return Address(reach_host(self.plan.host), self.plan.ports[spec.port], self.plan.ports[spec.admin])
+
+    async def run(self) -> int:
+        """From start to stop. Raises CliError with one line if the start fails."""
+        self._lock.acquire()
+        try:
+            for pid in state_file.end_leftovers(self.plan.data_dir):
+                self._screen.change("up", "cleaned", f"ended pid {pid}, left by a mesh that was killed")
+            state_file.clear(self.plan.data_dir)
+            for spec, port in self.plan.ports.items():
+                check_free(port, self.plan.host, spec)
+            return await self._run()
+        finally:
+            state_file.clear(self.plan.data_dir)
+            self._lock.release()
+
+    async def _run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            self._database = self._choose_database()
+            if not await self._unless_ending(self._start_database(self._database)):
+                return 0
+            tasks.append(asyncio.create_task(self._database.run(), name="postgres"))
+            for spec in SERVICES:
+                runner = self._add(spec)
+                tasks.append(asyncio.create_task(runner.run(), name=spec.name))
+            await self._control.start()
+            if not await self._until_ready(tasks):
+                return 0
+            self._welcome()
+            if self._demo is not None:
+                self._demo_task = asyncio.create_task(self._demo(self), name="demo")
+                tasks.append(self._demo_task)
+            await self._until_end(tasks)
+            return 0
+        finally:
+            await self._stop(tasks)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    def _choose_database(self) -> Database:
+        if self.plan.database_url:
+            return ExternalDatabase(self.plan.database_url)
+        return EmbeddedDatabase(self.plan.data_dir, self._database_changed)
+
+    async def _start_database(self, database: Database) -> None:
+        try:
+            self._dsn = await database.start()
+        except (OSError, RuntimeError) as error:
+            raise CliError(f"PostgreSQL does not start: {error}") from error
+        self._save()
+
+    def _add(self, spec: ServiceSpec) -> ServiceRunner:
+        tap = self._screen.log if self.plan.verbose else None
+        log = ServiceLog(self.plan.data_dir / "logs" / f"{spec.name}.log", tap)
+        self._logs.append(log)
+        environ = self._environ(spec)
+
+        async def launch() -> Child:
+            child = await Child.spawn(spec.name, service_command(spec.name), environ, log)
+            self._save(child)
+            return child
+
+        runner = ServiceRunner(spec.name, self.address(spec.name), launch, self._changed)
+        self._runners[spec.name] = runner
+        return runner
+
+    def _environ(self, spec: ServiceSpec) -> dict[str, str]:
+        environ = dict(self.plan.environ)
+        environ.setdefault("WAYMESH_DRAIN_S", _DRAIN_S)
+        environ["DATABASE_URL"] = self._dsn
+        environ["WAYMESH_DATA_DIR"] = str(self.plan.data_dir)
+        environ["WAYMESH_BIND_HOST"] = self.plan.host
+        for port_spec, port in self.plan.ports.items():
+            environ[port_spec.variable] = str(port)
+        for entry in SERVICES:
+            if entry.name != "gateway":
+                environ[f"WAYMESH_{entry.name.upper()}_TARGET"] = str(self.address(entry.name))
+        # The first key is the gateway's business alone.
+        environ.pop("FASTAPI_API_KEY", None)
+        if spec.name == "gateway":
+            environ["FASTAPI_API_KEY"] = self.plan.api_key
+        return environ
+
+    async def _until_ready(self, tasks: list[asyncio.Task[None]]) -> bool:
+        """True once every service is ready; False if the end was asked for. Raises what a task raises."""
+
+        async def all_ready() -> None:
+            for runner in self._runners.values():
+                await runner.was_ready.wait()
+
+        ready = asyncio.create_task(all_ready())
+        ending = asyncio.create_task(self._ending.wait())
+        try:
+            while True:
+                done, _ = await asyncio.wait(
+                    (ready, ending, *tasks), timeout=_SLOW_START_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                if ending in done:
+                    return False
+                for task in tasks:
+                    if task.done():
+                        task.result()
+                if ready in done:
+                    return True
+                late = [name for name, runner in self._runners.items() if not runner.was_ready.is_set()]
+                if not done:
+                    self._screen.change(
+                        "up", "waiting", f"for {', '.join(late)}; see {self.plan.data_dir}/logs"
+                    )
+        finally:
+            ready.cancel()
+            ending.cancel()
+
+    async def _until_end(self, tasks: list[asyncio.Task[None]]) -> None:
+        ending = asyncio.create_task(self._ending.wait())
+        try:
+            pending: set[asyncio.Task[Any]] = {ending, *tasks}
+            while not ending.done():
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            ending.cancel()
+
+    async def _unless_ending(self, step: Coroutine[Any, Any, None]) -> bool:
+        """Runs a step to its end unless the end of everything is asked for meanwhile; whether it ran to its
+        end.
+        """
+        running = asyncio.create_task(step)
+        ending = asyncio.create_task(self._ending.wait())
+        await asyncio.wait((running, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if not running.done():
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+            return False
+        running.result()
+        return True
+
+    async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
+        if self._demo_task is not None:
+            self._demo_task.cancel()
+            await asyncio.gather(self._demo_task, return_exceptions=True)
+        await self._control.close()
+        for spec in reversed(SERVICES):
+            runner = self._runners.get(spec.name)
+            if runner is not None:
+                await runner.stop()
+        if self._database is not None:
+            await self._database.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for log in self._logs:
+            log.close()
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._screen.change("up", "stopping", "(again: at once)")
+            self._ending.set()
+        else:
+            for runner in self._runners.values():
+                runner.kill()
+
+    def _changed(self, runner: ServiceRunner, detail: str) -> None:
+        self._screen.change(runner.name, runner.state, detail)
+        self._save()
+
+    def _database_changed(self, state: State, detail: str) -> None:
+        self._screen.change("postgres", state, detail)
+        if self._dsn:
+            self._save()
+
+    def _save(self, *more: Child) -> None:
+        children = [runner.child for runner in self._runners.values() if runner.child is not None]
+        processes = [child.identity for child in (*children, *more)]
+        for pid in self._database.pids if self._database is not None else ():
+            with contextlib.suppress(ProcessLookupError):
+                processes.append(ProcessId.of(pid))
+        state_file.save(
+            self.plan.data_dir,
+            MeshState(
+                pid=os.getpid(),
+                data_dir=str(self.plan.data_dir),
+                dsn=self._dsn,
+                services={name: self._describe(runner) for name, runner in self._runners.items()},
+                processes=list(dict.fromkeys(processes)),
+            ),
+        )
+
+    def _describe(self, runner: ServiceRunner) -> ServiceState:
+        address = runner.address
+        pid = runner.child.pid if runner.child is not None else None
+        return ServiceState(runner.name, runner.state, pid, address.host, address.port, address.admin_port)
+
+    def _welcome(self) -> None:
+        gateway = self.address("gateway")
+        screen = self._screen
+        screen.line()
+        screen.line(f"  gateway   http://{gateway}   docs http://{gateway}/docs")
+        for name in ("eta", "route", "feedback"):
+            entry = self.address(name)
+            metrics = f"http://{entry.host}:{entry.admin_port}/metrics"
+            screen.line(f"  {name:<9} {entry}   metrics {metrics}")
+        screen.line(f"  data      {self.plan.data_dir}   logs in {self.plan.data_dir / 'logs'}")
+        screen.line()
+        screen.line("READY. Try:")
+        screen.line(
+            f"  curl -s http://{gateway}/execute -H 'X-API-Key: {self.plan.api_key}' "
+            "-H 'Content-Type: application/json' "
+            '-d \'{"task":"get_gps_stats","parameters":{}}\''
+        )
+        screen.line()
+
+    async def _command(self, request: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
+        match request.get("command"):
+            case "status":
+                return {"services": {name: entry.state for name, entry in self._runners.items()}}
+            case "restart":
+                runner = self._runners.get(str(request.get("service")))
+                if runner is None:
+                    raise CliError(f"there is no service '{request.get('service')}'")
+                await runner.replace(progress)
+                return {}
+            case other:
+                raise CliError(f"this mesh does not know the command '{other}': is it another version?")

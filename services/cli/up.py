@@ -1,0 +1,75 @@
+"""`waymesh up`."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import click
+
+from services.cli import environment
+from services.cli.api_key import first_key
+from services.cli.errors import CliError
+from services.cli.screen import Screen
+from services.cli.supervisor import Plan, Supervisor
+
+
+@click.command("up")
+@click.option("--demo", is_flag=True, help="Put a small simulated fleet to work and show how it does.")
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0.1, max=60),
+    default=10.0,
+    show_default=True,
+    help="With --demo: simulated seconds per second.",
+)
+@click.option(
+    "--couriers", type=click.IntRange(1, 500), default=12, show_default=True, help="With --demo: couriers."
+)
+@click.option(
+    "--seed", type=int, default=1, show_default=True, help="With --demo: the same seed, the same day."
+)
+@click.option("--verbose", "-v", is_flag=True, help="Show the services' log lines as well.")
+def command(demo: bool, speed: float, couriers: int, seed: int, verbose: bool) -> int:
+    """Start the whole mesh and keep it running: PostgreSQL, feedback, eta, route and the gateway.
+
+    Needs nothing else. Prints the addresses and a curl line that works, then one line per change of state. A
+    service that crashes is started again. Ctrl-C drains and stops everything; a second Ctrl-C does not wait.
+
+    \b
+    Variables you may want to set:
+      WAYMESH_DATA_DIR         where database, keys and logs are kept
+      DATABASE_URL             a PostgreSQL server to use instead of the embedded one
+      KAFKA_BOOTSTRAP_SERVERS  a Kafka cluster to use instead of the embedded event bus
+      FASTAPI_API_KEY          the first API key; without it one is made and kept in the data folder
+      PORT                     the gateway's port, 8000 by default
+      WAYMESH_ETA_PORT, WAYMESH_ROUTE_PORT, WAYMESH_FEEDBACK_PORT
+                               gRPC ports, 50051 to 50053 by default
+      PROMETHEUS_PORT          the first of the admin ports (metrics, health), 9101 by default
+      WAYMESH_BIND_HOST        where to listen, 127.0.0.1 by default
+      LOG_LEVEL                DEBUG, INFO, WARNING, ERROR or CRITICAL
+    """
+    data_dir = environment.data_dir()
+    _make(data_dir)
+    plan = Plan(
+        data_dir=data_dir,
+        host=environment.bind_host(),
+        ports=environment.ports(),
+        database_url=os.environ.get("DATABASE_URL") or None,
+        api_key=first_key(data_dir),
+        environ=os.environ,
+        verbose=verbose,
+    )
+    supervisor = Supervisor(plan, Screen())
+    return asyncio.run(supervisor.run())
+
+
+def _make(data_dir: Path) -> None:
+    """The folder; others may pass through it, since PostgreSQL runs as another user when this one is root."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            data_dir.chmod(0o711)
+    except OSError as error:
+        raise CliError(
+            f"the data folder {data_dir} cannot be used ({error.strerror}): set WAYMESH_DATA_DIR to another"
+        ) from error
