@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import grpc
 
 from services.mesh.chain.client.stream import StreamCall
-from services.mesh.chain.invoke import ClientChain
+from services.mesh.chain.invoke import ClientChain, unary
 from services.mesh.chain.method import Method, describe_method
 
 
@@ -46,9 +46,7 @@ class _Unary:
                 compression=compression,
             )
 
-        if self._method.request_streaming:  # what an iterator gave cannot be sent again
-            return await chain.whole.run(call, send)
-        return await chain.outer.run(call, lambda: chain.retry.run(call, lambda: chain.inner.run(call, send)))
+        return await unary(chain, call, send)
 
 
 class _Streaming:

@@ -1,5 +1,6 @@
 """The links of the client's side, put together for one target."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -30,7 +31,8 @@ class ClientChain:
     ) -> None:
         outer: list[ClientLink] = [TraceLink(telemetry), RequestIdLink(), MetricsLink(telemetry), breaker]
         inner: list[ClientLink] = [DeadlineLink(), ErrorsLink()]
-        order.require([link.name for link in (*outer, retry, *inner)], order.CLIENT, order.CLIENT_REASONS)
+        names = [*(link.name for link in outer), retry.name, *(link.name for link in inner)]
+        order.require(names, order.CLIENT, order.CLIENT_REASONS)
         self.target = target
         self.timeout_s = timeout_s
         self.outer = Around(outer)
@@ -58,45 +60,58 @@ class Around:
         # In reverse; `after[-n:]` are those of the first n links.
         self._after = [link.after for link in reversed(links)]
 
-    async def run(self, call: ClientCall, body: Callable[[], Awaitable[Any]]) -> Any:
-        """The links around an awaited body."""
-        entered = 0
-        error: BaseException | None = None
-        response = None
-        try:
-            for before in self._before:
-                before(call)
-                entered += 1
-            response = await body()
-        except BaseException as raised:
-            error = raised
-        error = self.leave(call, error, entered)
-        if error is None:
-            return response
-        try:
-            raise error
-        finally:
-            del error  # the traceback holds this frame; without this, each error is a cycle
-
-    def enter(self, call: ClientCall) -> None:
-        """Only the way out; who calls this calls `leave` once."""
+    def enter(self, call: ClientCall) -> BaseException | None:
+        """The way out. A link that refuses is the error; those before it have been left again."""
         entered = 0
         try:
             for before in self._before:
                 before(call)
                 entered += 1
         except BaseException as raised:
-            error = self.leave(call, raised, entered)
-            assert error is not None
-            if error is raised:
-                raise
-            raise error from raised
+            return self.leave(call, raised, entered)
+        return None
 
     def leave(
         self, call: ClientCall, error: BaseException | None, entered: int | None = None
     ) -> BaseException | None:
-        """Only the way back, of the first `entered` links."""
+        """The way back, of the first `entered` links; gives the error that goes on."""
         after = self._after
         for step in after if entered is None else after[len(after) - entered :]:
             error = step(call, error)
         return error
+
+
+async def unary(chain: ClientChain, call: ClientCall, send: Callable[[], Awaitable[Any]]) -> Any:
+    """One response: the outer links once, then attempts until one succeeds or is the last."""
+    outer, inner, retry = chain.outer, chain.inner, chain.retry
+    error = outer.enter(call)
+    if error is not None:
+        raise error
+    response = None
+    n = 0
+    try:
+        while True:
+            error = inner.enter(call)
+            if error is None:
+                try:
+                    response = await send()
+                except BaseException as raised:
+                    error = raised
+                error = inner.leave(call, error)
+            if error is None:
+                retry.success(n)
+                break
+            n += 1
+            wait_s = retry.wait_s(call, error, n)
+            if wait_s is None:
+                break
+            await asyncio.sleep(wait_s)
+    except asyncio.CancelledError as cancelled:  # while waiting
+        error = cancelled
+    error = outer.leave(call, error)
+    if error is None:
+        return response
+    try:
+        raise error
+    finally:
+        del error  # the traceback holds this frame; without this, each error is a cycle

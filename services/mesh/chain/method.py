@@ -33,11 +33,16 @@ class Method:
 def describe_method(
     path: str, *, request_streaming: bool = False, response_streaming: bool = False
 ) -> Method:
-    """The method behind a path; one whose descriptor is not loaded counts as not repeatable."""
+    """The method behind a path.
+
+    Not repeatable are one whose descriptor is not loaded, and one with a request stream: what an iterator
+    gave cannot be sent again.
+    """
     service, _, name = path.lstrip("/").rpartition("/")
     try:
         descriptor = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
-        idempotent = descriptor.GetOptions().idempotency_level in _REPEATABLE
+        level = descriptor.GetOptions().idempotency_level
+        idempotent = level in _REPEATABLE and not request_streaming
     except KeyError:
         idempotent = False
     return Method(path, service, name, idempotent, request_streaming, response_streaming)

@@ -1,10 +1,7 @@
-"""Makes the attempts of a call: again after a failure that may pass, within policy, budget and deadline."""
+"""Says whether a call is tried again: a failure that may pass, within policy, budget and deadline."""
 
-import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from services.mesh import deadline, errors
 from services.mesh.chain.client.call import ClientCall
@@ -12,7 +9,7 @@ from services.mesh.retry import RetryBudget, RetryPolicy, asked_wait_s, retryabl
 
 
 class RetryLink:
-    """Unlike the others it is a loop, so it is a coroutine around the links inside of it."""
+    """Unlike the others it has no before and after: the links inside of it run once per attempt."""
 
     name = "retry"
 
@@ -21,26 +18,16 @@ class RetryLink:
         self._budget = RetryBudget(policy)
         self._rng = rng
 
-    async def run(self, call: ClientCall, attempt: Callable[[], Awaitable[Any]]) -> Any:
-        """The response of the first attempt that succeeds, or the error of the last that was worth it."""
-        n = 0
-        while True:
-            try:
-                response = await attempt()
-            except errors.MeshError as error:
-                n += 1
-                wait_s = self._wait_s(call, error, n)
-                if wait_s is None:
-                    raise
-            else:
-                if n == 0:
-                    self._budget.success()
-                return response
-            await asyncio.sleep(wait_s)
+    def success(self, n: int) -> None:
+        """The call succeeded after `n` retries."""
+        if n == 0:
+            self._budget.success()
 
-    def _wait_s(self, call: ClientCall, error: errors.MeshError, n: int) -> float | None:
+    def wait_s(self, call: ClientCall, error: BaseException, n: int) -> float | None:
         """Seconds until the n-th retry, or None if there is to be none."""
-        if n > self._policy.retries or not call.method.idempotent or not retryable(error):
+        if n > self._policy.retries or not call.method.idempotent:
+            return None
+        if not isinstance(error, errors.MeshError) or not retryable(error):
             return None
         if call.permit is not None and call.permit.probe:  # one probe means one
             return None

@@ -12,7 +12,7 @@ from services.mesh.chain.client.call import ClientCall
 class Links(Protocol):
     """The links of the chain around a stream."""
 
-    def enter(self, call: ClientCall) -> None: ...
+    def enter(self, call: ClientCall) -> BaseException | None: ...
 
     def leave(self, call: ClientCall, error: BaseException | None) -> BaseException | None: ...
 
@@ -32,12 +32,9 @@ class StreamCall:
         self._ended = False
         self._raw: Any = None
         self._messages: AsyncIterator[Any] | None = None
-        self._refused: BaseException | None = None
-        try:
-            links.enter(call)
-        except Exception as error:
-            # A stub's call does not raise; awaiting it does.
-            self._refused = error
+        # A stub's call does not raise; reading from it does.
+        self._refused = links.enter(call)
+        if self._refused is not None:
             self._ended = True
             return
         try:

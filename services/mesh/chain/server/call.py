@@ -22,7 +22,6 @@ class ServerCall:
         "request_id",
         "span",
         "started",
-        "timer",
         "token",
         "trace",
     )
@@ -42,7 +41,6 @@ class ServerCall:
         self.trace: TraceContext | None = None
         self.span: Span | None = None
         self.token: Any = None
-        self.timer: Any = None
 
     @property
     def budget_s(self) -> float | None:

@@ -11,6 +11,8 @@ from services.mesh.chain.server.call import ServerCall
 
 _log = logging.getLogger(__name__)
 
+_EARLY_S = 0.005
+
 
 class ErrorsLink:
     """Sets `call.code`. The text of a foreign exception is logged here and goes no further."""
@@ -37,7 +39,8 @@ class ErrorsLink:
                 code if isinstance(code, grpc.StatusCode) else errors.status_code_of_number(int(code or 2))
             )
             return error
-        passed = call.deadline is not None and call.deadline <= time.monotonic()
+        # Core keeps time in milliseconds and may be that much early.
+        passed = call.deadline is not None and call.deadline - time.monotonic() < _EARLY_S
         if isinstance(error, asyncio.CancelledError):
             call.code = grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
             return error
