@@ -79,7 +79,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CONFLICTING_CONTENT: _ErrorReason.ValueType  # 42
     """The same id came before with other content. Metadata: `id`. Example: {"id": "order_456@3"}"""
     ERROR_REASON_STALE_REVISION: _ErrorReason.ValueType  # 43
-    """A newer revision is already there. Metadata: `order_id`, `revision` (the newest).
+    """A newer revision is already there. Metadata: `order_id` or `driver_id`, `revision` (the newest).
     Example: {"order_id": "order_456", "revision": "4"}
     """
     ERROR_REASON_STATUS_CONFLICT: _ErrorReason.ValueType  # 44
@@ -90,13 +90,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No position of the order's courier is known yet. Metadata: `order_id`. Example: {"order_id": "order_456"}"""
     ERROR_REASON_NO_FEASIBLE_PLAN: _ErrorReason.ValueType  # 46
     """No plan keeps all the limits. Metadata: `limit`, the first that cannot be kept.
-    Example: {"limit": "max_route_length_km"}
+    Example: {"limit": "max_length_km"}
     """
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 47
     """The cursor or page token is not one of ours, or is too old. Metadata: `cursor`. Example: {"cursor": "abc"}"""
     ERROR_REASON_MATRIX_SIZE: _ErrorReason.ValueType  # 48
-    """The travel time matrix does not fit the stops. Metadata: `expected`, `found` (bytes).
-    Example: {"expected": "64", "found": "60"}
+    """The travel time matrix does not fit the stops. Metadata: `expected`, `found` (numbers of values).
+    Example: {"expected": "81", "found": "80"}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -161,7 +161,7 @@ ERROR_REASON_COURIER_UNKNOWN: ErrorReason.ValueType  # 41
 ERROR_REASON_CONFLICTING_CONTENT: ErrorReason.ValueType  # 42
 """The same id came before with other content. Metadata: `id`. Example: {"id": "order_456@3"}"""
 ERROR_REASON_STALE_REVISION: ErrorReason.ValueType  # 43
-"""A newer revision is already there. Metadata: `order_id`, `revision` (the newest).
+"""A newer revision is already there. Metadata: `order_id` or `driver_id`, `revision` (the newest).
 Example: {"order_id": "order_456", "revision": "4"}
 """
 ERROR_REASON_STATUS_CONFLICT: ErrorReason.ValueType  # 44
@@ -172,12 +172,12 @@ ERROR_REASON_POSITION_UNKNOWN: ErrorReason.ValueType  # 45
 """No position of the order's courier is known yet. Metadata: `order_id`. Example: {"order_id": "order_456"}"""
 ERROR_REASON_NO_FEASIBLE_PLAN: ErrorReason.ValueType  # 46
 """No plan keeps all the limits. Metadata: `limit`, the first that cannot be kept.
-Example: {"limit": "max_route_length_km"}
+Example: {"limit": "max_length_km"}
 """
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 47
 """The cursor or page token is not one of ours, or is too old. Metadata: `cursor`. Example: {"cursor": "abc"}"""
 ERROR_REASON_MATRIX_SIZE: ErrorReason.ValueType  # 48
-"""The travel time matrix does not fit the stops. Metadata: `expected`, `found` (bytes).
-Example: {"expected": "64", "found": "60"}
+"""The travel time matrix does not fit the stops. Metadata: `expected`, `found` (numbers of values).
+Example: {"expected": "81", "found": "80"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

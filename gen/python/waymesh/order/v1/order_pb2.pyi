@@ -163,6 +163,7 @@ class Order(_message.Message):
     DELIVERED_AT_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     REQUIRED_SKILLS_FIELD_NUMBER: _builtins.int
+    CANCEL_REASON_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Identity, 1 to 128 characters."""
     revision: _builtins.int
@@ -175,6 +176,8 @@ class Order(_message.Message):
     """How urgent, 0 (normal) to 100."""
     driver_id: _builtins.str
     """The courier who has it or is to have it, at most 128 characters; empty before allocation."""
+    cancel_reason: _builtins.str
+    """Why it was cancelled, at most 512 characters."""
     @_builtins.property
     def pickup(self) -> _location_pb2.Location:
         """Where to fetch it."""
@@ -239,10 +242,11 @@ class Order(_message.Message):
         delivered_at: _timestamp_pb2.Timestamp | None = ...,
         context: _context_pb2.DeliveryContext | None = ...,
         required_skills: _abc.Iterable[_builtins.str] | None = ...,
+        cancel_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "delivered_at", b"delivered_at", "dropoff", b"dropoff", "merchant", b"merchant", "picked_up_at", b"picked_up_at", "pickup", b"pickup", "placed_at", b"placed_at", "promised_window", b"promised_window", "ready_at", b"ready_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "delivered_at", b"delivered_at", "driver_id", b"driver_id", "dropoff", b"dropoff", "items", b"items", "merchant", b"merchant", "order_id", b"order_id", "picked_up_at", b"picked_up_at", "pickup", b"pickup", "placed_at", b"placed_at", "priority", b"priority", "promised_window", b"promised_window", "ready_at", b"ready_at", "required_skills", b"required_skills", "revision", b"revision", "size", b"size", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "context", b"context", "delivered_at", b"delivered_at", "driver_id", b"driver_id", "dropoff", b"dropoff", "items", b"items", "merchant", b"merchant", "order_id", b"order_id", "picked_up_at", b"picked_up_at", "pickup", b"pickup", "placed_at", b"placed_at", "priority", b"priority", "promised_window", b"promised_window", "ready_at", b"ready_at", "required_skills", b"required_skills", "revision", b"revision", "size", b"size", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
