@@ -1,0 +1,133 @@
+"""Every task of a servicer leaves an outcome: the recorder around RPCs, with no line in the servicer."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from waymesh.task.v1 import task_pb2
+
+from services.mesh import json_codec, logs
+from services.mesh.errors import MeshError, http_status
+from services.mesh.feedback import outcome
+from services.mesh.feedback.dispatcher import status_of
+from services.mesh.feedback.outcome import Links
+from services.mesh.feedback.pipeline import FeedbackPipeline
+from services.mesh.telemetry import Telemetry
+
+Servicer = TypeVar("Servicer")
+Handler = Callable[[Any, Any], Awaitable[Any]]
+
+# Requests and answers above this many bytes are left out of their outcome.
+_MAX_CAPTURED_BYTES: Final = 4_096
+_SERVER_FAULT: Final = 500
+
+
+def recorded(
+    servicer: Servicer,
+    service: ServiceDescriptor,
+    pipeline: FeedbackPipeline,
+    telemetry: Telemetry,
+    *,
+    agent_type: str = "engine",
+    capture: bool = True,
+    without: Collection[str] = (),
+) -> Servicer:
+    """The same servicer; each of its RPCs that is a task, but those in `without`, now leaves one outcome.
+
+    The outcome's agent is the telemetry's service, its action the task's name. A caller's fault is a failure
+    of severity warning; a degraded answer is `partial`.
+    """
+    for method in service.methods:
+        task = method.GetOptions().Extensions[task_pb2.task]
+        if not task.name or task.name in without:
+            continue
+        bare: Handler = getattr(servicer, method.name)
+        recorder = _Recorder(method, task.name, bare, pipeline, telemetry, agent_type, capture)
+        setattr(servicer, method.name, recorder)
+    return servicer
+
+
+class _Recorder:
+    """One RPC's handler and what it leaves."""
+
+    def __init__(
+        self,
+        method: MethodDescriptor,
+        task: str,
+        bare: Handler,
+        pipeline: FeedbackPipeline,
+        telemetry: Telemetry,
+        agent_type: str,
+        capture: bool,
+    ) -> None:
+        self._task = task
+        self._bare = bare
+        self._pipeline = pipeline
+        self._telemetry = telemetry
+        self._agent_type = agent_type
+        self._capture = capture
+        self._sessions = telemetry.active_sessions.labels(agent_type)
+        self._duration = telemetry.agent_duration.labels(agent_type)
+        self._may_degrade = "degradation" in method.output_type.fields_by_name
+
+    async def __call__(self, request: Message, context: Any) -> Any:
+        started, began = datetime.now(UTC), time.monotonic()
+        response: Any = None
+        error: BaseException | None = None
+        self._sessions.inc()
+        try:
+            response = await self._bare(request, context)
+            return response
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._sessions.dec()
+            self._leave(request, response, error, started, time.monotonic() - began)
+
+    def _leave(
+        self,
+        request: Message,
+        response: Any,
+        error: BaseException | None,
+        started: datetime,
+        duration_s: float,
+    ) -> None:
+        status = status_of(None, error)
+        if error is None and self._may_degrade and response.HasField("degradation"):
+            status = outcome.PARTIAL
+        self._telemetry.agent_calls.labels(self._agent_type, outcome.status_name(status)).inc()
+        self._duration.observe(duration_s)
+        if not self._pipeline.enabled:
+            return
+        self._pipeline.record_outcome(
+            outcome.outcome(
+                agent_name=self._telemetry.service,
+                agent_type=self._agent_type,
+                action_type=self._task,
+                started=started,
+                duration_ms=duration_s * 1000,
+                status=status,
+                input_data=self._captured(request),
+                output=self._captured(response),
+                error=error,
+                links=Links(correlation_id=logs.request_id.get()),
+                expected=_expected(error),
+            )
+        )
+
+    def _captured(self, message: Message | None) -> object:
+        if message is None or not self._capture or message.ByteSize() > _MAX_CAPTURED_BYTES:
+            return None
+        return json_codec.to_dict(message)
+
+
+def _expected(error: BaseException | None) -> bool:
+    """A hang-up and a caller's fault need no stack trace."""
+    if isinstance(error, MeshError):
+        return http_status(error.code) < _SERVER_FAULT
+    return isinstance(error, asyncio.CancelledError)
