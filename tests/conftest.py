@@ -1,0 +1,43 @@
+"""What the tests share: one real PostgreSQL for the whole run, and a fresh database for each test."""
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from services.mesh.store import EmbeddedPostgres, connect
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn() -> Iterator[str]:
+    """DSN of the run's server. Its folder lies under /tmp: pytest's own folders let only root pass."""
+    folder = Path(tempfile.mkdtemp(prefix="waymesh-test-", dir="/tmp"))
+    loop = asyncio.new_event_loop()
+    server = EmbeddedPostgres(folder)
+    try:
+        yield loop.run_until_complete(server.start())
+    finally:
+        loop.run_until_complete(server.stop())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+async def database(postgres_dsn: str) -> AsyncIterator[str]:
+    """DSN of an empty database, dropped after the test with whatever is still connected."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    connection = await connect(postgres_dsn)
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+        yield postgres_dsn.replace("/waymesh?", f"/{name}?")
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await connection.close()
