@@ -75,10 +75,12 @@ _FAILURES: Final = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
+# Least allowance for the scatter of a method's time, in seconds.
+_GRANULARITY_S: Final = 0.010
 
 
 def outcome_of(error: BaseException | None, budget_s: float | None, usual_s: float) -> Outcome:
-    """Judges a call by its error and by the budget it was granted, None meaning without a limit."""
+    """Judges a call by its error and by the budget it was granted: None without a limit, 0 if never sent."""
     if error is None:
         return Outcome.SUCCESS
     if isinstance(error, asyncio.CancelledError) or not isinstance(error, errors.MeshError):
@@ -95,7 +97,8 @@ class UsualBudget:
     """What a method is usually given, learned from calls that succeeded.
 
     The lesser of two figures. One is the time within which nearly all calls answer: smoothed time plus four
-    smoothed deviations, as TCP estimates its timeout (RFC 6298, gains 1/8 and 1/4). The other is the
+    smoothed deviations, as TCP estimates its timeout (RFC 6298: gains 1/8 and 1/4, and a granularity for
+    what the event loop adds). The other is the
     smoothed budget of those calls; it matters when a target has slowed down until the first exceeds what
     anybody grants. Calls that ran out of time teach nothing, so impatient callers cannot lower either.
     """
@@ -125,7 +128,7 @@ class UsualBudget:
         """The usual budget."""
         if self._time_s is None:
             return self._initial_s
-        needed_s = self._time_s + 4 * self._deviation_s
+        needed_s = self._time_s + max(_GRANULARITY_S, 4 * self._deviation_s)
         return needed_s if self._budget_s is None else min(needed_s, self._budget_s)
 
 
