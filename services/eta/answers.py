@@ -33,21 +33,23 @@ def stamp(at_us: int) -> Timestamp:
     return Timestamp(seconds=seconds, nanos=rest * 1000)
 
 
-def answer(cases: Sequence[Case], learned: Learned) -> list[EtaPrediction]:
+def answer(cases: Sequence[Case], learned: Learned, *, chained: bool = True) -> list[EtaPrediction]:
     """Predict every case, in one go.
 
-    Cases of one order must stand in the order of their times: each is held to the prediction before it.
+    Chained cases of one order must stand in the order of their times: each is held to the one before it.
     """
     if not cases:
         return []
     estimate = predict.estimate(trips_of(cases, learned), learned)
-    pickup_min, delivery_min = _steadied(cases, estimate)
+    pickup_min, delivery_min = _steadied(cases, estimate, chained=chained)
     tables = _Tables(cases, estimate, pickup_min, delivery_min)
     version = learned.version
     return [_message(row, case, estimate, tables, version) for row, case in enumerate(cases)]
 
 
-def _steadied(cases: Sequence[Case], estimate: Estimate) -> tuple[Floats, Floats]:
+def _steadied(
+    cases: Sequence[Case], estimate: Estimate, *, chained: bool
+) -> tuple[Floats, Floats]:
     """The minutes to show for each case, to pickup and to handover."""
     pickups, deliveries = estimate.pickup_min.tolist(), estimate.delivery_min.tolist()
     shown: dict[str, tuple[int, int]] = {}
@@ -61,10 +63,11 @@ def _steadied(cases: Sequence[Case], estimate: Estimate) -> tuple[Floats, Floats
         if case.phase < Phase.TO_DESTINATION:
             pickup = min(held(before[0], case.as_of_us, pickup), delivery)
         pickups[row], deliveries[row] = pickup, delivery
-        shown[key] = (
-            case.as_of_us + round(pickup * _US_PER_MIN),
-            case.as_of_us + round(delivery * _US_PER_MIN),
-        )
+        if chained:
+            shown[key] = (
+                case.as_of_us + round(pickup * _US_PER_MIN),
+                case.as_of_us + round(delivery * _US_PER_MIN),
+            )
     return np.array(pickups), np.array(deliveries)
 
 

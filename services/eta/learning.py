@@ -5,7 +5,7 @@ A mean of few observations is drawn towards the mean one level up (merchant → 
 empirical Bayes estimation with a fixed weight.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -202,7 +202,7 @@ class Learned:
         }
 
     @classmethod
-    def restore(cls, dumped: dict[str, Any]) -> "Learned":
+    def restore(cls, dumped: Mapping[str, Any]) -> "Learned":
         """What `dump` gave."""
         learned = cls()
         learned.revision = int(dumped["revision"])

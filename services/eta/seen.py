@@ -9,32 +9,51 @@ Hashes = NDArray[np.uint64]
 
 
 class SeenFixes:
-    """Ids and contents of the fixes of one partition, as sorted runs that double in size.
+    """Ids and contents of the newest fixes of one partition; at least `limit` of them, at most twice as many.
 
-    A look-up costs one binary search per run; runs of like size are merged, so there are few.
+    They are kept in two generations: when the younger one is full the older one is forgotten.
     """
 
-    def __init__(self) -> None:
-        self._runs: list[tuple[Hashes, Hashes]] = []
+    def __init__(self, limit: int = 1_000_000) -> None:
+        self._limit = limit
+        self._older = _Runs()
+        self._newer = _Runs()
 
     def __len__(self) -> int:
-        return sum(len(ids) for ids, _ in self._runs)
+        return self._older.count + self._newer.count
 
     def find(self, ids: Hashes) -> tuple[Bools, Hashes]:
         """Whether each id was processed, and the content it had (0 where it was not)."""
         found = np.zeros(len(ids), dtype=np.bool_)
         contents = np.zeros(len(ids), dtype=np.uint64)
+        for generation in (self._older, self._newer):
+            generation.find(ids, found, contents)
+        return found, contents
+
+    def add(self, ids: Hashes, contents: Hashes) -> None:
+        """Remember fixes that are new and differ from each other."""
+        if len(ids):
+            self._newer.add(ids, contents)
+        if self._newer.count >= self._limit:
+            self._older, self._newer = self._newer, _Runs()
+
+
+class _Runs:
+    """Sorted runs that double in size: a look-up is one binary search per run, and there are few."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._runs: list[tuple[Hashes, Hashes]] = []
+
+    def find(self, ids: Hashes, found: Bools, contents: Hashes) -> None:
         for known, known_contents in self._runs:
             at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
             hit = known[at] == ids
             found |= hit
             contents[hit] = known_contents[at[hit]]
-        return found, contents
 
     def add(self, ids: Hashes, contents: Hashes) -> None:
-        """Remember fixes that are new and differ from each other."""
-        if not len(ids):
-            return
+        self.count += len(ids)
         by_id = np.argsort(ids)
         run = ids[by_id], contents[by_id]
         while self._runs and len(self._runs[-1][0]) < 2 * len(run[0]):

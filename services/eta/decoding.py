@@ -1,0 +1,55 @@
+"""Records of gps-events as fixes that keep the rules; the others with what is wrong with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from waymesh.gps.v1.gps_pb2 import GpsEvent
+
+from services.eta import rules
+from services.eta.fixes import Fixes, columns_of
+from services.eta.identity import hash_contents, hash_ids, identify
+from services.eta.seen import Hashes
+from services.mesh.events import PROTOBUF, PoisonMessage, Record, decode_value
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The readable fixes of a batch, in order, each with the record it came in."""
+
+    records: list[Record]
+    fixes: Fixes
+    ids: Hashes
+    contents: Hashes
+    poison: list[tuple[Record, str]]
+
+
+def decode(records: Sequence[Record]) -> Decoded:
+    """Read and check a batch."""
+    poison: list[tuple[Record, str]] = []
+    events, kept = [], []
+    parse = GpsEvent.FromString
+    for record in records:
+        try:
+            if record.content_type == PROTOBUF:
+                events.append(parse(record.value))
+            else:
+                events.append(decode_value(record, GpsEvent))
+        except DecodeError:
+            poison.append((record, "not a GpsEvent"))
+        except PoisonMessage as fault:
+            poison.append((record, fault.reason))
+        else:
+            kept.append(record)
+    fixes = columns_of(events)
+    faults = rules.faults(fixes, events)
+    if faults:
+        bad = {fault.row for fault in faults}
+        poison += [(kept[fault.row], f"{fault.field}: {fault.description}") for fault in faults]
+        good = [row for row in range(len(events)) if row not in bad]
+        fixes = fixes.take(np.array(good, dtype=np.int64))
+        events = [events[row] for row in good]
+        kept = [kept[row] for row in good]
+    ids = hash_ids(identify(events))
+    return Decoded(records=kept, fixes=fixes, ids=ids, contents=hash_contents(events), poison=poison)

@@ -1,0 +1,171 @@
+"""The door for fixes: checked, given their ids, and durable on gps-events before they are answered."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+from uuid import uuid4
+
+import asyncpg
+import numpy as np
+from waymesh.gps.v1.gps_pb2 import GpsEvent
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_CONFLICTING_CONTENT, ERROR_REASON_INVALID_FIELD
+
+from services.eta import rules
+from services.eta.fixes import columns_of
+from services.eta.identity import hash_contents, hash_ids, identify
+from services.eta.partition import Partition
+from services.eta.rules import Fault
+from services.eta.store import INTAKE, Counts, EtaStore
+from services.mesh.errors import AlreadyExists, FieldViolation, InvalidArgument
+from services.mesh.events import PROTOBUF, EventBus, Message
+
+FIXES: Final = "gps-events"
+_FIX_TYPE: Final = GpsEvent.DESCRIPTOR.full_name
+# Reports that wait while others are being written go together in one transaction.
+_GROUP: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a reported fix."""
+
+    event_id: str
+    duplicate: bool
+
+
+class _Verdict(Enum):
+    NEW = "new"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+
+
+@dataclass(slots=True)
+class _Waiting:
+    event: GpsEvent
+    event_id: str
+    content: bytes
+    """8 bytes."""
+    answer: "asyncio.Future[_Verdict]"
+
+
+class Intake:
+    """Takes in fixes, one at a time or in batches."""
+
+    def __init__(
+        self, *, bus: EventBus, store: EtaStore, partitions: Callable[[], Sequence[Partition]]
+    ) -> None:
+        self._bus = bus
+        self._store = store
+        self._partitions = partitions
+        self._waiting: list[_Waiting] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def report(self, event: GpsEvent) -> Report:
+        """Take in one fix.
+
+        Raises InvalidArgument if it breaks a rule and AlreadyExists if its id came before with other content.
+        """
+        fault = rules.fault_of(event)
+        if fault is not None:
+            raise InvalidArgument(
+                "the fix breaks a rule",
+                reason=ERROR_REASON_INVALID_FIELD,
+                violations=[FieldViolation(f"event.{fault[0]}", fault[1])],
+            )
+        [event_id] = identify([event])
+        content = hash_contents([event]).astype("<u8").tobytes()
+        answer: asyncio.Future[_Verdict] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(event, event_id, content, answer))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write(), name="reported fixes")
+        verdict = await answer
+        if verdict is _Verdict.CONFLICT:
+            raise AlreadyExists(
+                f"the fix {event_id} came before with other content",
+                reason=ERROR_REASON_CONFLICTING_CONTENT,
+                metadata={"id": event_id},
+            )
+        return Report(event_id, duplicate=verdict is _Verdict.DUPLICATE)
+
+    async def take(self, events: Sequence[GpsEvent]) -> list[Fault]:
+        """Take in a batch; gives those that were refused. The others are durable on return."""
+        faults = rules.faults(columns_of(events), events)
+        if faults:
+            refused = {fault.row for fault in faults}
+            events = [event for row, event in enumerate(events) if row not in refused]
+        if events:
+            messages = _messages(events, identify(events))
+            async with self._store.transaction() as conn:
+                await self._bus.publish(conn, messages)
+        return faults
+
+    async def _write(self) -> None:
+        """Write what waits, a group at a time, until nothing does."""
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting[:_GROUP], self._waiting[_GROUP:]
+                try:
+                    verdicts = await self._write_group(group)
+                except Exception as error:
+                    for one in group:
+                        if not one.answer.done():
+                            one.answer.set_exception(error)
+                else:
+                    for one, verdict in zip(group, verdicts, strict=True):
+                        if not one.answer.done():
+                            one.answer.set_result(verdict)
+        finally:
+            self._writer = None
+
+    async def _write_group(self, group: Sequence[_Waiting]) -> list[_Verdict]:
+        contents = self._processed([one.event_id for one in group])
+        fresh = {one.event_id: one.content for one in reversed(group) if one.event_id not in contents}
+        async with self._store.transaction() as conn:
+            if fresh:
+                contents |= await self._store.save_reports(conn, list(fresh), list(fresh.values()))
+            verdicts, new = [], []
+            for one in group:
+                before = contents.setdefault(one.event_id, one.content)
+                if before is one.content and fresh.pop(one.event_id, None) is not None:
+                    verdicts.append(_Verdict.NEW)
+                    new.append(one)
+                else:
+                    verdicts.append(_Verdict.DUPLICATE if before == one.content else _Verdict.CONFLICT)
+            await self._count(conn, verdicts)
+            if new:
+                messages = _messages([one.event for one in new], [one.event_id for one in new])
+                await self._bus.publish(conn, messages)
+        return verdicts
+
+    async def _count(self, conn: asyncpg.Connection, verdicts: Sequence[_Verdict]) -> None:
+        duplicates, conflicts = verdicts.count(_Verdict.DUPLICATE), verdicts.count(_Verdict.CONFLICT)
+        if duplicates or conflicts:
+            await self._store.lock_partition(conn, INTAKE)
+            counts = Counts(duplicates=duplicates, conflicts=conflicts)
+            await self._store.count(conn, INTAKE, uuid4(), counts)
+
+    def _processed(self, event_ids: Sequence[str]) -> dict[str, bytes]:
+        """Contents of those that came through another door and were processed by this process."""
+        ids = hash_ids(event_ids)
+        found: dict[str, bytes] = {}
+        for partition in self._partitions():
+            known, contents = partition.seen.find(ids)
+            for row in np.flatnonzero(known).tolist():
+                found[event_ids[row]] = contents[row : row + 1].astype("<u8").tobytes()
+        return found
+
+
+def _messages(events: Sequence[GpsEvent], ids: Sequence[str]) -> list[Message]:
+    return [
+        Message(
+            topic=FIXES,
+            key=event.driver_id,
+            value=event.SerializeToString(deterministic=True),
+            event_id=event_id,
+            type=_FIX_TYPE,
+            content_type=PROTOBUF,
+        )
+        for event, event_id in zip(events, ids, strict=True)
+    ]

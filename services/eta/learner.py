@@ -1,0 +1,71 @@
+"""Reads feedback's record of deliveries and learns from it, once for all replicas."""
+
+import asyncio
+import logging
+from typing import Final
+
+from waymesh.feedback.v1.feedback_service_pb2 import ListDeliveryOutcomesRequest
+from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
+
+from services.eta.learning import Learned
+from services.eta.store import EtaStore
+from services.mesh.errors import MeshError
+
+log = logging.getLogger(__name__)
+
+_PAGE: Final = 500
+_TIMEOUT_S: Final = 5.0
+_RETRY_S: Final = (1.0, 30.0)
+
+
+class Learner:
+    """Keeps `learned` up to date. Without feedback it stays what it was."""
+
+    def __init__(self, store: EtaStore, feedback: FeedbackServiceAsyncStub, *, every_s: float) -> None:
+        self._store = store
+        self._feedback = feedback
+        self._every_s = every_s
+        self._page_token = ""
+        self.learned = Learned()
+
+    async def load(self) -> None:
+        """Begin with what was learned before."""
+        stored = await self._store.load_learned(self._store.pool)
+        if stored is not None:
+            self._page_token, state = stored
+            self.learned = Learned.restore(state)
+
+    async def run(self) -> None:
+        """Learn for ever."""
+        wait_s = _RETRY_S[0]
+        while True:
+            try:
+                more = await self.learn_once()
+            except MeshError as error:
+                log.warning("feedback lists no delivery outcomes", extra={"error": str(error)})
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, _RETRY_S[1])
+                continue
+            wait_s = _RETRY_S[0]
+            if not more:
+                await asyncio.sleep(self._every_s)
+
+    async def learn_once(self) -> bool:
+        """Read one page; true if there is more."""
+        page = await self._feedback.ListDeliveryOutcomes(
+            ListDeliveryOutcomesRequest(page_size=_PAGE, page_token=self._page_token), timeout=_TIMEOUT_S
+        )
+        if not page.outcomes:
+            return False
+        async with self._store.transaction() as conn:
+            stored = await self._store.load_learned(conn)
+            if stored is not None and stored[0] != self._page_token:
+                # Another replica was faster: what it learned is what we know.
+                self._page_token, state = stored
+                self.learned = Learned.restore(state)
+                return True
+            learned = Learned.restore(self.learned.dump())
+            learned.learn(page.outcomes)
+            await self._store.save_learned(conn, page.next_page_token, learned.dump())
+        self.learned, self._page_token = learned, page.next_page_token
+        return page.has_more

@@ -1,0 +1,70 @@
+"""Scored deliveries on their way to feedback: kept until it has acknowledged each."""
+
+import asyncio
+import logging
+from typing import Final
+
+import grpc
+from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome
+from waymesh.feedback.v1.feedback_service_pb2 import (
+    RecordDeliveryOutcomesRequest,
+    RecordDeliveryOutcomesResponse,
+)
+from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
+
+from services.eta.store import EtaStore
+from services.mesh.errors import MeshError
+
+log = logging.getLogger(__name__)
+
+_BATCH: Final = 500
+_TIMEOUT_S: Final = 5.0
+_IDLE_S: Final = 0.5
+_RETRY_S: Final = (0.5, 30.0)
+# An outcome that was refused for one of these is not going to be taken later either.
+_HOPELESS: Final = frozenset(
+    code.value[0] for code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ALREADY_EXISTS)
+)
+
+
+class OutcomeSender:
+    """Background task: the outbox to feedback, at least once; feedback stores each once by its id."""
+
+    def __init__(self, store: EtaStore, feedback: FeedbackServiceAsyncStub) -> None:
+        self._store = store
+        self._feedback = feedback
+
+    async def run(self) -> None:
+        """Send for ever; while feedback is away everything waits in the store."""
+        wait_s = _RETRY_S[0]
+        while True:
+            try:
+                sent = await self.send_once()
+            except MeshError as error:
+                log.warning("feedback takes no delivery outcomes", extra={"error": str(error)})
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, _RETRY_S[1])
+                continue
+            wait_s = _RETRY_S[0]
+            if not sent:
+                await asyncio.sleep(_IDLE_S)
+
+    async def send_once(self) -> int:
+        """Send one batch; gives how many have left the outbox."""
+        outcomes = [DeliveryOutcome.FromString(one) for one in await self._store.queued_outcomes(_BATCH)]
+        if not outcomes:
+            return 0
+        response: RecordDeliveryOutcomesResponse = await self._feedback.RecordDeliveryOutcomes(
+            RecordDeliveryOutcomesRequest(outcomes=outcomes), timeout=_TIMEOUT_S
+        )
+        done = []
+        for result in response.results:
+            if result.HasField("error") and result.error.code not in _HOPELESS:
+                continue
+            if result.HasField("error"):
+                log.error(
+                    "feedback refused a delivery outcome", extra={"id": result.id, "error": result.error.message}
+                )
+            done.append(outcomes[result.index].outcome_id)
+        await self._store.drop_outcomes(done)
+        return len(done)

@@ -1,0 +1,187 @@
+"""Answers to those who ask: orders under way by their id, or orders about to be placed by their content."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from waymesh.eta.v1.eta_pb2 import EtaPrediction, EtaQuery
+from waymesh.mesh.v1.error_reason_pb2 import (
+    ERROR_REASON_ORDER_UNKNOWN,
+    ERROR_REASON_POSITION_UNKNOWN,
+    ERROR_REASON_STATUS_CONFLICT,
+)
+
+from services.eta.answers import answer
+from services.eta.cases import Case
+from services.eta.couriers import COURIER, NEVER
+from services.eta.learning import Learned
+from services.eta.orders import KnownOrder, OrderBook, micros
+from services.eta.predict import Phase
+from services.eta.store import EtaStore
+from services.eta.tracks import Track, phase_of
+from services.mesh.errors import FailedPrecondition, MeshError, NotFound
+
+# Orders predicted between two turns of the event loop.
+_SLICE: Final = 250
+_NOWHERE: Final = (float("nan"), float("nan"))
+_PLACE: Final = {name: place for place, name in enumerate(COURIER.names or ())}
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the store knows of the asked orders and couriers."""
+
+    tracks: dict[str, Track]
+    couriers: dict[str, tuple[Any, ...]]
+
+
+class EtaQueries:
+    """Predicts on request; changes nothing."""
+
+    def __init__(
+        self,
+        *,
+        store: EtaStore,
+        book: OrderBook,
+        learned: Callable[[], Learned],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._book = book
+        self._learned = learned
+        self._clock = clock
+
+    async def predict(self, queries: Sequence[EtaQuery]) -> list[EtaPrediction | MeshError]:
+        """A prediction, or why there is none, for each query."""
+        seen = await self._look_up(queries)
+        results: list[EtaPrediction | MeshError] = []
+        for start in range(0, len(queries), _SLICE):
+            if start:
+                await asyncio.sleep(0)
+            results += self._slice(queries[start : start + _SLICE], seen)
+        return results
+
+    async def _look_up(self, queries: Sequence[EtaQuery]) -> _Seen:
+        order_ids = list({_order_id(query) for query in queries} - {""})
+        tracks = await self._store.load_tracks(self._store.pool, order_ids) if order_ids else {}
+        drivers = {query.driver_id or query.order.driver_id for query in queries}
+        drivers |= {track.driver_id for track in tracks.values()}
+        drivers |= {order.driver_id for one in order_ids if (order := self._book.order(one)) is not None}
+        names = list(drivers - {""})
+        couriers = await self._store.load_couriers(self._store.pool, names) if names else {}
+        return _Seen(tracks, couriers)
+
+    def _slice(self, queries: Sequence[EtaQuery], seen: _Seen) -> list[EtaPrediction | MeshError]:
+        now_us = int(self._clock() * 1e6)
+        results: list[EtaPrediction | MeshError | None] = []
+        cases: list[Case] = []
+        for query in queries:
+            try:
+                cases.append(self._case(query, seen, now_us))
+                results.append(None)
+            except MeshError as error:
+                results.append(error)
+        # The same order may be asked about twice with different assumptions: answers of one call hold nothing
+        # against each other.
+        predictions = iter(answer(cases, self._learned(), chained=False))
+        return [next(predictions) if result is None else result for result in results]
+
+    def _case(self, query: EtaQuery, seen: _Seen, now_us: int) -> Case:
+        order = self._order(query)
+        track = seen.tracks.get(order.order_id)
+        phase = phase_of(order, track)
+        assigned = (track.driver_id if track is not None else "") or order.driver_id
+        driver_id = query.driver_id or assigned
+        supposed = bool(query.driver_id) and query.driver_id != assigned
+        if supposed and phase < Phase.TO_DESTINATION:
+            # Who would carry it starts from where they are, whoever is under way now.
+            phase, track = Phase.TO_PICKUP, None
+        row = seen.couriers.get(driver_id)
+        here, here_us = self._position(query, driver_id, row)
+        picked_up_us = _first_known(track.picked_up_us if track is not None else NEVER, order.picked_up_us)
+        if here is None and phase in (Phase.TO_DESTINATION, Phase.AT_DESTINATION) and picked_up_us != NEVER:
+            here, here_us = order.pickup, picked_up_us
+        if here is None and (query.driver_id or phase in (Phase.TO_DESTINATION, Phase.AT_DESTINATION)):
+            raise FailedPrecondition(
+                "no position of the courier is known yet",
+                reason=ERROR_REASON_POSITION_UNKNOWN,
+                metadata={"order_id": order.order_id},
+            )
+        known = self._book.courier(driver_id)
+        case = Case(
+            order=order,
+            driver_id=driver_id,
+            phase=phase,
+            as_of_us=self._as_of(query, order, track, here_us, now_us),
+            here=here or _NOWHERE,
+            vehicle=known.vehicle if known is not None else 0,
+            picked_up_us=picked_up_us,
+            delivered_us=order.delivered_us,
+            context=query.context if query.HasField("context") else None,
+        )
+        if row is not None:
+            case.run_m, case.run_s = row[_PLACE["run_m"]], row[_PLACE["run_s"]]
+            case.vehicle = row[_PLACE["vehicle"]] or case.vehicle
+            case.traffic = row[_PLACE["traffic"]]
+        if track is not None:
+            case.since_us = track.stage_us
+            case.delivered_us = _first_known(track.delivered_us, order.delivered_us)
+            if not query.HasField("courier_location") and not query.HasField("context"):
+                # The same question as the fixes ask: the same answer, as long as nothing has changed.
+                case.fresh = False
+                case.shown_pickup_us, case.shown_delivery_us = track.shown_pickup_us, track.shown_delivery_us
+        return case
+
+    def _order(self, query: EtaQuery) -> KnownOrder:
+        if query.HasField("order"):
+            order: KnownOrder | None = KnownOrder.of(query.order)
+        else:
+            order = self._book.order(query.order_id)
+        if order is None:
+            raise NotFound(
+                "the order is not known",
+                reason=ERROR_REASON_ORDER_UNKNOWN,
+                metadata={"order_id": query.order_id},
+            )
+        if order.cancelled:
+            raise FailedPrecondition(
+                "the order was cancelled",
+                reason=ERROR_REASON_STATUS_CONFLICT,
+                metadata={"order_id": order.order_id, "status": "cancelled"},
+            )
+        return order
+
+    def _position(
+        self, query: EtaQuery, driver_id: str, row: tuple[Any, ...] | None
+    ) -> tuple[tuple[float, float] | None, int]:
+        """Where the courier is, and when that was so: as asked, by the fixes, by route's record."""
+        by_fixes = row[_PLACE["usable_us"]] if row is not None else NEVER
+        if query.HasField("courier_location"):
+            place = query.courier_location
+            return (place.lat, place.lon), by_fixes
+        if row is not None and by_fixes != NEVER:
+            return (row[_PLACE["usable_lat"]], row[_PLACE["usable_lon"]]), by_fixes
+        known = self._book.courier(driver_id)
+        if known is not None and known.position is not None:
+            return known.position, known.position_us
+        return None, NEVER
+
+    def _as_of(
+        self, query: EtaQuery, order: KnownOrder, track: Track | None, here_us: int, now_us: int
+    ) -> int:
+        if query.HasField("as_of"):
+            return micros(query.as_of)
+        if here_us == NEVER:
+            return now_us
+        # An order that no fix has told of cannot be under way before it was placed.
+        return here_us if track is not None else max(here_us, order.placed_us)
+
+
+def _order_id(query: EtaQuery) -> str:
+    return query.order.order_id if query.HasField("order") else query.order_id
+
+
+def _first_known(*times_us: int) -> int:
+    return next((one for one in times_us if one != NEVER), NEVER)

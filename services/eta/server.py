@@ -1,0 +1,157 @@
+"""Wiring of eta: settings → store → bus → engine → servicer → consumers → lifecycle. No logic."""
+
+import asyncio
+import logging
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, NoReturn
+
+from waymesh.eta.v1 import eta_service_pb2
+from waymesh.eta.v1.eta_service_pb2_grpc import add_EtaServiceServicer_to_server
+from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
+
+from services.eta.arrivals import OrderArrivals
+from services.eta.consumer import FixConsumer
+from services.eta.housekeeping import Housekeeping
+from services.eta.intake import FIXES, Intake
+from services.eta.learner import Learner
+from services.eta.orders import OrderBook
+from services.eta.outbox import OutcomeSender
+from services.eta.queries import EtaQueries
+from services.eta.service import EtaServicer
+from services.eta.settings import EtaSettings
+from services.eta.signals import Signals
+from services.eta.store import EtaStore
+from services.eta.watch import PredictionWatch
+from services.mesh import logs
+from services.mesh.client import ClientFactory
+from services.mesh.events import create_bus
+from services.mesh.feedback import FeedbackPipeline, recorded
+from services.mesh.lifecycle import Lifecycle, run_process
+from services.mesh.server import GrpcServer
+from services.mesh.settings import describe, load
+from services.mesh.store import Store, running_dsn
+from services.mesh.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "eta"
+ORDERS: Final = "orders"
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+
+class Eta:
+    """One process's eta; `server.port` is bound once `lifecycle` has started."""
+
+    def __init__(self, settings: EtaSettings, dsn: str) -> None:
+        self._settings = settings
+        self._dsn = dsn
+        self.lifecycle = Lifecycle(NAME, drain_s=settings.drain_s)
+        self.telemetry = Telemetry.create(NAME, settings)
+        self.server = GrpcServer(
+            NAME,
+            host=settings.bind_host,
+            port=settings.port,
+            admin_port=settings.admin_listen,
+            telemetry=self.telemetry,
+            max_message_mib=settings.max_message_mib,
+            max_concurrent=settings.max_concurrent_rpcs,
+        )
+        self.lifecycle.on_stop(self.telemetry.shutdown)
+        self.lifecycle.on_start(self._open)
+
+    async def start(self) -> None:
+        """Serve, in the caller's loop."""
+        await self.lifecycle.start(self.server)
+
+    async def stop(self) -> None:
+        await self.lifecycle.stop()
+
+    async def _open(self) -> None:
+        settings, lifecycle = self._settings, self.lifecycle
+        pool = await Store.open(self._dsn, schema=NAME, migrations=MIGRATIONS)
+        lifecycle.on_stop(pool.close)
+        self.server.check("store", pool.ping)
+        clients = ClientFactory(NAME, telemetry=self.telemetry)
+        lifecycle.on_stop(clients.close)
+        feedback = clients.stub(FeedbackServiceStub, settings.feedback_target)
+        pipeline = FeedbackPipeline.create(NAME, settings, clients, self.telemetry)
+        lifecycle.on_stop(pipeline.close)
+        bus = create_bus(settings, service=NAME, pool=pool.pool)
+        await bus.start()
+        lifecycle.on_stop(bus.close)
+
+        store = EtaStore(pool)
+        book = OrderBook()
+        signals = Signals(feedback)
+        learner = Learner(store, feedback, every_s=settings.learn_every_s)
+        await learner.load()
+        consumer = FixConsumer(
+            bus=bus,
+            store=store,
+            book=book,
+            learned=lambda: learner.learned,
+            signals=signals,
+            seen_limit=settings.dedupe_fixes,
+        )
+        arrivals = OrderArrivals(store=store, book=book, consumer=consumer)
+        orders = bus.broadcast([ORDERS], arrivals.handle, from_start=True)
+        fixes = bus.consume(
+            f"{settings.kafka_group_id}.{NAME}", [FIXES], consumer.handle, max_batch=settings.gps_batch
+        )
+        housekeeping = Housekeeping(
+            store,
+            partitions=lambda: list(consumer.partitions),
+            seen=timedelta(hours=settings.dedupe_hours),
+            seen_fixes=settings.dedupe_fixes,
+            predictions=timedelta(hours=settings.keep_predictions_hours),
+        )
+
+        async def consume_fixes() -> None:
+            # Fixes whose order is long known should not have to wait for it.
+            await self._orders_known(orders.caught_up)
+            await fixes.run()
+
+        lifecycle.background("orders", orders.run)
+        lifecycle.background("arrivals", arrivals.run)
+        lifecycle.background("fixes", consume_fixes)
+        lifecycle.background("outcomes", OutcomeSender(store, feedback).run)
+        lifecycle.background("learning", learner.run)
+        lifecycle.background("signals", signals.run)
+        lifecycle.background("housekeeping", housekeeping.run)
+        lifecycle.background("recorder", pipeline.run)
+        lifecycle.on_ready(lambda: self._orders_known(orders.caught_up))
+
+        servicer = EtaServicer(
+            intake=Intake(bus=bus, store=store, partitions=lambda: list(consumer.partitions.values())),
+            queries=EtaQueries(store=store, book=book, learned=lambda: learner.learned),
+            watch=PredictionWatch(store),
+            store=store,
+            learned=lambda: learner.learned,
+        )
+        service = eta_service_pb2.DESCRIPTOR.services_by_name["EtaService"]
+        self.server.add(
+            add_EtaServiceServicer_to_server, recorded(servicer, service, pipeline, self.telemetry)
+        )
+
+    async def _orders_known(self, caught_up: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(self._settings.orders_wait_s):
+                await caught_up.wait()
+        except TimeoutError:
+            log.warning("orders are still being read; those not read yet count as unknown")
+
+
+async def serve() -> int:
+    """Run until a signal; gives the exit code."""
+    settings = load(EtaSettings)
+    logs.configure(NAME, settings.log_level)
+    log.info("eta starts", extra={"settings": describe(settings)})
+    dsn = settings.database_url or running_dsn(settings.data_dir)
+    eta = Eta(settings, dsn)
+    return await eta.lifecycle.run(eta.server)
+
+
+def main() -> NoReturn:
+    """Entry of the process."""
+    run_process(serve)
