@@ -37,7 +37,7 @@ _PRIORITY_S: Final = 60.0
 class Rules:
     """What an allocation goes by."""
 
-    shortlist: int = 12  # couriers weighed per order
+    shortlist_size: int = 12  # couriers weighed per order
     hold_wait_s: float = 600.0  # hold back if the courier would stand at the merchant for longer than this
     alternatives: int = 3
     half_score_s: float = 900.0  # seconds lost that halve the score

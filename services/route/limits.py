@@ -49,7 +49,7 @@ DEFAULT_ORDER_SIZE: Final = 1.0
 MAX_ORDERS: Final = 4
 
 # Stands for "no limit" in seconds and metres: far above any day or planet.
-UNLIMITED: Final = 10**9
+UNLIMITED: Final = 10**12
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,287 @@
+"""One allocation from end to end: who waits, who is there, what eta says, who gets what, stored and told."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from waymesh.mesh.v1.degradation_pb2 import Degradation
+from waymesh.order.v1.courier_pb2 import Courier
+from waymesh.order.v1.order_pb2 import ORDER_STATUS_ASSIGNED, Order
+from waymesh.route.v1 import allocation_pb2
+
+from services.mesh import deadline
+from services.mesh.events import EventBus
+from services.mesh.store import Store
+from services.route import announce, refusals, store, store_plans
+from services.route.allocation import Outcome, Rules, Waiting, allocate
+from services.route.eta_client import EtaClient, Pair
+from services.route.fleet import CourierState, OrderWork
+from services.route.forecast import choose_pairs, corrections
+from services.route.identity import Status
+from services.route.plan_rows import plan_write
+from services.route.settings import RouteSettings
+from services.route.shortlist import shortlist
+from services.route.store import Connection, OrderRow
+from services.route.translate import allocation, courier_state, on_shift, order_work, order_write, position_of
+from services.route.workers import Workers
+
+_log = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+
+# eta's limit for one call.
+_MAX_PAIRS: Final = 1000
+# Orders × couriers weighed from which a thread would hold up the loop for too long.
+_HEAVY_PAIRS: Final = 300
+# What an order takes to allocate at most, in seconds, and what everything else takes: how many fit a
+# deadline.
+_PER_ORDER_S: Final = 0.01
+_OVERHEAD_S: Final = 0.1
+_LOCK_POLL_S: Final = 0.05
+PARTIAL: Final = "route.partial_allocation"
+
+
+@dataclass(slots=True)
+class Answer:
+    """What an allocation came to."""
+
+    allocations: list[allocation_pb2.Allocation] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)
+    degradation: Degradation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Waiting orders and couriers at work, as they were read."""
+
+    rows: Mapping[str, OrderRow]
+    orders: Mapping[str, Order]
+    works: Sequence[OrderWork]
+    couriers: Sequence[CourierState]
+    left_out: Sequence[str]
+
+
+class Allocator:
+    """Allocates waiting orders, one allocation at a time among all replicas."""
+
+    def __init__(
+        self,
+        database: Store,
+        bus: EventBus,
+        eta: EtaClient,
+        workers: Workers,
+        settings: RouteSettings,
+        clock: Clock = time.time,
+    ) -> None:
+        self._database = database
+        self._bus = bus
+        self._eta = eta
+        self._workers = workers
+        self._settings = settings
+        self._clock = clock
+        self._one_at_a_time = asyncio.Lock()
+
+    async def any_waiting(self) -> bool:
+        """Whether there is an order to allocate."""
+        async with self._database.pool.acquire() as conn:
+            return await store.any_waiting(conn)
+
+    async def tick(self) -> Answer | None:
+        """Allocates all waiting orders unless somebody else is at it; None then."""
+        async with self._turn(wait=False) as mine:
+            return await self._allocate(()) if mine else None
+
+    async def on_demand(self, order_ids: Sequence[str], *, dry_run: bool) -> Answer:
+        """Allocates these orders, or all if none are named; with `dry_run` only says what would be done.
+
+        Raises NotFound if the only order named is not known.
+        """
+        if dry_run:
+            return await self._allocate(order_ids, dry_run=True)
+        async with self._turn(wait=True):
+            return await self._allocate(order_ids)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, *, wait: bool) -> AsyncIterator[bool]:
+        """The right to allocate, among the tasks of this process and then among replicas."""
+        if not wait and self._one_at_a_time.locked():
+            yield False
+            return
+        async with self._one_at_a_time, self._database.pool.acquire() as conn:
+            while not (mine := await store_plans.try_lock_allocating(conn)) and wait:
+                left = deadline.remaining()
+                if left is not None and left <= _LOCK_POLL_S:
+                    raise deadline.passed()
+                await asyncio.sleep(_LOCK_POLL_S)
+            try:
+                yield mine
+            finally:
+                # A lost connection has given the lock back already.
+                if mine and not conn.is_closed():
+                    await store_plans.unlock_allocating(conn)
+
+    async def _allocate(self, order_ids: Sequence[str], *, dry_run: bool = False) -> Answer:
+        now = self._clock()
+        answer = Answer()
+        async with self._database.pool.acquire() as conn:
+            await _answer_for_others(conn, order_ids, answer)
+            view = await self._view(conn, order_ids, now)
+        if view.left_out:
+            reason = "left for the next tick: too little time"
+            answer.waiting += (Waiting(order_id, reason) for order_id in view.left_out)
+            answer.degradation = Degradation(
+                source=PARTIAL, reason=f"deadline: {len(view.left_out)} orders left for the next tick"
+            )
+        if not view.works:
+            return answer
+        rules = Rules(hold_wait_s=self._settings.hold_wait_s)
+        listed = await self._workers.run(False, shortlist, view.works, view.couriers, rules.shortlist_size)
+        by_id = {courier.driver_id: courier for courier in view.couriers}
+        pairs = choose_pairs(listed, _MAX_PAIRS)
+        forecasts, degradation = await self._eta.forecasts(
+            [Pair(view.orders[order_id], by_id[driver_id]) for order_id, driver_id in pairs], now
+        )
+        answer.degradation = answer.degradation or degradation
+        by = corrections({work.order_id: work for work in view.works}, by_id, forecasts, now)
+        heavy = sum(len(drivers) for drivers in listed.values()) > _HEAVY_PAIRS
+        needed = {driver_id for drivers in listed.values() for driver_id in drivers}
+        outcome = await self._workers.run(
+            heavy,
+            allocate,
+            view.works,
+            [courier for courier in view.couriers if courier.driver_id in needed],
+            listed,
+            now,
+            by=by,
+            rules=rules,
+        )
+        answer.waiting += outcome.waiting
+        if dry_run:
+            answer.allocations += [allocation(assignment, now) for assignment in outcome.assignments]
+        elif outcome.assignments:
+            async with self._database.transaction() as conn:
+                await self._commit(conn, view, outcome, by_id, now, answer)
+        if not dry_run:
+            _log.info(
+                "allocated",
+                extra={"allocations": len(answer.allocations), "waiting": len(answer.waiting)},
+            )
+        return answer
+
+    async def _view(self, conn: Connection, order_ids: Sequence[str], now: float) -> _View:
+        rows = await store.waiting_orders(conn, order_ids, self._settings.allocation_max_orders)
+        left = deadline.remaining()
+        fits = len(rows) if left is None else max(1, int((left - _OVERHEAD_S) / _PER_ORDER_S))
+        rows, left_out = rows[:fits], [row.order_id for row in rows[fits:]]
+        orders = {row.order_id: Order.FromString(row.body) for row in rows}
+        couriers = await self._couriers(conn, now) if rows else []
+        return _View(
+            {row.order_id: row for row in rows},
+            orders,
+            [order_work(order) for order in orders.values()],
+            couriers,
+            left_out,
+        )
+
+    async def _couriers(self, conn: Connection, now: float) -> list[CourierState]:
+        """Couriers on shift with a position that is not older than the fleet's newest by too much.
+
+        Age is judged against the newest fix of all, not against our clock, so that recordings can be
+        replayed.
+        """
+        carried: dict[str, list[OrderWork]] = {}
+        for row in await store.carried(conn):
+            carried.setdefault(row.driver_id, []).append(order_work(Order.FromString(row.body)))
+        found = []
+        newest = 0.0
+        for body, fix in await store.couriers_at_work(conn):
+            courier = Courier.FromString(body)
+            where = position_of(courier, fix)
+            if where is None or not on_shift(courier, now):
+                continue
+            newest = max(newest, where[1] or 0.0)
+            found.append((courier, where))
+        return [
+            courier_state(courier, place, tuple(carried.get(courier.driver_id, ())))
+            for courier, (place, at) in found
+            if at is None or newest - at <= self._settings.courier_silent_s
+        ]
+
+    async def _commit(
+        self,
+        conn: Connection,
+        view: _View,
+        outcome: Outcome,
+        couriers: Mapping[str, CourierState],
+        now: float,
+        answer: Answer,
+    ) -> None:
+        """Stores and publishes what still holds. An order or courier that changed meanwhile is left as it
+        is."""
+        drivers = {assignment.driver_id for assignment in outcome.assignments}
+        at_work = await store_plans.lock_couriers_at_work(conn, list(drivers))
+        rows = await store.lock_orders(conn, [a.order_id for a in outcome.assignments])
+        on_hand: dict[str, set[str]] = {driver_id: set() for driver_id in drivers}
+        for row in await store.carried(conn, list(drivers)):
+            on_hand[row.driver_id].add(row.order_id)
+        steady = {
+            driver_id
+            for driver_id in at_work
+            if on_hand[driver_id] == {order.order_id for order in couriers[driver_id].orders}
+        }
+        given, told, messages = [], [], []
+        broken: set[str] = set()
+        for assignment in outcome.assignments:
+            before, found = view.rows[assignment.order_id], rows.get(assignment.order_id)
+            unchanged = found is not None and (found.revision, found.status) == (
+                before.revision,
+                Status.PLACED,
+            )
+            if not unchanged or assignment.driver_id not in steady:
+                broken.add(assignment.driver_id)
+                answer.waiting.append(Waiting(assignment.order_id, "changed meanwhile"))
+                continue
+            order = Order()
+            order.CopyFrom(view.orders[assignment.order_id])
+            order.revision += 1
+            order.status = ORDER_STATUS_ASSIGNED
+            order.driver_id = assignment.driver_id
+            said = allocation(assignment, now)
+            answer.allocations.append(said)
+            given.append(order_write(order))
+            told.append((order.order_id, order.driver_id, said.SerializeToString()))
+            messages += [announce.order_changed(order), announce.allocated(said, order.revision)]
+        if not given:
+            return
+        await store.write_orders(conn, given)
+        await store_plans.write_allocations(conn, told)
+        plans = [
+            plan_write(driver_id, couriers[driver_id].position, route.orders, route.plan, now)
+            for driver_id, route in outcome.routes.items()
+            if driver_id not in broken
+        ]
+        await store_plans.write_plans(conn, plans)
+        await self._bus.publish(conn, messages)
+
+
+async def _answer_for_others(conn: Connection, order_ids: Sequence[str], answer: Answer) -> None:
+    """Orders named that do not wait: those with a courier are told as they stand, so that a repeat of a
+    request has the same answer; the others with the reason."""
+    if not order_ids:
+        return
+    rows = await store.orders(conn, order_ids)
+    if len(order_ids) == 1 and not rows:
+        raise refusals.unknown_order(order_ids[0])
+    standing = await store_plans.allocations(conn, [row.order_id for row in rows.values()])
+    for order_id in order_ids:
+        row = rows.get(order_id)
+        if row is None:
+            answer.waiting.append(Waiting(order_id, "not known"))
+        elif order_id in standing and row.status is Status.ASSIGNED:
+            answer.allocations.append(allocation_pb2.Allocation.FromString(standing[order_id]))
+        elif row.status is not Status.PLACED:
+            answer.waiting.append(Waiting(order_id, f"is {row.status.name.lower()}"))
