@@ -1,12 +1,13 @@
 """PostgreSQL under `up`: the embedded one, kept running, or the one that DATABASE_URL names."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
+from services.cli.child import describe_exit
+from services.cli.errors import CliError
 from services.cli.runner import BACKOFF_S, State
 
 Changed = Callable[[State, str], None]
@@ -18,16 +19,16 @@ class Database(Protocol):
     """Where the services keep everything."""
 
     @property
-    def pids(self) -> list[int]:
-        """Processes that must not outlive `up`."""
+    def pid(self) -> int | None:
+        """Its process, where it is ours."""
         ...
 
     async def start(self) -> str:
-        """The DSN, once it takes connections."""
+        """The DSN, once it takes connections. Raises CliError if it cannot be."""
         ...
 
     async def run(self) -> None:
-        """Keeps it running, until cancelled."""
+        """Keeps it running, until it is stopped."""
         ...
 
     async def stop(self) -> None:
@@ -38,7 +39,7 @@ class Database(Protocol):
 class ExternalDatabase:
     """Somebody else's server: only its address is known, the services say whether it answers."""
 
-    pids: Final[list[int]] = []
+    pid: Final[int | None] = None
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -65,56 +66,48 @@ class EmbeddedDatabase:
         self._stopping = False
 
     @property
-    def pids(self) -> list[int]:
-        pid = self._postgres.pid
-        return [] if pid is None else [pid]
+    def pid(self) -> int | None:
+        return self._postgres.pid
 
     async def start(self) -> str:
+        from services.mesh.store import EmbeddedPostgresError
+
         began = time.monotonic()
         self._changed(State.STARTING, "")
-        dsn: str = await self._postgres.start()
-        took_s = time.monotonic() - began
-        self._changed(State.READY, f"embedded, pid {self._postgres.pid} ({took_s:.1f} s)")
+        try:
+            dsn = await self._postgres.start()
+        except EmbeddedPostgresError as error:
+            raise CliError(str(error)) from error
+        self._changed(State.READY, f"embedded (pid {self.pid}, {time.monotonic() - began:.1f} s)")
         return dsn
 
     async def run(self) -> None:
         attempt = 0
         while True:
             began = time.monotonic()
-            await self._ended()
+            code = await self._postgres.wait()
             if self._stopping:
                 return
             attempt = 0 if time.monotonic() - began > _HEALTHY_S else attempt
-            while True:
-                pause_s = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
-                attempt += 1
-                self._changed(State.CRASHED, f"starts again in {pause_s:g} s")
-                await asyncio.sleep(pause_s)
-                try:
-                    await self.start()
-                    break
-                except (OSError, RuntimeError) as error:
-                    self._changed(State.FAILING, str(error))
+            pause_s = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
+            attempt += 1
+            self._changed(State.CRASHED, f"{describe_exit(code)}; starts again in {pause_s:g} s")
+            await asyncio.sleep(pause_s)
+            await self._start_again()
 
     async def stop(self) -> None:
         self._stopping = True
+        running = self.pid is not None
         await self._postgres.stop()
-        self._changed(State.STOPPED, "")
+        if running:
+            self._changed(State.STOPPED, "")
 
-    async def _ended(self) -> None:
-        """Until the server's process has ended, whoever its parent is."""
-        pid = self._postgres.pid
-        if pid is None:
-            return
-        try:
-            handle = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return
-        loop = asyncio.get_running_loop()
-        gone = asyncio.Event()
-        loop.add_reader(handle, gone.set)
-        try:
-            await gone.wait()
-        finally:
-            loop.remove_reader(handle)
-            os.close(handle)
+    async def _start_again(self) -> None:
+        """Until it runs: a full disk or a slow recovery may pass."""
+        while not self._stopping:
+            try:
+                await self.start()
+                return
+            except CliError as error:
+                self._changed(State.FAILING, str(error))
+                await asyncio.sleep(BACKOFF_S[-1])

@@ -64,8 +64,10 @@ class MeshState:
     pid: int
     data_dir: str
     dsn: str
+    postgres_pid: int | None = None
     services: dict[str, ServiceState] = field(default_factory=dict)
     processes: list[ProcessId] = field(default_factory=list)
+    """Those that must not outlive it. PostgreSQL looks after its own."""
 
     def target(self, name: str) -> str:
         """host:port of a service."""
@@ -139,6 +141,7 @@ def load(data_dir: Path) -> MeshState | None:
             pid=held["pid"],
             data_dir=held["data_dir"],
             dsn=held["dsn"],
+            postgres_pid=held["postgres_pid"],
             services={name: ServiceState(**entry) for name, entry in held["services"].items()},
             processes=[ProcessId(**entry) for entry in held["processes"]],
         )

@@ -20,7 +20,7 @@ from services.cli.errors import CliError
 from services.cli.logfile import ServiceLog
 from services.cli.runner import Address, ServiceRunner, State
 from services.cli.screen import Screen
-from services.cli.state import MeshState, ProcessId, RunLock, ServiceState
+from services.cli.state import MeshState, RunLock, ServiceState
 
 # Nobody looks for another instance while the whole mesh stops, so there is little to wait for.
 _DRAIN_S: Final = "0.5"
@@ -114,10 +114,7 @@ class Supervisor:
         return EmbeddedDatabase(self.plan.data_dir, self._database_changed)
 
     async def _start_database(self, database: Database) -> None:
-        try:
-            self._dsn = await database.start()
-        except (OSError, RuntimeError) as error:
-            raise CliError(f"PostgreSQL does not start: {error}") from error
+        self._dsn = await database.start()
         self._save()
 
     def _add(self, spec: ServiceSpec) -> ServiceRunner:
@@ -247,15 +244,13 @@ class Supervisor:
     def _save(self, *more: Child) -> None:
         children = [runner.child for runner in self._runners.values() if runner.child is not None]
         processes = [child.identity for child in (*children, *more)]
-        for pid in self._database.pids if self._database is not None else ():
-            with contextlib.suppress(ProcessLookupError):
-                processes.append(ProcessId.of(pid))
         state_file.save(
             self.plan.data_dir,
             MeshState(
                 pid=os.getpid(),
                 data_dir=str(self.plan.data_dir),
                 dsn=self._dsn,
+                postgres_pid=self._database.pid if self._database is not None else None,
                 services={name: self._describe(runner) for name, runner in self._runners.items()},
                 processes=list(dict.fromkeys(processes)),
             ),

@@ -1,0 +1,54 @@
+"""Runs a replay beside a progress bar."""
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from services.cli import environment, state
+from services.cli.cpu import cpu_seconds
+from services.cli.targets import target
+from services.sim.accuracy import Accuracy
+from services.sim.recording import Recording
+from services.sim.replay import Replay, ReplayResult
+from services.sim.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a replay came to."""
+
+    result: ReplayResult
+    accuracy: Accuracy
+    cpu_s: dict[str, float]
+    """CPU seconds of each process during the replay; empty if the mesh is not the one on the data folder."""
+
+
+async def run_with_progress(recording: Recording, plan: Schedule, *, speed: float, quiet: bool) -> Outcome:
+    """Raises ReplayError."""
+    replay = Replay(recording, plan, speed=speed, eta_target=target("eta"), route_target=target("route"))
+    data_dir = environment.data_dir()
+    mesh = state.load(data_dir) if state.is_running(data_dir) else None
+    before = cpu_seconds(mesh) if mesh is not None else {}
+    with Progress(
+        TextColumn("{task.description:<9}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:>8}/s"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=quiet,
+    ) as bars:
+        durable = bars.add_task("durable", total=len(plan), rate="-")
+        processed = bars.add_task("processed", total=len(plan), rate="-")
+
+        def advance(accepted: int, counted: int) -> None:
+            for task, done in ((durable, accepted), (processed, counted)):
+                speed_now = bars.tasks[task].speed
+                bars.update(task, completed=done, rate=f"{speed_now:,.0f}" if speed_now else "-")
+
+        result = await replay.run(advance)
+    after = cpu_seconds(mesh) if mesh is not None else {}
+    return Outcome(
+        result, replay.accuracy, {name: after[name] - before[name] for name in after if name in before}
+    )
