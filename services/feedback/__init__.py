@@ -1,0 +1,1 @@
+"""feedback keeps what happened: outcomes of actions, deliveries against their predictions, signals."""

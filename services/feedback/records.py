@@ -1,0 +1,121 @@
+"""The three kinds of records as rows: identity, digest of the content, the columns that are filtered by."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Generic, TypeVar
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome
+from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
+from waymesh.feedback.v1.signal_pb2 import Signal
+
+from services.mesh import json_codec
+from services.mesh.feedback.outcome import as_struct
+from services.mesh.redact import redact_text
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[M]):
+    """How one kind is kept: its name in `heads`, its table, its class, its columns besides the common ones.
+
+    `columns` maps a column to its PostgreSQL type and to how it is read from the message.
+    """
+
+    name: str
+    table: str
+    message: type[M]
+    identity: Callable[[M], str]
+    at: Callable[[M], Timestamp]
+    columns: Mapping[str, tuple[str, Callable[[M], Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A record ready to be stored."""
+
+    id: str
+    digest: bytes
+    at: datetime
+    values: tuple[Any, ...]
+    body: bytes
+
+
+OUTCOMES: Final[Kind[OutcomeEvent]] = Kind(
+    "outcome",
+    "outcomes",
+    OutcomeEvent,
+    lambda event: event.event_id,
+    lambda event: event.timestamp,
+    {
+        "agent_name": ("text", lambda event: event.agent_name),
+        "status": ("smallint", lambda event: event.status),
+        "workflow_id": ("text", lambda event: event.workflow_id),
+    },
+)
+DELIVERIES: Final[Kind[DeliveryOutcome]] = Kind(
+    "delivery",
+    "deliveries",
+    DeliveryOutcome,
+    lambda outcome: outcome.outcome_id,
+    lambda outcome: outcome.delivered_at,
+    {
+        "order_id": ("text", lambda outcome: outcome.order_id),
+        "driver_id": ("text", lambda outcome: outcome.driver_id),
+    },
+)
+SIGNALS: Final[Kind[Signal]] = Kind(
+    "signal",
+    "signals",
+    Signal,
+    lambda signal: signal.signal_id,
+    lambda signal: signal.timestamp,
+    {
+        "kind": ("smallint", lambda signal: signal.kind),
+        "source": ("text", lambda signal: signal.source),
+        "subject": ("text", lambda signal: signal.subject),
+        "active": ("boolean", lambda signal: signal.active),
+    },
+)
+
+
+def row(kind: Kind[M], message: M) -> Row:
+    """The message as a row. The same content gives the same digest, whatever the order of map entries."""
+    body = message.SerializeToString(deterministic=True)
+    return Row(
+        id=kind.identity(message),
+        digest=hashlib.sha256(body).digest(),
+        at=kind.at(message).ToDatetime(UTC),
+        values=tuple(read(message) for _, read in kind.columns.values()),
+        body=body,
+    )
+
+
+def without_secrets(event: OutcomeEvent) -> OutcomeEvent:
+    """The event as it may be stored: payloads and texts redacted. Done again, it changes nothing more."""
+    clean = OutcomeEvent()
+    clean.CopyFrom(event)
+    for present, payload in (
+        (clean.HasField("input"), clean.input),
+        (clean.HasField("output"), clean.output),
+        (clean.HasField("metadata"), clean.metadata),
+    ):
+        if present:
+            payload.CopyFrom(as_struct(json_codec.to_dict(payload)))
+    if clean.HasField("error_message"):
+        clean.error_message = redact_text(clean.error_message)
+    if clean.HasField("stack_trace"):
+        clean.stack_trace = redact_text(clean.stack_trace)
+    return clean
+
+
+def first_of_each(rows: Sequence[Row]) -> dict[str, int]:
+    """Id to the place where it comes first: within a batch, too, only the first one counts."""
+    places: dict[str, int] = {}
+    for place, one in enumerate(rows):
+        places.setdefault(one.id, place)
+    return places

@@ -1,0 +1,156 @@
+"""FeedbackService: messages in, records out and back."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from waymesh.feedback.v1 import feedback_service_pb2 as pb
+from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome
+from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceServicer
+from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_CONFLICTING_CONTENT
+
+from services.feedback import store
+from services.feedback.cursors import number_token, parse_number, parse_place, place_token
+from services.feedback.intake import Intake
+from services.feedback.records import OUTCOMES
+from services.feedback.store import Fate, Filter
+from services.mesh.errors import AlreadyExists, to_status
+from services.mesh.store import Store
+
+_PAGE: Final = 100
+_WATCH_BATCH: Final = 500
+# Outcomes stored by another replica are seen at the latest after this long, in seconds.
+_POLL_S: Final = 0.5
+_DEFAULT_SPAN: Final = timedelta(hours=1)
+
+
+class FeedbackServicer(FeedbackServiceServicer):
+    """Translates; see protos/waymesh/feedback/v1/feedback_service.proto for what each RPC promises."""
+
+    def __init__(self, database: Store, intake: Intake) -> None:
+        self._database = database
+        self._intake = intake
+
+    async def RecordOutcomes(  # noqa: N802 - the contract's name
+        self, request: pb.RecordOutcomesRequest, context: Any
+    ) -> pb.RecordOutcomesResponse:
+        fates = await self._intake.outcomes(request.events)
+        return pb.RecordOutcomesResponse(**_results([event.event_id for event in request.events], fates))
+
+    async def RecordDeliveryOutcomes(  # noqa: N802 - the contract's name
+        self, request: pb.RecordDeliveryOutcomesRequest, context: Any
+    ) -> pb.RecordDeliveryOutcomesResponse:
+        fates = await self._intake.deliveries(request.outcomes)
+        ids = [outcome.outcome_id for outcome in request.outcomes]
+        return pb.RecordDeliveryOutcomesResponse(**_results(ids, fates))
+
+    async def RecordSignals(  # noqa: N802 - the contract's name
+        self, request: pb.RecordSignalsRequest, context: Any
+    ) -> pb.RecordSignalsResponse:
+        fates = await self._intake.signals(request.signals)
+        return pb.RecordSignalsResponse(**_results([one.signal_id for one in request.signals], fates))
+
+    async def ListOutcomes(  # noqa: N802 - the contract's name
+        self, request: pb.ListOutcomesRequest, context: Any
+    ) -> pb.ListOutcomesResponse:
+        size = request.page_size or _PAGE
+        before = parse_place(request.page_token, "page_token") if request.page_token else None
+        wanted = Filter(
+            statuses=request.statuses,
+            agent_name=request.agent_name,
+            workflow_id=request.workflow_id,
+            start=_time(request.HasField("start_time"), request.start_time),
+            end=_time(request.HasField("end_time"), request.end_time),
+        )
+        # One more than asked for tells whether there is a next page.
+        found = await store.newest_outcomes(self._database.pool, wanted, size + 1, before)
+        page = found[:size]
+        return pb.ListOutcomesResponse(
+            events=[OutcomeEvent.FromString(body) for _, body in page],
+            next_page_token=place_token(page[-1][0]) if len(found) > size else "",
+        )
+
+    async def ListDeliveryOutcomes(  # noqa: N802 - the contract's name
+        self, request: pb.ListDeliveryOutcomesRequest, context: Any
+    ) -> pb.ListDeliveryOutcomesResponse:
+        size = request.page_size or _PAGE
+        after = parse_number(request.page_token, "page_token") if request.page_token else 0
+        found = await store.deliveries_after(
+            self._database.pool,
+            after,
+            size + 1,
+            order_id=request.order_id,
+            driver_id=request.driver_id,
+            start=_time(request.HasField("start_time"), request.start_time),
+            end=_time(request.HasField("end_time"), request.end_time),
+        )
+        page = found[:size]
+        last = page[-1][0] if page else after
+        return pb.ListDeliveryOutcomesResponse(
+            outcomes=[DeliveryOutcome.FromString(body) for _, body in page],
+            next_page_token=number_token(last) if last else "",
+            has_more=len(found) > size,
+        )
+
+    async def ListFailureCounts(  # noqa: N802 - the contract's name
+        self, request: pb.ListFailureCountsRequest, context: Any
+    ) -> pb.ListFailureCountsResponse:
+        start = _time(request.HasField("start_time"), request.start_time)
+        counts = await store.failure_counts(
+            self._database.pool, start or datetime.now(UTC) - _DEFAULT_SPAN, request.agent_name
+        )
+        return pb.ListFailureCountsResponse(agents=[pb.AgentCounts(**one._asdict()) for one in counts])
+
+    async def WatchOutcomes(  # noqa: N802 - the contract's name
+        self, request: pb.WatchOutcomesRequest, context: Any
+    ) -> AsyncIterator[pb.WatchOutcomesResponse]:
+        pool = self._database.pool
+        wanted = Filter(statuses=request.statuses, agent_name=request.agent_name)
+        if request.cursor:
+            seen = parse_number(request.cursor, "cursor")
+        else:
+            seen = await store.last_number(pool, OUTCOMES)
+        yield pb.WatchOutcomesResponse(cursor=number_token(seen))
+        while True:
+            found, upto = await store.outcomes_after(pool, seen, wanted, _WATCH_BATCH)
+            for number, body in found:
+                yield pb.WatchOutcomesResponse(
+                    event=OutcomeEvent.FromString(body), cursor=number_token(number)
+                )
+            seen = upto
+            if len(found) < _WATCH_BATCH:
+                await self._intake.stored.wait(_POLL_S)
+
+
+def _results(ids: Sequence[str], fates: Sequence[Fate]) -> dict[str, Any]:
+    """The fields that all answers to writes share. A single record in conflict fails the call."""
+    conflicts = {
+        place: AlreadyExists(
+            f"{ids[place]} was recorded before with other content",
+            reason=ERROR_REASON_CONFLICTING_CONTENT,
+            metadata={"id": ids[place]},
+        )
+        for place, fate in enumerate(fates)
+        if fate is Fate.CONFLICT
+    }
+    if conflicts and len(ids) == 1:
+        raise conflicts[0]
+    return {
+        "stored": sum(fate is Fate.STORED for fate in fates),
+        "duplicate": all(fate is Fate.DUPLICATE for fate in fates),
+        "results": [
+            pb.WriteResult(
+                index=place,
+                id=one,
+                duplicate=fate is Fate.DUPLICATE,
+                error=to_status(conflicts[place]) if place in conflicts else None,
+            )
+            for place, (one, fate) in enumerate(zip(ids, fates, strict=True))
+        ],
+    }
+
+
+def _time(present: bool, timestamp: Timestamp) -> datetime | None:
+    return timestamp.ToDatetime(UTC) if present else None
