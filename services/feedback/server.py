@@ -1,6 +1,5 @@
 """Wiring of feedback: settings → store → bus → intake → servicer → consumer → lifecycle. No logic."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
@@ -13,17 +12,14 @@ from services.feedback.consumer import OutcomeConsumer
 from services.feedback.intake import Intake
 from services.feedback.service import FeedbackServicer
 from services.feedback.settings import FeedbackSettings
-from services.mesh import logs
 from services.mesh.events import create_bus
 from services.mesh.feedback import FeedbackPipeline, recorded
 from services.mesh.feedback.spool import Spool
-from services.mesh.lifecycle import Lifecycle, run_process
+from services.mesh.lifecycle import Lifecycle
+from services.mesh.process import run_service
 from services.mesh.server import GrpcServer
-from services.mesh.settings import SettingsError, describe, load
-from services.mesh.store import Store, running_dsn
+from services.mesh.store import Store
 from services.mesh.telemetry import Telemetry
-
-_log = logging.getLogger(__name__)
 
 NAME: Final = "feedback"
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -97,25 +93,6 @@ class Feedback:
         )
 
 
-async def serve() -> int:
-    """Run until a signal; gives the exit code."""
-    try:
-        settings = load(FeedbackSettings)
-        dsn = settings.database_url or running_dsn(settings.data_dir)
-        if dsn is None:
-            raise SettingsError(
-                f"DATABASE_URL is not set and no `waymesh up` runs in {settings.data_dir} (WAYMESH_DATA_DIR)"
-            )
-    except SettingsError as error:
-        logs.configure(NAME)
-        _log.error("%s", error)
-        return 1
-    logs.configure(NAME, settings.log_level)
-    _log.info("feedback starts", extra={"settings": describe(settings)})
-    feedback = Feedback(settings, dsn)
-    return await feedback.lifecycle.run(feedback.server)
-
-
 def main() -> NoReturn:
     """Entry of the process."""
-    run_process(serve)
+    run_service(NAME, FeedbackSettings, Feedback)

@@ -1,0 +1,53 @@
+"""The entry of a service's process: settings, store, the service, its life."""
+
+import logging
+from collections.abc import Callable
+from typing import NoReturn, Protocol, TypeVar
+
+from services.mesh import logs
+from services.mesh.lifecycle import Lifecycle, run_process
+from services.mesh.server import GrpcServer
+from services.mesh.settings import MeshSettings, SettingsError, describe, load
+from services.mesh.store import running_dsn
+
+S = TypeVar("S", bound=MeshSettings)
+
+_log = logging.getLogger(__name__)
+
+
+class Service(Protocol):
+    """What a service's wiring makes."""
+
+    @property
+    def lifecycle(self) -> Lifecycle: ...
+
+    @property
+    def server(self) -> GrpcServer: ...
+
+
+def run_service(name: str, settings_class: type[S], wire: Callable[[S, str], Service]) -> NoReturn:
+    """Serves until a signal and exits: 0 after a clean end, 1 with one clear line if it could not start.
+
+    `wire` gets the settings and the DSN of the store: DATABASE_URL, or that of the `waymesh up` that runs in
+    the data folder.
+    """
+
+    async def serve() -> int:
+        try:
+            settings = load(settings_class)
+            dsn = settings.database_url or running_dsn(settings.data_dir)
+            if dsn is None:
+                raise SettingsError(
+                    "DATABASE_URL is not set and no `waymesh up` runs in "
+                    f"{settings.data_dir} (WAYMESH_DATA_DIR)"
+                )
+        except SettingsError as error:
+            logs.configure(name)
+            _log.error("%s", error)
+            return 1
+        logs.configure(name, settings.log_level)
+        _log.info("%s starts", name, extra={"settings": describe(settings)})
+        service = wire(settings, dsn)
+        return await service.lifecycle.run(service.server)
+
+    run_process(serve)
