@@ -24,6 +24,8 @@ class Stage(IntEnum):
 _HEAVY: Final = 3  # TRAFFIC_DENSITY_HEAVY; SEVERE is 4
 FAST_KPH: Final = 90.0
 
+# The year 9999, after which times cannot be stored.
+_LAST_US: Final = 253_402_300_799_000_000
 _IDLE, _DELIVERED = int(Stage.IDLE), int(Stage.DELIVERED)
 _TO_PICKUP, _TO_DESTINATION = int(Stage.TO_PICKUP), int(Stage.TO_DESTINATION)
 
@@ -56,22 +58,29 @@ class Folded:
     newest: dict[str, Newest] = field(default_factory=dict)  # by driver_id
     progress: dict[tuple[str, str], Progress] = field(default_factory=dict)  # by order_id, driver_id
     congested: set[str] = field(default_factory=set)  # driver_id: heavy traffic or more than 90 km/h
-    spoofed: int = 0
 
 
 def fold(events: Iterable[GpsEvent]) -> Folded:
-    """Folds fixes in any order. Fixes that are not the device's own say nothing about where it is."""
+    """Folds fixes in any order.
+
+    Fixes that are not the device's own say nothing about where it is, and those that break the contract's
+    rules nothing at all: eta, whose events they are, says so to whoever has to know.
+    """
     folded = Folded()
     newest, progress, congested = folded.newest, folded.progress, folded.congested
     for event in events:
         if event.anomaly_flags and ANOMALY_FLAG_GPS_SPOOFING in event.anomaly_flags:
-            folded.spoofed += 1
             continue
-        driver_id, stage, stamp = event.driver_id, event.trip_stage, event.timestamp
+        driver_id, stage, stamp, where = event.driver_id, event.trip_stage, event.timestamp, event.location
         at_us = stamp.seconds * 1_000_000 + stamp.nanos // 1000
+        # Comparisons are false for NaN, so that is out too. 0° 0' is where devices are that know no place.
+        placed = -90 <= where.lat <= 90 and -180 <= where.lon <= 180 and (where.lat or where.lon)
+        if not (driver_id and placed and 0 < at_us < _LAST_US and _IDLE <= stage <= _DELIVERED):
+            continue
+        if "\0" in driver_id or "\0" in event.order_id:
+            continue
         last = newest.get(driver_id)
         if last is None or at_us > last.at_us:
-            where = event.location
             newest[driver_id] = Newest(at_us, where.lat, where.lon, event.speed_kph, stage, event.order_id)
         if stage == _IDLE:
             continue

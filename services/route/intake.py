@@ -8,7 +8,7 @@ from waymesh.order.v1.events_pb2 import Cancellation
 from waymesh.order.v1.order_pb2 import ORDER_STATUS_CANCELLED, Order
 
 from services.mesh.errors import MeshError
-from services.mesh.events import EventBus, Message
+from services.mesh.events import Message
 from services.route import announce, refusals, store
 from services.route.identity import OPEN, Known, Status, Verdict, judge, may_cancel
 from services.route.progress import advance, of_stage
@@ -99,9 +99,7 @@ class _Orders:
         self.messages.append(announce.order_changed(order))
 
 
-async def take_orders(
-    conn: Connection, bus: EventBus, changes: Sequence[Change]
-) -> tuple[list[Taken], list[Message]]:
+async def take_orders(conn: Connection, changes: Sequence[Change]) -> tuple[list[Taken], list[Message]]:
     """Judges and stores changes of orders in the order given; the caller publishes the messages last.
 
     Writes to the same order from elsewhere wait until the transaction ends.

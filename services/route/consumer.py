@@ -1,0 +1,151 @@
+"""Events in: fixes move orders, positions and plans; order commands are taken in like RPCs."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from waymesh.gps.v1.gps_pb2 import GpsEvent
+from waymesh.order.v1.events_pb2 import OrderCommand
+from waymesh.order.v1.order_pb2 import Order
+
+from services.mesh.chain.server.validation import check
+from services.mesh.errors import InvalidArgument
+from services.mesh.events import EventBus, Message, PoisonMessage, Record, decode_value
+from services.route import announce, refusals, store, store_plans
+from services.route.deviation import has_left
+from services.route.fixes import Folded, fold, freed
+from services.route.identity import CARRIED, Status
+from services.route.intake import Change, Taken, take_orders
+from services.route.progress import advance, concerns
+from services.route.reroute import Rerouter
+from services.route.store import Connection
+from services.route.translate import order_write
+from services.route.travel import Place
+
+GPS_EVENTS: Final = "gps-events"
+ORDER_COMMANDS: Final = "order-commands"
+# Couriers whose stage is remembered to see them become free.
+_REMEMBERED: Final = 100_000
+
+
+class FixConsumer:
+    """Handles batches of fixes, each in the transaction that also takes them as read.
+
+    Every effect is a newest value or a step forward, so fixes that come twice or late change nothing.
+    """
+
+    def __init__(self, bus: EventBus, rerouter: Rerouter, allocate_soon: Callable[[], None]) -> None:
+        self._bus = bus
+        self._rerouter = rerouter
+        self._allocate_soon = allocate_soon
+        self._stages: dict[str, int] = {}
+
+    async def handle(self, conn: Connection, records: list[Record]) -> None:
+        """One batch. What cannot be read is left out; eta, whose events these are, puts it to the dead
+        letters."""
+        folded = fold(_fixes(records))
+        if not folded.newest:
+            return
+        messages = await self._move_orders(conn, folded)
+        await store.save_positions(conn, folded.newest)
+        await self._look_at_ways(conn, folded)
+        if len(self._stages) > _REMEMBERED:
+            self._stages.clear()
+        if freed(folded, self._stages):
+            self._allocate_soon()
+        if messages:
+            await self._bus.publish(conn, messages)
+
+    async def _move_orders(self, conn: Connection, folded: Folded) -> list[Message]:
+        """Orders that are further than we knew. Most batches move none: they are read without a lock
+        first."""
+        steps = folded.progress
+        known = await store.orders(conn, list({order_id for order_id, _ in steps}))
+        moving = [
+            (order_id, driver_id)
+            for (order_id, driver_id), step in steps.items()
+            if (row := known.get(order_id)) is not None
+            and concerns(row.status, row.driver_id, driver_id, step)
+        ]
+        if not moving:
+            return []
+        rows = await store.lock_orders(conn, {order_id for order_id, _ in moving})
+        couriers = await store.known_couriers(conn, list({driver_id for _, driver_id in moving}))
+        newest = {row.order_id: Order.FromString(row.body) for row in rows.values()}
+        writes, messages = [], []
+        for order_id, driver_id in moving:
+            order = newest.get(order_id)
+            if order is None:
+                continue
+            moved = advance(order, driver_id, steps[order_id, driver_id], courier_known=driver_id in couriers)
+            if moved is not None:
+                newest[order_id] = moved
+                writes.append(order_write(moved))
+                messages.append(announce.order_changed(moved))
+                self._rerouter.wish(driver_id, "a stop was made", at_once=True)
+        await store.write_orders(conn, writes)
+        return messages
+
+    async def _look_at_ways(self, conn: Connection, folded: Folded) -> None:
+        legs = await store_plans.legs(conn, list(folded.newest))
+        for driver_id, (origin, target) in legs.items():
+            fix = folded.newest[driver_id]
+            if driver_id in folded.congested:
+                self._rerouter.wish(driver_id, "traffic")
+            elif has_left(Place(*origin), Place(*target), Place(fix.lat, fix.lon)):
+                self._rerouter.wish(driver_id, "the courier left the planned way")
+
+
+class CommandConsumer:
+    """Handles writes to orders from those who have no RPC client."""
+
+    def __init__(self, bus: EventBus, rerouter: Rerouter, allocate_soon: Callable[[], None]) -> None:
+        self._bus = bus
+        self._rerouter = rerouter
+        self._allocate_soon = allocate_soon
+
+    async def handle(self, conn: Connection, records: list[Record]) -> None:
+        """One batch. What is refused goes to the dead letters with the reason, and the rest goes on."""
+        changes = [_change(record) for record in records]
+        taken, messages = await take_orders(conn, changes)
+        for record, result in zip(records, taken, strict=True):
+            if result.error is not None:
+                await self._bus.dead_letter(
+                    conn, record, f"{result.error.reason_name}: {result.error.message}"
+                )
+        after_intake(taken, self._rerouter, self._allocate_soon)
+        if messages:
+            await self._bus.publish(conn, messages)
+
+
+def after_intake(taken: Sequence[Taken], rerouter: Rerouter, allocate_soon: Callable[[], None]) -> None:
+    """What new states of orders set off: allocation for those who wait, another look for those who carry."""
+    for result in taken:
+        if not result.changed or result.order is None:
+            continue
+        if Status(result.order.status) in CARRIED:
+            rerouter.wish(result.order.driver_id, "new order", at_once=True)
+        else:
+            allocate_soon()
+
+
+def _fixes(records: Sequence[Record]) -> Iterator[GpsEvent]:
+    for record in records:
+        with contextlib.suppress(PoisonMessage):
+            yield decode_value(record, GpsEvent)
+
+
+def _change(record: Record) -> Change:
+    """The write a record asks for. Raises PoisonMessage if it is none, or breaks a rule of the contract."""
+    command = decode_value(record, OrderCommand)
+    try:
+        check(command)
+    except InvalidArgument as error:
+        raise PoisonMessage(record, error.message) from error
+    if command.WhichOneof("command") == "cancel":
+        if (fault := refusals.text_fault(command.cancel.order_id)) is not None:
+            raise PoisonMessage(record, f"cancel.order_id: {fault}")
+        return command.cancel
+    if (wrong := refusals.order_fault(command.upsert, "upsert")) is not None:
+        raise PoisonMessage(record, wrong.message)
+    return command.upsert

@@ -1,0 +1,133 @@
+"""Wiring of route: settings → store → bus → engines → servicer → consumers → lifecycle. No logic."""
+
+import logging
+from pathlib import Path
+from typing import Final, NoReturn
+
+from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceStub
+from waymesh.route.v1 import route_service_pb2
+from waymesh.route.v1.route_service_pb2_grpc import add_RouteServiceServicer_to_server
+
+from services.mesh import logs
+from services.mesh.client import ClientFactory
+from services.mesh.events import create_bus
+from services.mesh.feedback import FeedbackPipeline, recorded
+from services.mesh.lifecycle import Lifecycle, run_process
+from services.mesh.server import GrpcServer
+from services.mesh.settings import SettingsError, describe, load
+from services.mesh.store import Store, running_dsn
+from services.mesh.telemetry import Telemetry
+from services.route.allocator import Allocator
+from services.route.consumer import GPS_EVENTS, ORDER_COMMANDS, CommandConsumer, FixConsumer
+from services.route.eta_client import EtaClient
+from services.route.planner import Planner
+from services.route.reroute import Rerouter
+from services.route.service import RouteServicer
+from services.route.settings import RouteSettings
+from services.route.tick import Ticker
+from services.route.workers import Workers
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "route"
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+
+class Route:
+    """One process's route; `server.port` is bound once `lifecycle` has started."""
+
+    def __init__(self, settings: RouteSettings, dsn: str) -> None:
+        self._settings = settings
+        self._dsn = dsn
+        self.lifecycle = Lifecycle(NAME, drain_s=settings.drain_s)
+        self.telemetry = Telemetry.create(NAME, settings)
+        self.server = GrpcServer(
+            NAME,
+            host=settings.bind_host,
+            port=settings.port,
+            admin_port=settings.admin_listen,
+            telemetry=self.telemetry,
+            max_message_mib=settings.max_message_mib,
+            max_concurrent=settings.max_concurrent_rpcs,
+        )
+        self.lifecycle.on_stop(self.telemetry.shutdown)
+        self.lifecycle.on_start(self._open)
+
+    async def start(self) -> None:
+        """Serve, in the caller's loop."""
+        await self.lifecycle.start(self.server)
+
+    async def stop(self) -> None:
+        """The end of `start`."""
+        await self.lifecycle.stop()
+
+    async def _open(self) -> None:
+        settings, lifecycle = self._settings, self.lifecycle
+        database = await Store.open(self._dsn, schema=NAME, migrations=MIGRATIONS)
+        lifecycle.on_stop(database.close)
+        self.server.check("store", database.ping)
+        clients = ClientFactory(NAME, telemetry=self.telemetry)
+        lifecycle.on_stop(clients.close)
+        pipeline = FeedbackPipeline.create(NAME, settings, clients, self.telemetry)
+        lifecycle.on_stop(pipeline.close)
+        bus = create_bus(settings, service=NAME, pool=database.pool)
+        await bus.start()
+        lifecycle.on_stop(bus.close)
+
+        workers = Workers()
+        lifecycle.on_stop(workers.close)
+        eta = EtaClient(clients.stub(EtaServiceStub, settings.eta_target), settings.eta_timeout_s)
+        allocator = Allocator(database, bus, eta, workers, settings)
+        ticker = Ticker(
+            allocator.any_waiting,
+            allocator.tick,
+            every_s=settings.allocation_tick_s,
+            gap_s=settings.allocation_gap_s,
+        )
+        rerouter = Rerouter(database, bus, eta, settings)
+        group = f"{settings.kafka_group_id}.{NAME}"
+        fixes = FixConsumer(bus, rerouter, ticker.soon)
+        commands = CommandConsumer(bus, rerouter, ticker.soon)
+        lifecycle.background("fixes", bus.consume(group, [GPS_EVENTS], fixes.handle).run)
+        lifecycle.background("commands", bus.consume(group, [ORDER_COMMANDS], commands.handle).run)
+        lifecycle.background("allocation", ticker.run)
+        lifecycle.background("routes", rerouter.run)
+        lifecycle.background("recorder", pipeline.run)
+
+        servicer = RouteServicer(
+            database=database,
+            bus=bus,
+            planner=Planner(database, eta, workers),
+            allocator=allocator,
+            rerouter=rerouter,
+            allocate_soon=ticker.soon,
+        )
+        lifecycle.on_stop(servicer.close)
+        service = route_service_pb2.DESCRIPTOR.services_by_name["RouteService"]
+        self.server.add(
+            add_RouteServiceServicer_to_server, recorded(servicer, service, pipeline, self.telemetry)
+        )
+
+
+async def serve() -> int:
+    """Runs until a signal; gives the exit code."""
+    try:
+        settings = load(RouteSettings)
+        dsn = settings.database_url or running_dsn(settings.data_dir)
+        if dsn is None:
+            raise SettingsError(
+                f"DATABASE_URL is not set and no `waymesh up` runs in {settings.data_dir} (WAYMESH_DATA_DIR)"
+            )
+    except SettingsError as error:
+        logs.configure(NAME)
+        log.error("%s", error)
+        return 1
+    logs.configure(NAME, settings.log_level)
+    log.info("route starts", extra={"settings": describe(settings)})
+    route = Route(settings, dsn)
+    return await route.lifecycle.run(route.server)
+
+
+def main() -> NoReturn:
+    """Entry of the process."""
+    run_process(serve)

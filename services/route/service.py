@@ -1,0 +1,170 @@
+"""RouteService: messages in, calls of the rooms behind, messages out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from waymesh.order.v1.courier_pb2 import Courier
+from waymesh.order.v1.order_pb2 import Order
+from waymesh.route.v1 import allocation_pb2, route_service_pb2
+from waymesh.route.v1.route_service_pb2_grpc import RouteServiceServicer
+
+from services.mesh.errors import MeshError, to_status
+from services.mesh.events import EventBus
+from services.mesh.store import Store
+from services.route import refusals, store
+from services.route.allocator import Allocator
+from services.route.consumer import after_intake
+from services.route.group_writes import GroupWriter
+from services.route.intake import Change, Taken, take_couriers, take_orders
+from services.route.planner import Planner
+from services.route.reroute import Rerouter
+
+Item = TypeVar("Item", Order, Courier)
+
+
+class RouteServicer(RouteServiceServicer):
+    """What route serves."""
+
+    def __init__(
+        self,
+        *,
+        database: Store,
+        bus: EventBus,
+        planner: Planner,
+        allocator: Allocator,
+        rerouter: Rerouter,
+        allocate_soon: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._bus = bus
+        self._planner = planner
+        self._allocator = allocator
+        self._rerouter = rerouter
+        self._allocate_soon = allocate_soon
+        self._orders: GroupWriter[Change, Taken] = GroupWriter(self._write_orders)
+        self._couriers: GroupWriter[Courier, Taken] = GroupWriter(self._write_couriers)
+
+    async def close(self) -> None:
+        """Waits for the writes under way."""
+        await self._orders.close()
+        await self._couriers.close()
+
+    async def UpsertOrders(  # noqa: N802
+        self, request: route_service_pb2.UpsertOrdersRequest, context: Any
+    ) -> route_service_pb2.UpsertOrdersResponse:
+        """Each order once by its id and revision; a refused one fails a call that holds no other."""
+        faults = [refusals.order_fault(order, f"orders[{i}]") for i, order in enumerate(request.orders)]
+        results = await _submit(self._orders, request.orders, faults, lambda order: order.order_id)
+        return route_service_pb2.UpsertOrdersResponse(
+            results=[_result(taken) for taken in results], duplicate=_all_duplicates(results)
+        )
+
+    async def UpsertCouriers(  # noqa: N802
+        self, request: route_service_pb2.UpsertCouriersRequest, context: Any
+    ) -> route_service_pb2.UpsertCouriersResponse:
+        """Each courier once by id and revision."""
+        faults = [refusals.courier_fault(c, f"couriers[{i}]") for i, c in enumerate(request.couriers)]
+        results = await _submit(self._couriers, request.couriers, faults, lambda c: c.driver_id)
+        if any(taken.changed for taken in results):
+            self._allocate_soon()
+        return route_service_pb2.UpsertCouriersResponse(
+            results=[_result(taken) for taken in results], duplicate=_all_duplicates(results)
+        )
+
+    async def CancelOrder(  # noqa: N802
+        self, request: route_service_pb2.CancelOrderRequest, context: Any
+    ) -> route_service_pb2.CancelOrderResponse:
+        """Raises NotFound for an unknown order, FailedPrecondition for one that is picked up or over."""
+        if (fault := refusals.text_fault(request.cancellation.order_id)) is not None:
+            raise refusals.invalid("cancellation.order_id", fault)
+        (taken,) = await self._orders.submit([request.cancellation])
+        if taken.error is not None:
+            raise taken.error
+        return route_service_pb2.CancelOrderResponse(order=taken.order, duplicate=taken.duplicate)
+
+    async def GetOrder(  # noqa: N802
+        self, request: route_service_pb2.GetOrderRequest, context: Any
+    ) -> route_service_pb2.GetOrderResponse:
+        """Raises NotFound for an unknown order."""
+        if (fault := refusals.text_fault(request.order_id)) is not None:
+            raise refusals.invalid("order_id", fault)
+        async with self._database.pool.acquire() as conn:
+            found = await store.get_order(conn, request.order_id)
+        if found is None:
+            raise refusals.unknown_order(request.order_id)
+        order, allocation = found
+        response = route_service_pb2.GetOrderResponse(order=Order.FromString(order))
+        if allocation is not None:
+            response.allocation.CopyFrom(allocation_pb2.Allocation.FromString(allocation))
+        return response
+
+    async def OptimizeRoute(  # noqa: N802
+        self, request: route_service_pb2.OptimizeRouteRequest, context: Any
+    ) -> route_service_pb2.OptimizeRouteResponse:
+        """See Planner.optimize."""
+        return await self._planner.optimize(request)
+
+    async def AllocateDrivers(  # noqa: N802
+        self, request: route_service_pb2.AllocateDriversRequest, context: Any
+    ) -> route_service_pb2.AllocateDriversResponse:
+        """See Allocator.on_demand."""
+        for index, order_id in enumerate(request.order_ids):
+            if (fault := refusals.text_fault(order_id)) is not None:
+                raise refusals.invalid(f"order_ids[{index}]", fault)
+        answer = await self._allocator.on_demand(request.order_ids, dry_run=request.dry_run)
+        response = route_service_pb2.AllocateDriversResponse(
+            allocations=answer.allocations,
+            unallocated=[
+                allocation_pb2.UnallocatedOrder(order_id=waiting.order_id, reason=waiting.reason)
+                for waiting in answer.waiting
+            ],
+        )
+        if answer.degradation is not None:
+            response.degradation.CopyFrom(answer.degradation)
+        return response
+
+    async def _write_orders(self, changes: Sequence[Change]) -> Sequence[Taken]:
+        async with self._database.transaction() as conn:
+            taken, messages = await take_orders(conn, changes)
+            if messages:
+                await self._bus.publish(conn, messages)
+        after_intake(taken, self._rerouter, self._allocate_soon)
+        return taken
+
+    async def _write_couriers(self, couriers: Sequence[Courier]) -> Sequence[Taken]:
+        async with self._database.transaction() as conn:
+            taken, messages = await take_couriers(conn, couriers)
+            if messages:
+                await self._bus.publish(conn, messages)
+        return taken
+
+
+async def _submit(
+    writer: GroupWriter[Any, Taken],
+    items: Sequence[Item],
+    faults: Sequence[MeshError | None],
+    id_of: Callable[[Item], str],
+) -> list[Taken]:
+    """Writes the items without fault; results in the order of the items. A lone refusal fails the call."""
+    good = [item for item, fault in zip(items, faults, strict=True) if fault is None]
+    written = iter(await writer.submit(good)) if good else iter(())
+    results = [
+        next(written) if fault is None else Taken(id_of(item), 0, error=fault)
+        for item, fault in zip(items, faults, strict=True)
+    ]
+    if len(results) == 1 and results[0].error is not None:
+        raise results[0].error
+    return results
+
+
+def _result(taken: Taken) -> route_service_pb2.UpsertResult:
+    return route_service_pb2.UpsertResult(
+        id=taken.id,
+        revision=taken.revision,
+        duplicate=taken.duplicate,
+        error=None if taken.error is None else to_status(taken.error),
+    )
+
+
+def _all_duplicates(results: Sequence[Taken]) -> bool:
+    return all(taken.duplicate for taken in results)
