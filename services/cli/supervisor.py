@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ from services.cli import state as state_file
 from services.cli.child import Child, service_command
 from services.cli.control import ControlServer, Progress
 from services.cli.database import Database, EmbeddedDatabase, ExternalDatabase
+from services.cli.demo import DemoFleet
 from services.cli.environment import SERVICES, PortSpec, ServiceSpec, check_free, reach_host
 from services.cli.errors import CliError
 from services.cli.logfile import ServiceLog
@@ -38,20 +39,16 @@ class Plan:
     api_key: str
     environ: Mapping[str, str]
     verbose: bool = False
-
-
-Ready = Callable[["Supervisor"], Coroutine[Any, Any, None]]
+    demo: Sequence[str] | None = None
+    """Command line of a demo fleet, to run once everything is ready."""
 
 
 class Supervisor:
-    """Runs the plan until a signal; `run` gives the exit code. `demo`, if given, runs once everything is
-    ready.
-    """
+    """Runs the plan until a signal; `run` gives the exit code."""
 
-    def __init__(self, plan: Plan, screen: Screen, *, demo: Ready | None = None) -> None:
+    def __init__(self, plan: Plan, screen: Screen) -> None:
         self.plan = plan
         self._screen = screen
-        self._demo = demo
         self._lock = RunLock(plan.data_dir)
         self._ending = asyncio.Event()
         self._signals = 0
@@ -60,7 +57,7 @@ class Supervisor:
         self._logs: list[ServiceLog] = []
         self._runners: dict[str, ServiceRunner] = {}
         self._control = ControlServer(plan.data_dir, self._command)
-        self._demo_task: asyncio.Task[None] | None = None
+        self._demo: DemoFleet | None = None
 
     def address(self, name: str) -> Address:
         """Where a service is reached from this machine."""
@@ -98,9 +95,9 @@ class Supervisor:
             if not await self._until_ready(tasks):
                 return 0
             self._welcome()
-            if self._demo is not None:
-                self._demo_task = asyncio.create_task(self._demo(self), name="demo")
-                tasks.append(self._demo_task)
+            if self.plan.demo is not None:
+                self._demo = DemoFleet(self.plan.demo, self.plan.data_dir, self._screen)
+                tasks.append(asyncio.create_task(self._demo.run(self._environ(None)), name="demo"))
             await self._until_end(tasks)
             return 0
         finally:
@@ -132,7 +129,8 @@ class Supervisor:
         self._runners[spec.name] = runner
         return runner
 
-    def _environ(self, spec: ServiceSpec) -> dict[str, str]:
+    def _environ(self, spec: ServiceSpec | None) -> dict[str, str]:
+        """Variables for a service, or for who is a client of the mesh alone."""
         environ = dict(self.plan.environ)
         environ.setdefault("WAYMESH_DRAIN_S", _DRAIN_S)
         environ["DATABASE_URL"] = self._dsn
@@ -145,7 +143,7 @@ class Supervisor:
                 environ[f"WAYMESH_{entry.name.upper()}_TARGET"] = str(self.address(entry.name))
         # The first key is the gateway's business alone.
         environ.pop("FASTAPI_API_KEY", None)
-        if spec.name == "gateway":
+        if spec is not None and spec.name == "gateway":
             environ["FASTAPI_API_KEY"] = self.plan.api_key
         return environ
 
@@ -207,9 +205,8 @@ class Supervisor:
         return True
 
     async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
-        if self._demo_task is not None:
-            self._demo_task.cancel()
-            await asyncio.gather(self._demo_task, return_exceptions=True)
+        if self._demo is not None:
+            await self._demo.stop()
         await self._control.close()
         for spec in reversed(SERVICES):
             runner = self._runners.get(spec.name)

@@ -8,6 +8,7 @@ import click
 
 from services.cli import environment
 from services.cli.api_key import first_key
+from services.cli.demo import demo_command
 from services.cli.errors import CliError
 from services.cli.screen import Screen
 from services.cli.supervisor import Plan, Supervisor
@@ -58,6 +59,7 @@ def command(demo: bool, speed: float, couriers: int, seed: int, verbose: bool) -
         api_key=first_key(data_dir),
         environ=os.environ,
         verbose=verbose,
+        demo=demo_command(couriers=couriers, speed=speed, seed=seed) if demo else None,
     )
     supervisor = Supervisor(plan, Screen())
     return asyncio.run(supervisor.run())
