@@ -63,6 +63,17 @@ def advance(fixes: Fixes, couriers: CourierTable, tracks: dict[str, Track], book
     """Take in fixes that came once and keep the rules. Every courier must have its row, known tracks be
     loaded.
     """
+    if not len(fixes):
+        nothing = np.empty(0)
+        empty = Cleaned(
+            flags=np.empty(0, dtype=np.int64),
+            in_order=np.empty(0, dtype=np.bool_),
+            vehicle=np.empty(0, dtype=np.int64),
+            gap_s=nothing,
+            hop_m=nothing,
+            odd=np.empty(0, dtype=np.bool_),
+        )
+        return Advance(cleaned=empty, couriers=[], tracks=[])
     rows, courier = np.unique(couriers.rows_of(fixes.driver_id), return_inverse=True)
     known = couriers.get(rows)
     names = _names(fixes.driver_id, courier, len(rows))
@@ -117,7 +128,7 @@ def _follow(fixes: Fixes, cleaned: Cleaned, courier: Ints, known: NDArray[np.voi
 
     known["usable_us"], known["usable_lat"], known["usable_lon"] = at_us[ends], lat[ends], lon[ends]
     known["run_m"], known["run_s"] = runs[0][ends], runs[1][ends]
-    _keep_last_two(fixes, rows, code, known)
+    _keep_last_two(fixes, cleaned, rows, code, known)
     # The newest to arrive tells the vehicle, in order or not.
     arrived = _last_of(courier, count)
     known["vehicle"] = np.where(arrived >= 0, cleaned.vehicle[arrived], known["vehicle"])
@@ -142,7 +153,7 @@ def _faded_sums(keep: Floats, added: NDArray[np.float64]) -> NDArray[np.float64]
     return sums
 
 
-def _keep_last_two(fixes: Fixes, rows: Ints, code: Ints, known: NDArray[np.void]) -> None:
+def _keep_last_two(fixes: Fixes, cleaned: Cleaned, rows: Ints, code: Ints, known: NDArray[np.void]) -> None:
     """The two newest fixes in order of each courier; `rows` are theirs, courier by courier, `code` the
     couriers.
     """
@@ -157,6 +168,7 @@ def _keep_last_two(fixes: Fixes, rows: Ints, code: Ints, known: NDArray[np.void]
     for name, column in (("us", fixes.at_us), ("lat", fixes.lat), ("lon", fixes.lon)):
         known[f"prev_{name}"][who] = np.where(alone, known[f"last_{name}"][who], column[before])
         known[f"last_{name}"][who] = column[last]
+    known["last_odd"][who] = cleaned.odd[last]
     known["stage"][who] = fixes.stage[last]
     known["traffic"][who] = fixes.traffic[last]
 

@@ -47,9 +47,7 @@ def answer(cases: Sequence[Case], learned: Learned, *, chained: bool = True) -> 
     return [_message(row, case, estimate, tables, version) for row, case in enumerate(cases)]
 
 
-def _steadied(
-    cases: Sequence[Case], estimate: Estimate, *, chained: bool
-) -> tuple[Floats, Floats]:
+def _steadied(cases: Sequence[Case], estimate: Estimate, *, chained: bool) -> tuple[Floats, Floats]:
     """The minutes to show for each case, to pickup and to handover."""
     pickups, deliveries = estimate.pickup_min.tolist(), estimate.delivery_min.tolist()
     shown: dict[str, tuple[int, int]] = {}

@@ -67,7 +67,8 @@ class OrderArrivals:
 
     async def _settle(self, changed: list[KnownOrder]) -> None:
         delivered = [order.order_id for order in changed if _delivered(order)]
-        # A fix may be under way in a transaction of this process: its track is in memory before it is in the store.
+        # A fix may be under way in a transaction of this process: its track is in memory before it is in
+        # the store.
         due: dict[int, set[str]] = {}
         for number, state in self._consumer.partitions.items():
             for order in changed:
@@ -87,7 +88,9 @@ class OrderArrivals:
             await self._try(due, held, must_hold=False)
 
     async def _try(self, due: _Due, held: Partition | None, *, must_hold: bool) -> bool:
-        """Predict in a transaction. False: another replica may hold the partition, and it was to be left to it."""
+        """Predict in a transaction. False: another replica may hold the partition, and it was to be left
+        to it.
+        """
         async with self._store.transaction() as conn:
             token = await self._store.lock_partition(conn, due.partition)
             mine = held is not None and held.token == token

@@ -53,7 +53,9 @@ class Cleaned:
     gap_s: Floats
     """Seconds since the courier's fix before it; NaN for its first and for fixes out of order."""
     hop_m: Floats
-    """Metres between the two; NaN as well where one of them jumped."""
+    """Metres between the two; NaN as well where that is too far for the time."""
+    odd: Bools
+    """That it is."""
 
     @property
     def usable(self) -> Bools:
@@ -104,6 +106,7 @@ def clean(fixes: Fixes, courier: Ints, known: NDArray[np.void]) -> Cleaned:
         vehicle=vehicle,
         gap_s=hops.time_s,
         hop_m=np.where(hops.odd, np.nan, hops.way_m),
+        odd=hops.odd,
     )
 
 
@@ -114,13 +117,11 @@ def _newest_before(at_us: Ints, segments: Segments, last_us: Ints) -> Ints:
     courier = np.concatenate([np.arange(count), segments.courier])
     times = np.concatenate([last_us, at_us[segments.order]])
     together = np.argsort(courier, kind="stable")
-    _, ranks = np.unique(times, return_inverse=True)
+    distinct, ranks = np.unique(times, return_inverse=True)
     # Ranks keep the lift of later couriers small, whatever the times are.
     lift = courier[together] * (len(times) + 1)
     highest = np.maximum.accumulate(ranks[together] + lift) - lift
-    by_rank = np.sort(times)
-    unique = by_rank[np.concatenate([[True], by_rank[1:] != by_rank[:-1]])]
-    newest_with = unique[highest]
+    newest_with = distinct[highest]
     before = np.empty(len(together), dtype=np.int64)
     before[1:] = newest_with[:-1]
     result = np.empty(len(at_us), dtype=np.int64)
@@ -165,15 +166,15 @@ def _hops(
     at_us = np.concatenate([known["prev_us"], known["last_us"], fixes.at_us[rows]])
     lat = np.concatenate([known["prev_lat"], known["last_lat"], fixes.lat[rows]])
     lon = np.concatenate([known["prev_lon"], known["last_lon"], fixes.lon[rows]])
-    known_limit = MAX_SPEED_KPH[known["vehicle"]]
-    limit = np.concatenate([known_limit, known_limit, limit_kph[rows]])
+    limit = np.concatenate([np.full(2 * count, np.nan), limit_kph[rows]])
+    odd_known = np.concatenate([np.zeros(count), known["last_odd"], np.zeros(len(rows))]) > 0
     # The two known fixes of a courier lead its segment, so neighbours are always one and two places back.
     together = np.argsort(codes, kind="stable")
     at_us, lat, lon, limit = at_us[together], lat[together], lon[together], limit[together]
 
     way_1, time_1 = _back(at_us, lat, lon, 1)
     way_2, time_2 = _back(at_us, lat, lon, 2)
-    odd = _impossible(way_1, time_1, limit * JUMP_FACTOR)
+    odd = odd_known[together] | _impossible(way_1, time_1, limit * JUMP_FACTOR)
     odd_before = np.concatenate([[False], odd[:-1]])
     with np.errstate(invalid="ignore"):
         back_again = odd_before & ~_impossible(way_2, time_2, limit * JUMP_FACTOR) & ~np.isnan(way_2)

@@ -1,7 +1,8 @@
 """Fixes in, predictions out: one batch of one partition of gps-events at a time.
 
-All that a batch changes is written in the transaction that also moves the group's offset on, so a batch happens once
-or not at all. What the process remembers of a partition is checked against the store's token first.
+All that a batch changes is written in the transaction that also moves the group's offset on, so a batch
+happens once or not at all. What the process remembers of a partition is checked against the store's token
+first.
 """
 
 import logging
@@ -210,5 +211,3 @@ def _counted(moved: Advance, duplicates: int, conflicts: int, predictions: int) 
         predictions=predictions,
         flags=[int(np.count_nonzero(flags & (1 << (flag - 1)))) for flag in FLAGS],
     )
-
-

@@ -14,6 +14,7 @@ COURIER: Final = np.dtype(
         ("last_us", np.int64),  # newest processed fix; NEVER before the first
         ("last_lat", np.float64),
         ("last_lon", np.float64),
+        ("last_odd", np.int64),  # 1 if it could not be reached from the one before
         ("prev_us", np.int64),  # the one before it in time
         ("prev_lat", np.float64),
         ("prev_lon", np.float64),
@@ -30,7 +31,7 @@ COURIER: Final = np.dtype(
 NEVER: Final = int(np.iinfo(np.int64).min)
 
 _UNKNOWN: Final = np.array(
-    (NEVER, np.nan, np.nan, NEVER, np.nan, np.nan, NEVER, np.nan, np.nan, 0.0, 0.0, 0, 0, 0), dtype=COURIER
+    (NEVER, np.nan, np.nan, 0, NEVER, np.nan, np.nan, NEVER, np.nan, np.nan, 0.0, 0.0, 0, 0, 0), dtype=COURIER
 )
 
 

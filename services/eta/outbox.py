@@ -63,7 +63,8 @@ class OutcomeSender:
                 continue
             if result.HasField("error"):
                 log.error(
-                    "feedback refused a delivery outcome", extra={"id": result.id, "error": result.error.message}
+                    "feedback refused a delivery outcome",
+                    extra={"id": result.id, "error": result.error.message},
                 )
             done.append(outcomes[result.index].outcome_id)
         await self._store.drop_outcomes(done)

@@ -14,8 +14,8 @@ _REMEMBERED = 100_000
 class Partition:
     """A copy of what the store holds, good as long as `token` is the store's.
 
-    A batch changes it before the batch is committed. If the commit fails, the store has another token, and what is
-    here is dropped.
+    A batch changes it before the batch is committed. If the commit fails, the store has another token, and
+    what is here is dropped.
     """
 
     def __init__(self, number: int, *, seen_limit: int) -> None:

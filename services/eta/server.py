@@ -29,7 +29,7 @@ from services.mesh.events import create_bus
 from services.mesh.feedback import FeedbackPipeline, recorded
 from services.mesh.lifecycle import Lifecycle, run_process
 from services.mesh.server import GrpcServer
-from services.mesh.settings import describe, load
+from services.mesh.settings import SettingsError, describe, load
 from services.mesh.store import Store, running_dsn
 from services.mesh.telemetry import Telemetry
 
@@ -144,10 +144,19 @@ class Eta:
 
 async def serve() -> int:
     """Run until a signal; gives the exit code."""
-    settings = load(EtaSettings)
+    try:
+        settings = load(EtaSettings)
+        dsn = settings.database_url or running_dsn(settings.data_dir)
+        if dsn is None:
+            raise SettingsError(
+                f"DATABASE_URL is not set and no `waymesh up` runs in {settings.data_dir} (WAYMESH_DATA_DIR)"
+            )
+    except SettingsError as error:
+        logs.configure(NAME)
+        log.error("%s", error)
+        return 1
     logs.configure(NAME, settings.log_level)
     log.info("eta starts", extra={"settings": describe(settings)})
-    dsn = settings.database_url or running_dsn(settings.data_dir)
     eta = Eta(settings, dsn)
     return await eta.lifecycle.run(eta.server)
 

@@ -63,9 +63,7 @@ class EtaServicer(EtaServiceServicer):
             raise result
         return PredictEtaResponse(prediction=result)
 
-    async def BatchPredictEta(
-        self, request: BatchPredictEtaRequest, context: Any
-    ) -> BatchPredictEtaResponse:
+    async def BatchPredictEta(self, request: BatchPredictEtaRequest, context: Any) -> BatchPredictEtaResponse:
         results = await self._queries.predict(request.queries)
         return BatchPredictEtaResponse(
             results=[
@@ -105,9 +103,7 @@ class EtaServicer(EtaServiceServicer):
     async def GetGpsStats(self, request: GetGpsStatsRequest, context: Any) -> GetGpsStatsResponse:
         return stats.since(request.cursor, await self._store.totals())
 
-    async def GetTravelTimes(
-        self, request: GetTravelTimesRequest, context: Any
-    ) -> GetTravelTimesResponse:
+    async def GetTravelTimes(self, request: GetTravelTimesRequest, context: Any) -> GetTravelTimesResponse:
         arguments = request.origins, request.destinations, request.vehicle_type, self._learned()
         if len(request.origins) * len(request.destinations) > _LARGE_MATRIX:
             return await asyncio.to_thread(_travel_times, *arguments)
@@ -116,9 +112,7 @@ class EtaServicer(EtaServiceServicer):
 
 def _travel_times(*arguments: Any) -> GetTravelTimesResponse:
     seconds, metres = travel.matrix(*arguments)
-    return GetTravelTimesResponse(
-        durations_s=seconds.ravel().tolist(), distances_m=metres.ravel().tolist()
-    )
+    return GetTravelTimesResponse(durations_s=seconds.ravel().tolist(), distances_m=metres.ravel().tolist())
 
 
 def _status(error: MeshError) -> Status:

@@ -1,7 +1,7 @@
 """What eta notices and feedback should know: anomalies, silent couriers, orders that will be late.
 
-Nothing here waits: signals go into a bounded queue that a background task empties. A signal that finds the queue full
-pushes out the oldest, for the newest says most.
+Nothing here waits: signals go into a bounded queue that a background task empties. A signal that finds the
+queue full pushes out the oldest, for the newest says most.
 """
 
 import asyncio
@@ -10,11 +10,12 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from waymesh.eta.v1.eta_pb2 import EtaPrediction
-from waymesh.feedback.v1.feedback_service_pb2 import RecordSignalsRequest, RecordSignalsResponse
+from waymesh.feedback.v1.feedback_service_pb2 import RecordSignalsRequest
+from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
 from waymesh.feedback.v1.outcome_pb2 import Severity
 from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 from waymesh.gps.v1.gps_pb2 import AnomalyFlag
@@ -50,25 +51,17 @@ _SEVERITY: Final = {
 }
 
 
-class SignalSink(Protocol):
-    """What is used of feedback's stub."""
-
-    async def RecordSignals(  # noqa: N802
-        self, request: RecordSignalsRequest, *, timeout: float | None = None
-    ) -> RecordSignalsResponse: ...
-
-
 class Signals:
     """The queue and what goes into it."""
 
     def __init__(
         self,
-        sink: SignalSink | None,
+        feedback: FeedbackServiceAsyncStub,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._sink = sink
+        self._feedback = feedback
         self._clock = clock
         self._wall = wall
         self._queue: deque[Signal] = deque(maxlen=_QUEUE)
@@ -213,7 +206,9 @@ class Signals:
                 await self._send()
                 wait_s = _RETRY_S[0]
             except MeshError as error:
-                log.warning("feedback takes no signals", extra={"queued": len(self._queue), "error": str(error)})
+                log.warning(
+                    "feedback takes no signals", extra={"queued": len(self._queue), "error": str(error)}
+                )
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, _RETRY_S[1])
                 continue
@@ -227,11 +222,8 @@ class Signals:
 
     async def _send(self) -> None:
         while self._queue:
-            if self._sink is None:
-                self._queue.clear()
-                return
             batch = [self._queue[place] for place in range(min(len(self._queue), _BATCH))]
-            await self._sink.RecordSignals(RecordSignalsRequest(signals=batch), timeout=_SEND_TIMEOUT_S)
+            await self._feedback.RecordSignals(RecordSignalsRequest(signals=batch), timeout=_SEND_TIMEOUT_S)
             sent = {signal.signal_id for signal in batch}
             while self._queue and self._queue[0].signal_id in sent:
                 self._queue.popleft()

@@ -20,9 +20,8 @@ GROUPS: Final = 2
 
 NODES_MIN: Final = np.array([0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
 _NODE_LOGS: Final = np.log1p(NODES_MIN)
-_MIDDLES: Final = (_NODE_LOGS[1:] + _NODE_LOGS[:-1]) / 2
 LEVELS: Final = (np.arange(40) + 0.5) / 40
-_SAMPLES_PER_NODE: Final = 400
+_SAMPLES_PER_NODE: Final = 800
 # Samples that the prior counts as. Its shape: a third more or less in two of three cases, as is usual for
 # deliveries with street distances unknown; ln-normal quantiles at LEVELS, standard deviation 0.35.
 _PRIOR_SAMPLES: Final = 20.0
@@ -38,28 +37,31 @@ class Spread:
     """Distribution of the actual minutes given the predicted ones."""
 
     def __init__(self) -> None:
-        # For each group and node a 2 × k table: scores and how many predictions each stands for.
-        self._samples = [[np.empty((2, 0)) for _ in NODES_MIN] for _ in range(GROUPS)]
+        # For each group and node a 3 × k table: scores, their weights, and how much of a sample each is here.
+        self._samples = [[np.empty((3, 0)) for _ in NODES_MIN] for _ in range(GROUPS)]
         self._grid: NDArray[np.float64] = np.tile(_PRIOR, (GROUPS, len(NODES_MIN), 1))
 
     def learn(self, group: Ints, predicted_min: Floats, actual_min: Floats, weight: Floats) -> None:
         """Take in what became of predictions, oldest first; `weight`: how many each stands for."""
         scores = np.log1p(np.maximum(actual_min, 0)) - np.log1p(np.maximum(predicted_min, 0))
-        node = np.searchsorted(_MIDDLES, np.log1p(np.maximum(predicted_min, 0)))
+        above, share = _between(np.log1p(np.maximum(predicted_min, 0)))
         for one in range(GROUPS):
             for place in range(len(NODES_MIN)):
-                new = (group == one) & (node == place)
+                # Each score tells of the node below it and of the one above, the nearer the more.
+                part = np.where(above == place, share, np.where(above - 1 == place, 1 - share, 0.0))
+                new = (group == one) & (part > 0)
                 if new.any():
-                    kept = np.concatenate([self._samples[one][place], [scores[new], weight[new]]], axis=1)
+                    table = np.stack([scores[new], weight[new] * part[new], part[new]])
+                    kept = np.concatenate([self._samples[one][place], table], axis=1)
                     self._samples[one][place] = kept[:, -_SAMPLES_PER_NODE:]
             self._fit(one)
 
     def _fit(self, group: int) -> None:
         grid = self._grid[group]
         for place, samples in enumerate(self._samples[group]):
-            count = samples.shape[1]
+            count = float(samples[2].sum())
             share = count / (count + _PRIOR_SAMPLES)
-            seen = _quantiles(samples[0], samples[1]) if count else 0.0
+            seen = _quantiles(samples[0], samples[1]) if samples.shape[1] else 0.0
             grid[place] = share * seen + (1 - share) * _PRIOR
         for place in range(1, len(NODES_MIN)):
             step = _NODE_LOGS[place] - _NODE_LOGS[place - 1]
@@ -68,9 +70,8 @@ class Spread:
     def minutes(self, group: Ints, predicted_min: Floats) -> NDArray[np.float64]:
         """The actual minutes at each of LEVELS, ascending: an n × 40 table."""
         logs = np.log1p(np.maximum(predicted_min, 0))
-        above = np.clip(np.searchsorted(_NODE_LOGS, logs), 1, len(NODES_MIN) - 1)
-        low, high = _NODE_LOGS[above - 1], _NODE_LOGS[above]
-        share = np.clip((logs - low) / (high - low), 0, 1)[:, None]
+        above, share = _between(logs)
+        share = share[:, None]
         scores = (1 - share) * self._grid[group, above - 1] + share * self._grid[group, above]
         return np.asarray(np.maximum(np.exp(logs[:, None] + scores) - 1, 0.0))
 
@@ -84,9 +85,16 @@ class Spread:
         spread = cls()
         for one, group in enumerate(dumped[:GROUPS]):
             for place, samples in enumerate(group[: len(NODES_MIN)]):
-                spread._samples[one][place] = np.asarray(samples, dtype=np.float64).reshape(2, -1)
+                spread._samples[one][place] = np.asarray(samples, dtype=np.float64).reshape(3, -1)
             spread._fit(one)
         return spread
+
+
+def _between(logs: Floats) -> tuple[Ints, Floats]:
+    """The node above each place, 1 and up, and how far towards it the place lies, 0 to 1."""
+    above = np.clip(np.searchsorted(_NODE_LOGS, logs), 1, len(NODES_MIN) - 1)
+    low, high = _NODE_LOGS[above - 1], _NODE_LOGS[above]
+    return above, np.clip((logs - low) / (high - low), 0, 1)
 
 
 def _quantiles(scores: Floats, weight: Floats) -> Floats:

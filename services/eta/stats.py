@@ -1,4 +1,6 @@
-"""Counters of fixes since a cursor. The cursor holds the counters as they stood, so nothing has to be kept for it."""
+"""Counters of fixes since a cursor. The cursor holds the counters as they stood, so nothing has to be
+kept for it.
+"""
 
 from typing import Final
 
@@ -14,7 +16,9 @@ _MAX: Final = 2**32 - 1
 
 
 def since(cursor: str, totals: Counts) -> GetGpsStatsResponse:
-    """What was counted between the cursor and the totals. Raises OutOfRange for a cursor that is not one of ours."""
+    """What was counted between the cursor and the totals. Raises OutOfRange for a cursor that is not one
+    of ours.
+    """
     now = _figures(totals)
     before = _read(cursor, len(now)) if cursor else [0] * len(now)
     counted = [new - old for new, old in zip(now, before, strict=True)]

@@ -22,7 +22,9 @@ INTAKE: Final = -1
 _FLAGS: Final = 6
 
 _COURIER_COLUMNS: Final = COURIER.names or ()
-_COURIER_TYPES: Final = ["bigint" if COURIER[name].kind == "i" else "double precision" for name in _COURIER_COLUMNS]
+_COURIER_TYPES: Final = [
+    "bigint" if COURIER[name].kind == "i" else "double precision" for name in _COURIER_COLUMNS
+]
 
 
 def _sql_type(name: str) -> str:
@@ -55,7 +57,9 @@ _SAVE_TRACKS: Final = _upsert(
     [*(_sql_type(name) for name in TRACK_FIELDS), "integer"],
     "changed_at",
 )
-_LOAD_COURIERS: Final = f"SELECT driver_id, {', '.join(_COURIER_COLUMNS)} FROM couriers WHERE driver_id = ANY($1)"
+_LOAD_COURIERS: Final = (
+    f"SELECT driver_id, {', '.join(_COURIER_COLUMNS)} FROM couriers WHERE driver_id = ANY($1)"
+)
 _LOAD_TRACKS: Final = f"SELECT {', '.join(TRACK_FIELDS)} FROM tracks WHERE order_id = ANY($1)"
 _SAVE_PREDICTIONS: Final = """
 WITH head AS (UPDATE prediction_head SET seq = seq + cardinality($1::text[]) RETURNING seq)
@@ -117,7 +121,9 @@ class EtaStore:
     # Partitions of gps-events
 
     async def lock_partition(self, conn: Connection, partition: int) -> uuid.UUID:
-        """The token of the partition's state. Until the transaction ends nobody else changes the partition."""
+        """The token of the partition's state. Until the transaction ends nobody else changes the
+        partition.
+        """
         query = "SELECT token FROM gps_partitions WHERE partition = $1 FOR UPDATE"
         token = await conn.fetchval(query, partition)
         if token is None:
@@ -145,7 +151,9 @@ class EtaStore:
 
     async def totals(self) -> Counts:
         """All counters, as of one moment."""
-        rows = await self.pool.fetch("SELECT fixes, duplicates, conflicts, predictions, flags FROM gps_partitions")
+        rows = await self.pool.fetch(
+            "SELECT fixes, duplicates, conflicts, predictions, flags FROM gps_partitions"
+        )
         return Counts(
             fixes=sum(row["fixes"] for row in rows),
             duplicates=sum(row["duplicates"] for row in rows),
@@ -160,7 +168,8 @@ class EtaStore:
             "SELECT ids, contents FROM gps_seen WHERE partition = $1 ORDER BY seen_id", partition
         )
         return [
-            (np.frombuffer(row["ids"], dtype="<u8"), np.frombuffer(row["contents"], dtype="<u8")) for row in rows
+            (np.frombuffer(row["ids"], dtype="<u8"), np.frombuffer(row["contents"], dtype="<u8"))
+            for row in rows
         ]
 
     async def save_seen(self, conn: Connection, partition: int, ids: Hashes, contents: Hashes) -> None:
@@ -173,7 +182,9 @@ class EtaStore:
 
     # Couriers and tracks
 
-    async def load_couriers(self, conn: Connection | asyncpg.Pool, ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    async def load_couriers(
+        self, conn: Connection | asyncpg.Pool, ids: Sequence[str]
+    ) -> dict[str, tuple[Any, ...]]:
         """Rows of known couriers, in the order of COURIER."""
         rows = await conn.fetch(_LOAD_COURIERS, ids)
         return {row[0]: tuple(row)[1:] for row in rows}
@@ -242,7 +253,9 @@ class EtaStore:
         """The next predictions, of all orders or of these."""
         if order_ids is None:
             rows = await self.pool.fetch(
-                "SELECT seq, order_id, prediction FROM predictions WHERE seq > $1 ORDER BY seq LIMIT $2", seq, limit
+                "SELECT seq, order_id, prediction FROM predictions WHERE seq > $1 ORDER BY seq LIMIT $2",
+                seq,
+                limit,
             )
         else:
             rows = await self.pool.fetch(

@@ -38,6 +38,7 @@ CREATE TABLE couriers (
     last_us bigint NOT NULL,
     last_lat double precision NOT NULL,
     last_lon double precision NOT NULL,
+    last_odd bigint NOT NULL,
     prev_us bigint NOT NULL,
     prev_lat double precision NOT NULL,
     prev_lon double precision NOT NULL,
