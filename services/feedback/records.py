@@ -105,7 +105,7 @@ def without_secrets(event: OutcomeEvent) -> OutcomeEvent:
         (clean.HasField("metadata"), clean.metadata),
     ):
         if present:
-            payload.CopyFrom(as_struct(json_codec.to_dict(payload)))
+            payload.CopyFrom(as_struct(json_codec.struct_to_dict(payload)))
     if clean.HasField("error_message"):
         clean.error_message = redact_text(clean.error_message)
     if clean.HasField("stack_trace"):

@@ -23,21 +23,25 @@ from typing import Any, Final, Literal, NoReturn, TypeVar, cast
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_INVALID_FIELD, ERROR_REASON_MALFORMED_BODY
 
-from services.mesh._json_faults import MAX_VIOLATIONS, explain
+from services.mesh._json_faults import MAX_VIOLATIONS, describe, explain
 from services.mesh._json_plan import Plan, UnsupportedContractError, plan_of
+from services.mesh._json_values import write_struct
 from services.mesh.errors import FieldViolation, InvalidArgument
 
 __all__ = [
     "MAX_VIOLATIONS",
     "UnsupportedContractError",
     "decode",
+    "describe",
     "dumps",
     "encode",
     "from_dict",
     "invalid_fields",
     "parse",
+    "struct_to_dict",
     "to_dict",
 ]
 
@@ -121,6 +125,11 @@ def to_dict(message: Message) -> dict[str, Any]:
     ValueError for a Timestamp outside the years 1 to 9999. NaN and infinities stay; `encode` refuses them.
     """
     return plan_of(type(message)).write(message)
+
+
+def struct_to_dict(struct: Struct) -> dict[str, object]:
+    """A free-form payload by itself, as it is written where it is a field."""
+    return write_struct(struct)
 
 
 def encode(message: Message) -> bytes:
