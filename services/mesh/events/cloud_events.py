@@ -1,0 +1,69 @@
+"""CloudEvents in binary mode: the attributes of an event as headers beside the bare value.
+
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md §3.2
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from services.mesh.events.bus import Message, Record
+
+SPEC_VERSION: Final = "1.0"
+CONTENT_TYPE: Final = "content-type"
+_OWN: Final = "ce_"
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What the headers of a foreign or own event say; empty where they say nothing."""
+
+    event_id: str
+    type: str
+    source: str
+    content_type: str
+    headers: Mapping[str, str]
+    """The rest."""
+
+
+def attributes(record: Record) -> dict[str, str]:
+    """All headers of a record as CloudEvents names them, whichever adapter it was read from."""
+    return to_headers(record, record.source)
+
+
+def to_headers(message: Message, source: str) -> dict[str, str]:
+    """Headers to send along with a message."""
+    headers = {
+        "ce_specversion": SPEC_VERSION,
+        "ce_id": message.event_id,
+        "ce_type": message.type,
+        "ce_source": source,
+    }
+    if message.content_type:
+        headers[CONTENT_TYPE] = message.content_type
+    headers.update(
+        (name, value)
+        for name, value in message.headers.items()
+        if not name.startswith(_OWN) and name != CONTENT_TYPE
+    )
+    return headers
+
+
+def from_headers(headers: Iterable[tuple[str, bytes | None]]) -> Attributes:
+    """Reads headers; bytes that are not UTF-8 are replaced, names keep their last value."""
+    known: dict[str, str] = {}
+    rest: dict[str, str] = {}
+    for name, raw in headers:
+        value = (raw or b"").decode("utf-8", errors="replace")
+        lower = name.lower()
+        if lower == CONTENT_TYPE or lower.startswith(_OWN):
+            known[lower] = value
+        else:
+            rest[name] = value
+    return Attributes(
+        event_id=known.get("ce_id", ""),
+        type=known.get("ce_type", ""),
+        source=known.get("ce_source", ""),
+        content_type=known.get(CONTENT_TYPE, ""),
+        headers=rest,
+    )

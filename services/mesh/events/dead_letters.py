@@ -1,0 +1,39 @@
+"""What becomes of a record that cannot be handled: the same bytes on `dead-letters`, with its origin."""
+
+import uuid
+from typing import Final
+
+from services.mesh.events.bus import Message, Record
+from services.mesh.events.topics import DEAD_LETTERS
+
+REASON: Final = "dead-reason"
+TOPIC: Final = "dead-topic"
+PARTITION: Final = "dead-partition"
+POSITION: Final = "dead-position"
+EVENT_ID: Final = "dead-event-id"
+GROUP: Final = "dead-group"
+
+_REASON_CHARS: Final = 1000
+_NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_DNS, "dead-letters.waymesh")
+
+
+def dead_letter(record: Record, reason: str, group: str = "") -> Message:
+    """The message for `dead-letters`. Its id follows from the origin: the same record dies once per group."""
+    origin = f"{group}|{record.topic}|{record.partition}|{record.position}"
+    return Message(
+        topic=DEAD_LETTERS,
+        key=record.key,
+        value=record.value,
+        event_id=str(uuid.uuid5(_NAMESPACE, origin)),
+        type=record.type,
+        content_type=record.content_type,
+        headers={
+            **record.headers,
+            REASON: reason.replace("\x00", "")[:_REASON_CHARS],
+            TOPIC: record.topic,
+            PARTITION: str(record.partition),
+            POSITION: str(record.position),
+            EVENT_ID: record.event_id,
+            GROUP: group,
+        },
+    )

@@ -1,0 +1,180 @@
+"""The log of the embedded bus: partitions and kinds as numbers, publishing into it and reading from it."""
+
+import asyncio
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from services.mesh.events.bus import NO_HEADERS, Message, Record
+from services.mesh.events.topics import Topic
+
+_PUBLISH: Final = "SELECT bus.publish($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+_READ: Final = "SELECT * FROM bus.read($1, $2, $3)"
+_NEW_TOPIC: Final = """
+INSERT INTO bus.topics AS t (name, compacted, retention) VALUES ($1, $2, $3)
+ON CONFLICT (name) DO UPDATE SET compacted = excluded.compacted, retention = excluded.retention
+RETURNING t.xmax = 0
+"""
+_NEW_PARTITIONS: Final = """
+WITH made AS (
+  INSERT INTO bus.partitions (topic, partition) SELECT $1, n FROM generate_series(0, $2 - 1) AS n
+  ON CONFLICT DO NOTHING RETURNING part
+)
+INSERT INTO bus.heads (part) SELECT part FROM made
+"""
+_PARTITIONS: Final = "SELECT part, topic, partition FROM bus.partitions ORDER BY topic, partition"
+_KINDS: Final = "SELECT kind, type, content_type, source FROM bus.kinds"
+_NEW_KIND: Final = (
+    "INSERT INTO bus.kinds (type, content_type, source) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
+)
+
+
+class UnknownTopicError(LookupError):
+    """A topic that was never created."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A partition and its number in the log."""
+
+    part: int
+    topic: str
+    partition: int
+
+
+class PostgresLog:
+    """The log through one process's eyes. It holds no connection; numbers are cached."""
+
+    def __init__(self, pool: asyncpg.Pool, source: str) -> None:
+        self._pool = pool
+        self._source = source
+        self._parts: dict[str, tuple[int, ...]] = {}
+        self._partitions: dict[int, Partition] = {}
+        self._kinds: dict[int, tuple[str, str, str]] = {}
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._learning = asyncio.Lock()
+
+    async def load(self) -> None:
+        """Reads the numbers of partitions and kinds."""
+        async with self._pool.acquire() as connection:
+            rows = await connection.fetch(_PARTITIONS)
+            kinds = await connection.fetch(_KINDS)
+        self._partitions = {
+            row["part"]: Partition(row["part"], row["topic"], row["partition"]) for row in rows
+        }
+        parts: dict[str, list[int]] = {}
+        for row in rows:
+            parts.setdefault(row["topic"], []).append(row["part"])
+        self._parts = {topic: tuple(numbers) for topic, numbers in parts.items()}
+        self._kinds = {row["kind"]: (row["type"], row["content_type"], row["source"]) for row in kinds}
+        self._numbers = {
+            (type_, content_type): kind
+            for kind, (type_, content_type, source) in self._kinds.items()
+            if source == self._source
+        }
+
+    async def create_topics(self, topics: Sequence[Topic]) -> list[str]:
+        """Creates topics and partitions that are missing; names of the topics that are new.
+
+        A topic never loses partitions. One that gets more has the order of a key only from then on.
+        """
+        new = []
+        async with self._pool.acquire() as connection, connection.transaction():
+            for topic in topics:
+                if await connection.fetchval(_NEW_TOPIC, topic.name, topic.compacted, topic.retention):
+                    new.append(topic.name)
+                await connection.execute(_NEW_PARTITIONS, topic.name, topic.partitions)
+        await self.load()
+        return new
+
+    def partitions(self, topics: Sequence[str]) -> list[Partition]:
+        """All partitions of these topics. UnknownTopicError."""
+        return [self._partitions[part] for topic in topics for part in self._parts_of(topic)]
+
+    def partition(self, part: int) -> Partition:
+        """The partition of a number."""
+        return self._partitions[part]
+
+    async def append(self, connection: asyncpg.Connection, messages: Sequence[Message]) -> list[int]:
+        """Publishes in the connection's transaction; the numbers of the partitions it went to."""
+        by_part: dict[int, list[Message]] = {}
+        for message in messages:
+            parts = self._parts.get(message.topic) or self._parts_of(message.topic)
+            part = parts[zlib.crc32(message.key.encode()) % len(parts)]
+            try:
+                by_part[part].append(message)
+            except KeyError:
+                by_part[part] = [message]
+        touched = sorted(by_part)
+        counts = [len(by_part[part]) for part in touched]
+        skipped, before = [], 0
+        for count in counts:
+            skipped.append(before)
+            before += count
+        ordered = [message for part in touched for message in by_part[part]]
+        await connection.execute(
+            _PUBLISH,
+            touched,
+            skipped,
+            counts,
+            [slot for slot, count in enumerate(counts, 1) for _ in range(count)],
+            await self._kind_numbers(ordered),
+            [message.key for message in ordered],
+            [message.event_id for message in ordered],
+            [message.value for message in ordered],
+            [json.dumps(dict(message.headers)) if message.headers else None for message in ordered],
+        )
+        return touched
+
+    async def read(self, positions: Mapping[int, int], most: int) -> dict[int, list[Record]]:
+        """Up to `most` records of each partition after its position; partitions without any are left out."""
+        async with self._pool.acquire() as connection:
+            rows = await connection.fetch(_READ, list(positions), list(positions.values()), most)
+        found: dict[int, list[Record]] = {}
+        part, records = -1, []
+        for number, position, time, kind, key, event_id, value, headers in rows:
+            if number != part:
+                part = number
+                records = found.setdefault(part, [])
+                topic, partition = self._partitions[part].topic, self._partitions[part].partition
+            if kind not in self._kinds:
+                await self.load()
+            type_, content_type, source = self._kinds[kind]
+            records.append(
+                Record(
+                    topic, key, value, event_id, type_, content_type,
+                    json.loads(headers) if headers else NO_HEADERS,
+                    partition=partition, position=position, time=time, source=source,
+                )
+            )  # fmt: skip
+        return found
+
+    async def heads(self) -> dict[int, int]:
+        """The newest position of each partition."""
+        rows = await self._pool.fetch("SELECT part, last FROM bus.heads")
+        return {row["part"]: row["last"] for row in rows}
+
+    def _parts_of(self, topic: str) -> tuple[int, ...]:
+        try:
+            return self._parts[topic]
+        except KeyError:
+            raise UnknownTopicError(f"topic {topic!r} does not exist; `waymesh topics create`") from None
+
+    async def _kind_numbers(self, messages: Sequence[Message]) -> list[int]:
+        numbers = self._numbers
+        try:
+            return [numbers[message.type, message.content_type] for message in messages]
+        except KeyError:
+            missing = {(one.type, one.content_type) for one in messages} - numbers.keys()
+        # On a connection of its own: a number must not be remembered of a transaction that is rolled back.
+        async with self._learning:
+            async with self._pool.acquire() as connection:
+                for type_, content_type in sorted(missing):
+                    await connection.execute(_NEW_KIND, type_, content_type, self._source)
+            await self.load()
+        numbers = self._numbers
+        return [numbers[message.type, message.content_type] for message in messages]

@@ -1,0 +1,207 @@
+"""Reading partitions of the log in turns, the next batches fetched while these are handled."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from services.mesh.events.bus import Record
+from services.mesh.events.metering import Meter
+from services.mesh.events.postgres_link import PostgresLink
+from services.mesh.events.postgres_log import Partition, PostgresLog
+
+_PAUSE_S: Final = (0.05, 5.0)
+_METER_S: Final = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Cursor:
+    """Where a reader stands in one partition."""
+
+    partition: Partition
+    position: int
+    """Of the newest record handled."""
+    limit: int
+    """How many records the next batch may have; shrinks while the handler fails."""
+    pending: bool = True
+    reached: bool = False
+    """Whether everything that existed when reading began has been handled."""
+    empty_to: int = 0
+    """Newest position up to which nothing is left to read."""
+    fetched_to: int = 0
+    """Newest position that was read, handled or not."""
+    failures: int = 0
+    retry_at: float = 0.0
+
+    def failed(self) -> float:
+        """Puts the partition off, longer each time; the pause in seconds."""
+        pause_s: float = min(_PAUSE_S[0] * 2 ** min(self.failures, 20), _PAUSE_S[1])
+        self.failures += 1
+        self.retry_at = time.monotonic() + pause_s
+        self.pending = True
+        return pause_s
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records of one partition, read after `after`."""
+
+    cursor: Cursor
+    after: int
+    records: list[Record]
+    known: int
+    """The partition's newest position before the read."""
+    last: bool
+    """Whether there was nothing more when it was read."""
+
+
+class PartitionReader:
+    """Cursors, their waking, and reading ahead. Group and broadcast consumers are made of it."""
+
+    group = ""
+    member = ""
+
+    def __init__(self, log: PostgresLog, link: PostgresLink, max_batch: int, meter: Meter) -> None:
+        if max_batch < 1:
+            raise ValueError("max_batch must be at least 1")
+        self._log = log
+        self._link = link
+        self._max_batch = max_batch
+        self._meter = meter
+        self._metered_at = 0.0
+        self._cursors: dict[int, Cursor] = {}
+        self._wake = asyncio.Event()
+        self._ahead: asyncio.Task[list[Batch]] | None = None
+        self.caught_up = asyncio.Event()
+
+    def lag(self) -> Mapping[tuple[str, int], int]:
+        """Events not yet handled, by (topic, partition); as of the last poll."""
+        heads = self._link.heads
+        return {
+            (cursor.partition.topic, cursor.partition.partition): max(
+                0, max(heads.get(part, 0), cursor.fetched_to) - max(cursor.position, cursor.empty_to)
+            )
+            for part, cursor in self._cursors.items()
+        }
+
+    def published(self, parts: Iterable[int]) -> None:
+        """Events may have come into these partitions."""
+        for part in parts:
+            cursor = self._cursors.get(part)
+            if cursor is not None:
+                cursor.pending = True
+                self._wake.set()
+
+    def heads_known(self, heads: Mapping[int, int]) -> None:
+        """The newest positions of all partitions."""
+        for part, cursor in self._cursors.items():
+            if heads.get(part, 0) > max(cursor.position, cursor.empty_to):
+                cursor.pending = True
+                self._wake.set()
+        if time.monotonic() > self._metered_at + _METER_S:
+            self._metered_at = time.monotonic()
+            for (topic, partition), events in self.lag().items():
+                self._meter.lag(topic, partition, events)
+
+    def group_changed(self) -> None:
+        """Of concern to members of groups alone."""
+
+    async def _next(self, timeout_s: float) -> list[Batch]:
+        """The next batches, one per partition at most; empty after the timeout or a change."""
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            batches = [batch for batch in await ahead if self._fits(batch)]
+        else:
+            ready = self._ready()
+            if not ready:
+                await self._sleep(timeout_s)
+                ready = self._ready()
+                if not ready:
+                    return []
+            batches = await self._fetch([(cursor, cursor.position) for cursor in ready])
+        self._read_ahead(batches)
+        for batch in batches:
+            if not batch.records:
+                self._emptied(batch)
+        return [batch for batch in batches if batch.records]
+
+    def _handled(self, batch: Batch) -> None:
+        """The batch's records are done with."""
+        cursor = batch.cursor
+        cursor.position = batch.records[-1].position
+        cursor.failures = 0
+        cursor.limit = min(cursor.limit * 2, self._max_batch)
+        if batch.last:
+            self._emptied(batch)
+        elif self._ahead is None:
+            cursor.pending = True
+
+    async def _drop_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
+
+    def _emptied(self, batch: Batch) -> None:
+        batch.cursor.empty_to = max(batch.cursor.empty_to, batch.known)
+        batch.cursor.reached = True
+        if not self.caught_up.is_set() and all(cursor.reached for cursor in self._cursors.values()):
+            self.caught_up.set()
+
+    def _ready(self) -> list[Cursor]:
+        now = time.monotonic()
+        return [c for c in self._cursors.values() if c.pending and c.retry_at <= now]
+
+    def _fits(self, batch: Batch) -> bool:
+        """Whether a batch read ahead goes on where its partition stands now."""
+        cursor = batch.cursor
+        if self._cursors.get(cursor.partition.part) is not cursor:
+            return False
+        if batch.after == cursor.position and cursor.retry_at <= time.monotonic():
+            return True
+        cursor.pending = True
+        return False
+
+    def _read_ahead(self, batches: Sequence[Batch]) -> None:
+        """Fetches on, if there is more, as if these batches had been handled."""
+        more = [(batch.cursor, batch.records[-1].position) for batch in batches if not batch.last]
+        if more:
+            current = {id(batch.cursor) for batch in batches}
+            more += [(cursor, cursor.position) for cursor in self._ready() if id(cursor) not in current]
+            self._ahead = asyncio.create_task(self._fetch(more), name="bus-read-ahead")
+
+    async def _fetch(self, cursors: Sequence[tuple[Cursor, int]]) -> list[Batch]:
+        known = self._link.heads
+        for cursor, _ in cursors:
+            cursor.pending = False
+        try:
+            # A partition that shrank its batches is read apart from the others, who keep theirs.
+            found: dict[int, list[Record]] = {}
+            for limit in {cursor.limit for cursor, _ in cursors}:
+                positions = {c.partition.part: after for c, after in cursors if c.limit == limit}
+                found.update(await self._log.read(positions, limit))
+        except BaseException:
+            for cursor, _ in cursors:
+                cursor.pending = True
+            raise
+        batches = []
+        for cursor, after in cursors:
+            records = found.get(cursor.partition.part, [])
+            if records:
+                cursor.fetched_to = max(cursor.fetched_to, records[-1].position)
+            batches.append(
+                Batch(
+                    cursor, after, records, known.get(cursor.partition.part, 0), len(records) < cursor.limit
+                )
+            )
+        return batches
+
+    async def _sleep(self, timeout_s: float) -> None:
+        """Until woken, or the first partition that was put off is due."""
+        now = time.monotonic()
+        due = [cursor.retry_at - now for cursor in self._cursors.values() if cursor.pending]
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), max(0.0, min([timeout_s, *due])))

@@ -1,0 +1,157 @@
+"""Both adapters of the event bus behind one face for the contract suite."""
+
+import asyncio
+import contextlib
+import itertools
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Protocol
+
+import asyncpg
+
+from services.mesh.events import Consumer, EventBus, Message, Record, Topic
+from services.mesh.events.postgres import PostgresBus
+from services.mesh.events.topics import DEAD_LETTERS
+from services.mesh.store import connect
+
+TOPICS: Mapping[str, Topic] = {
+    topic.name: topic
+    for topic in (
+        Topic("moves", 4),
+        Topic("state", 2, compacted=True, retention=None),
+        Topic("brief", 1, retention=timedelta(0)),
+        Topic(DEAD_LETTERS, 1),
+    )
+}
+# Only keeps a broken test from hanging.
+GUARD_S = 30.0
+_ids = itertools.count(1)
+
+
+def message(
+    key: str, value: str | bytes = b"", *, topic: str = "moves", event_id: str = "", **more: object
+) -> Message:
+    """A message with an id of its own."""
+    data = value.encode() if isinstance(value, str) else value
+    return Message(
+        topic=topic,
+        key=key,
+        value=data,
+        event_id=event_id or f"event-{next(_ids)}",
+        type="waymesh.test.v1.Move",
+        **more,  # type: ignore[arg-type]
+    )
+
+
+class Rig(Protocol):
+    """One broker; each bus of it stands for a process of its own."""
+
+    dsn: str
+
+    async def bus(self, service: str = "tests") -> "Process":
+        """A started bus with a pool of its own."""
+        ...
+
+    async def close(self) -> None:
+        """Ends all of them."""
+        ...
+
+
+class Process:
+    """A bus, its pool and the tasks that run its consumers."""
+
+    def __init__(self, bus: EventBus, pool: asyncpg.Pool) -> None:
+        self.bus = bus
+        self.pool = pool
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def publish(self, *messages: Message) -> None:
+        """In a transaction of their own."""
+        async with self.pool.acquire() as connection, connection.transaction():
+            await self.bus.publish(connection, messages)
+
+    def start(self, consumer: Consumer) -> asyncio.Task[None]:
+        """Runs a consumer."""
+        task = asyncio.create_task(consumer.run())
+        self._tasks.append(task)
+        return task
+
+    async def end(self) -> None:
+        """Stops in good order."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.bus.close()
+        await self.pool.close()
+
+
+class Seen:
+    """A handler that keeps what it was given, and waits until it was enough."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.batches: list[list[Record]] = []
+        self._more = asyncio.Condition()
+
+    async def __call__(self, *arguments: object) -> None:
+        records = arguments[-1]
+        assert isinstance(records, list)
+        self.batches.append(records)
+        self.records.extend(records)
+        async with self._more:
+            self._more.notify_all()
+
+    async def enough(self, count: int) -> list[Record]:
+        """The records, once there are `count`."""
+        async with asyncio.timeout(GUARD_S), self._more:
+            await self._more.wait_for(lambda: len(self.records) >= count)
+        return self.records
+
+    def values(self) -> list[str]:
+        """All values as text."""
+        return [record.value.decode() for record in self.records]
+
+
+def by_key(records: Sequence[Record]) -> dict[str, list[str]]:
+    """The values of each key in the order of reading."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        found[record.key].append(record.value.decode())
+    return found
+
+
+async def settled(consumer: Consumer, lag: int = 0) -> None:
+    """Waits until a reader has that much still to handle: with 0, all is committed."""
+    async with asyncio.timeout(GUARD_S):
+        while not consumer.lag() or sum(consumer.lag().values()) != lag:
+            await asyncio.sleep(0.01)
+
+
+class PostgresRig:
+    """Buses over one database."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self._processes: list[Process] = []
+
+    async def bus(self, service: str = "tests") -> Process:
+        pool = await asyncpg.create_pool(self.dsn, min_size=1, max_size=8, connect=connect)
+        process = Process(PostgresBus(pool, service=service, topics=TOPICS), pool)
+        self._processes.append(process)
+        await process.bus.start()
+        return process
+
+    async def close(self) -> None:
+        for process in self._processes:
+            await process.end()
+
+
+@contextlib.asynccontextmanager
+async def postgres_rig(dsn: str) -> AsyncIterator[PostgresRig]:
+    """The embedded bus."""
+    rig = PostgresRig(dsn)
+    try:
+        yield rig
+    finally:
+        await rig.close()
