@@ -1,0 +1,135 @@
+"""The ASGI application of one listener: routes, keys, limits, and one form for every answer and error."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from services.gateway import faults
+from services.gateway.edge import Edge
+from services.gateway.exchange import Answer, Exchange, Headers, Receive, Scope, Send
+from services.mesh import errors, json_codec, logs
+from services.mesh.errors import MeshError
+
+_log = logging.getLogger("services.gateway.requests")
+
+_NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+_CLIENT_GONE: Final = 499
+
+Handler = Callable[[Exchange], Awaitable[Answer]]
+
+
+class App:
+    """Routes: path → method → handler. `name` is the listener's: `gateway`, or a runtime's."""
+
+    def __init__(
+        self,
+        name: str,
+        edge: Edge,
+        routes: Mapping[str, Mapping[str, Handler]],
+    ) -> None:
+        self.name = name
+        self._edge = edge
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request. The server cancels this when the client hangs up, and the RPC with it."""
+        began = time.monotonic()
+        exchange = Exchange(scope, receive, self.name, began)
+        logs.request_id.set(exchange.request_id)
+        span = self._edge.spans.begin(exchange)
+        self._edge.in_flight += 1
+        error: MeshError | None = None
+        status = _CLIENT_GONE
+        try:
+            try:
+                answer = await self._answer(exchange)
+            except MeshError as raised:
+                error = raised
+                answer = self._failure(exchange, raised)
+            except Exception as raised:
+                _log.exception("%s failed", exchange.path, extra={"fields": {"task": exchange.task}})
+                error = errors.translate(raised)
+                answer = self._failure(exchange, error)
+            status = answer.status
+            headers = self._headers(exchange, answer)
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": answer.body})
+        except asyncio.CancelledError:
+            # The client has hung up: nobody is left to be answered. Ending here is what the cancel asked for.
+            status = _CLIENT_GONE
+        finally:
+            self._edge.in_flight -= 1
+            seconds = time.monotonic() - began
+            path = exchange.path if exchange.path in self._routes else "other"
+            self._edge.metrics.answered(self.name, path, status, seconds)
+            if exchange.task:
+                self._edge.metrics.ran(exchange.service, status, seconds)
+            if span is not None:
+                self._edge.spans.end(span, exchange, status, error)
+            self._note(exchange, status, error, seconds)
+
+    async def _answer(self, exchange: Exchange) -> Answer:
+        methods = self._routes.get(exchange.path)
+        if methods is None:
+            raise faults.unknown_path(exchange.path)
+        handler = methods.get(exchange.method)
+        if handler is not None:
+            return await handler(exchange)
+        if exchange.method == "HEAD" and "GET" in methods:
+            return await methods["GET"](exchange)
+        if exchange.method == "OPTIONS" and self._edge.cors.is_preflight(exchange):
+            return Answer(204, b"", headers=self._edge.cors.preflight(list(methods)))
+        raise faults.method_not_allowed([*methods, "HEAD"] if "GET" in methods else list(methods))
+
+    def _failure(self, exchange: Exchange, error: MeshError) -> Answer:
+        status = faults.status_of(error)
+        body = faults.fields_of(
+            error,
+            request_id=exchange.request_id,
+            duration_ms=_ms(time.monotonic() - exchange.began),
+            service=exchange.service,
+        )
+        return Answer(status, json_codec.dumps(body), headers=faults.headers_of(error, status))
+
+    def _headers(self, exchange: Exchange, answer: Answer) -> Headers:
+        headers = [
+            (b"content-type", answer.content_type),
+            (b"content-length", str(len(answer.body)).encode()),
+            (b"x-request-id", exchange.request_id.encode()),
+            _NOSNIFF,
+            *answer.headers,
+        ]
+        if answer.status == 204:
+            del headers[:2]
+        if b"origin" in exchange.headers:
+            headers += self._edge.cors.headers(exchange)
+        return headers
+
+    def _note(self, exchange: Exchange, status: int, error: MeshError | None, seconds: float) -> None:
+        if status < 400:
+            level = logging.DEBUG
+        elif status < 500:
+            level = logging.INFO
+        else:
+            level = logging.ERROR if status == 500 else logging.WARNING
+        if not _log.isEnabledFor(level):
+            return
+        fields: dict[str, object] = {"method": exchange.method, "path": exchange.path[:200], "status": status}
+        if exchange.task:
+            fields["task"] = exchange.task
+        if error is not None:
+            fields["reason"] = error.reason_name
+        _log.log(
+            level,
+            "%s %s %d",
+            exchange.method,
+            exchange.path[:200],
+            status,
+            extra={"duration_ms": _ms(seconds), "fields": fields},
+        )
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

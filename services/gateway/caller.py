@@ -1,0 +1,65 @@
+"""Calls the one RPC that a task names, through the mesh's client chain."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from google.protobuf.message import Message
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_TARGET_UNAVAILABLE
+
+from services.gateway.tasks import Task
+from services.mesh.chain.invoke import unary
+from services.mesh.chain.method import describe_method
+from services.mesh.client import ClientFactory
+from services.mesh.errors import DEFAULT_RETRY_AFTER_S, Unavailable
+
+_NO_TIMEOUT: Final = None  # the budget around the call is the only limit
+
+
+class Caller:
+    """One RPC of one target, ready to be called; it says how many attempts that took.
+
+    A stub would not say it: the attempt is part of the answer of /execute.
+    """
+
+    def __init__(self, factory: ClientFactory, target: str, task: Task) -> None:
+        channel = factory.channel(target)
+        self._chain = channel.chain
+        self._method = describe_method(task.path)
+        self._raw: Any = channel.bare.unary_unary(
+            task.path,
+            request_serializer=task.request.SerializeToString,
+            response_deserializer=task.response.FromString,
+        )
+
+    async def __call__(self, request: Message) -> tuple[Message, int]:
+        """The response and the number of attempts. Raises MeshErrors."""
+        call = self._chain.begin(self._method, _NO_TIMEOUT, None)
+        raw = self._raw
+
+        async def send() -> Any:
+            return await raw(request, timeout=call.granted_s, metadata=call.metadata)
+
+        response: Message = await unary(self._chain, call, send)
+        return response, call.attempts
+
+
+def callers(
+    factory: ClientFactory, tasks: Mapping[str, Task], target_of: Callable[[str], str | None]
+) -> dict[str, Caller]:
+    """Task → caller, for the tasks whose owner has a target."""
+    found: dict[str, Caller] = {}
+    for name, task in tasks.items():
+        target = target_of(task.owner)
+        if target is not None:
+            found[name] = Caller(factory, target, task)
+    return found
+
+
+def no_target(owner: str) -> Unavailable:
+    """Nobody has said where the owner of a task is."""
+    return Unavailable(
+        f"{owner} is not part of this mesh",
+        reason=ERROR_REASON_TARGET_UNAVAILABLE,
+        metadata={"target": owner},
+        retry_after_s=DEFAULT_RETRY_AFTER_S,
+    )

@@ -1,0 +1,163 @@
+"""One HTTP connection: uvicorn's, with limits it lacks, and without an answer that is not JSON."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_MALFORMED_BODY
+
+from services.gateway import faults
+from services.gateway.faults import HttpFault
+from services.mesh import json_codec
+from services.mesh.chain.server.request_id import new_request_id
+
+# A head that is not complete by then ends its connection, in seconds.
+HEAD_S: Final = 10.0
+# What is read and thrown away of a body that nobody wants, so that its sender gets to see the answer.
+_DISCARD_BYTES: Final = 64 << 20
+
+
+@dataclass(slots=True)
+class Connections:
+    """All connections of one server, and whether it is on its way out."""
+
+    max_head_bytes: int
+    head_s: float = HEAD_S
+    draining: bool = False
+    open: "set[Connection]" = field(default_factory=set)
+
+
+class Connection(HttpToolsProtocol):
+    """Cancels a request whose client hangs up; bounds the head's size and time; drains."""
+
+    def __init__(self, config: Config, state: ServerState, connections: Connections, name: str) -> None:
+        super().__init__(config, state, {})
+        self._mesh = connections
+        self._name = name
+        self._task: asyncio.Task[None] | None = None
+        self._head_open = True
+        self._head_bytes = 0
+        self._piece_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._discarded = 0
+        self._fault: HttpFault | None = None
+
+    # --- asyncio ----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._mesh.open.add(self)
+        self._head_timer = self.loop.call_later(self._mesh.head_s, self._head_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._mesh.open.discard(self)
+        self._cancel_head_timer()
+        task, self._task = self._task, None
+        hung_up = task is not None and not task.done() and not self.cycle.response_complete
+        super().connection_lost(exc)
+        self.pipeline = deque()
+        if hung_up and task is not None:
+            task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._piece_bytes = len(data)
+        super().data_received(data)
+        if not self._head_open:
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > self._mesh.max_head_bytes:
+            self._refuse(faults.headers_too_large(self._mesh.max_head_bytes))
+        elif self._head_timer is None and self._head_bytes and not self.transport.is_closing():
+            self._head_timer = self.loop.call_later(self._mesh.head_s, self._head_late)
+
+    # --- httptools --------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_open = True
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        self._head_open = False
+        if self._head_timer is not None:
+            self._cancel_head_timer()
+        limit = self._mesh.max_head_bytes
+        # A piece that fits holds no head that does not.
+        if self._piece_bytes + self._head_bytes > limit and self._exact_head_bytes() > limit:
+            self._fault = faults.headers_too_large(limit)
+            raise ValueError("the head is too large")  # makes the parser stop; ends in send_400_response
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self.cycle.response_complete:
+            self._discarded += len(body)
+            if self._discarded > _DISCARD_BYTES:
+                self.transport.close()
+            return
+        super().on_body(body)
+
+    # --- uvicorn ----------------------------------------------------------------------------------
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn calls when the parser stops."""
+        fault, self._fault = self._fault, None
+        self._refuse(fault or HttpFault("this is not HTTP", reason=ERROR_REASON_MALFORMED_BODY))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self._mesh.draining:
+            cycle.keep_alive = False
+        self._discarded = 0
+        task = self._task = self.loop.create_task(cycle.run_asgi(app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    # --- drain ------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way or has begun to arrive."""
+        between = self.cycle is None or self.cycle.response_complete
+        return between and not self.pipeline and not (self._head_open and self._head_bytes)
+
+    def drain(self) -> None:
+        """The answer to the request under way, or to the next one, is the last."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+
+    def close(self) -> None:
+        """Ends the connection once what is written has been sent."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.close()
+
+    # --- own --------------------------------------------------------------------------------------
+
+    def _refuse(self, fault: HttpFault) -> None:
+        """Answers what never became a request, and ends the connection."""
+        if self.transport.is_closing():
+            return
+        request_id = new_request_id()
+        told = faults.fields_of(fault, request_id=request_id, duration_ms=0.0, service=self._name)
+        body = json_codec.dumps(told)
+        phrase = "Request Header Fields Too Large" if fault.status == 431 else "Bad Request"
+        head = (
+            f"HTTP/1.1 {fault.status} {phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _exact_head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        self.close()
+
+    def _cancel_head_timer(self) -> None:
+        timer, self._head_timer = self._head_timer, None
+        if timer is not None:
+            timer.cancel()

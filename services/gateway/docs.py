@@ -1,0 +1,4 @@
+"""The page of /docs."""
+
+PAGE = b""
+PAGE_POLICY = b""

@@ -1,0 +1,44 @@
+"""What all listeners of one gateway share: who may call, how many at once, and what is counted."""
+
+from services.gateway import faults
+from services.gateway.cors import Cors
+from services.gateway.exchange import Exchange
+from services.gateway.key_sync import KeySync
+from services.gateway.keys import KeyRing
+from services.gateway.metrics import GatewayMetrics
+from services.gateway.spans import Spans
+from services.mesh.telemetry import Telemetry
+
+
+class Edge:
+    """`most` requests at most are under way, None: any number."""
+
+    def __init__(
+        self, telemetry: Telemetry, ring: KeyRing, keys: KeySync, cors: Cors, *, most: int | None = None
+    ) -> None:
+        self.telemetry = telemetry
+        self.keys = keys
+        self.cors = cors
+        self.spans = Spans(telemetry)
+        self.metrics = GatewayMetrics(telemetry)
+        self.metrics.in_flight.set_function(lambda: self.in_flight)
+        self.in_flight = 0
+        self._ring = ring
+        self._most = most
+
+    def admit(self) -> None:
+        """Raises Unavailable if there is too much to do already. The request itself is counted."""
+        if self._most is not None and self.in_flight > self._most:
+            raise faults.overloaded()
+
+    async def authenticate(self, exchange: Exchange) -> None:
+        """Raises Unauthenticated for a missing or wrong key, ResourceExhausted beyond the key's rate."""
+        given = exchange.headers.get(b"x-api-key")
+        if not given:
+            raise faults.key_missing()
+        client = self._ring.find(given) or await self.keys.find(given)
+        if client is None:
+            raise faults.key_invalid()
+        wait_s = client.bucket.take()
+        if wait_s > 0:
+            raise faults.rate_limited(client.bucket.rate, wait_s)

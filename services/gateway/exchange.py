@@ -1,0 +1,108 @@
+"""One HTTP request as the gateway sees it, and what is answered."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from services.gateway import faults
+from services.mesh.chain.server.request_id import new_request_id
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+JSON: Final = b"application/json"
+
+# The only headers that anything here looks at.
+_WANTED: Final = frozenset(
+    {
+        b"content-type",
+        b"content-length",
+        b"x-api-key",
+        b"x-request-id",
+        b"traceparent",
+        b"tracestate",
+        b"origin",
+        b"access-control-request-method",
+    }
+)
+# What is let through from outside: it ends up in logs and headers. The same as between services.
+_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
+_UTF_8: Final = re.compile(
+    rb"""\s*application/json\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?;?\s*""", re.IGNORECASE
+)
+
+
+class Exchange:
+    """A request under way. `service` is who answers for what goes wrong from now on."""
+
+    __slots__ = ("_receive", "began", "headers", "method", "path", "request_id", "service", "task")
+
+    def __init__(self, scope: Scope, receive: Receive, service: str, began: float) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers = {name: value for name, value in scope["headers"] if name in _WANTED}
+        self._receive = receive
+        self.began = began
+        self.service = service
+        self.task = ""
+        given = self.headers.get(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given) is not None:
+            self.request_id = given.decode("ascii")
+        else:
+            self.request_id = new_request_id()
+
+    def text(self, name: bytes) -> str | None:
+        """A header as text."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    def require_json(self) -> None:
+        """Raises the fault for 415 unless the body is declared to be JSON in UTF-8."""
+        declared = self.headers.get(b"content-type", b"")
+        if declared != JSON and _UTF_8.fullmatch(declared) is None:
+            raise faults.unsupported_media_type(declared.decode("latin-1"))
+
+    async def body(self, limit_bytes: int, until: float) -> bytes:
+        """The body.
+
+        Raises the fault for 413 as soon as it is known to be too large, and DeadlineExceeded if it has not
+        arrived by `until` (monotonic).
+        """
+        declared = self.headers.get(b"content-length")
+        if declared is not None and int(declared) > limit_bytes:
+            raise faults.body_too_large(limit_bytes)
+        message = await self._receive()
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body", False) and len(body) <= limit_bytes:
+            return body  # nearly always: one piece, here already
+        return await self._rest(bytearray(body), message, limit_bytes, until)
+
+    async def _rest(
+        self, body: bytearray, message: Mapping[str, Any], limit_bytes: int, until: float
+    ) -> bytes:
+        try:
+            async with asyncio.timeout_at(until):
+                while message.get("more_body", False) and len(body) <= limit_bytes:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise asyncio.CancelledError
+                    body += message.get("body", b"")
+        except TimeoutError:
+            raise faults.too_late((until - self.began) * 1000) from None
+        if len(body) > limit_bytes:
+            raise faults.body_too_large(limit_bytes)
+        return bytes(body)
+
+
+@dataclass(slots=True)
+class Answer:
+    """Status, body, and the headers that are not the same for every answer."""
+
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: Headers = field(default_factory=list)

@@ -1,0 +1,96 @@
+"""Runs the task that a body names: JSON in, one RPC, JSON out."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from services.gateway import caller, faults
+from services.gateway.caller import Caller
+from services.gateway.exchange import Exchange
+from services.gateway.settings import MAX_TIMEOUT_MS
+from services.gateway.tasks import Task
+from services.mesh import deadline, json_codec
+from services.mesh.errors import DeadlineExceeded, FieldViolation, MeshError
+
+_FIELDS: Final = frozenset({"task", "parameters", "timeout_ms"})
+
+
+class Executor:
+    """The tasks of the contracts and how each is called."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        callers: Mapping[str, Caller],
+        *,
+        max_body_bytes: int,
+        timeout_ms: int,
+    ) -> None:
+        self.tasks = tasks
+        self._callers = callers
+        self._max_body_bytes = max_body_bytes
+        self._timeout_ms = timeout_ms
+
+    async def run(self, exchange: Exchange, runtime: str) -> tuple[dict[str, Any], int]:
+        """What goes into the answer, and the attempts it took. `runtime`, if any, answers for the owner.
+
+        Raises MeshErrors, their paths from the body's root. Sets `exchange.service` once it is known.
+        """
+        exchange.require_json()
+        latest = exchange.began + self._timeout_ms / 1000
+        body = json_codec.parse(await exchange.body(self._max_body_bytes, latest))
+        name, parameters, timeout_ms = self._envelope(body)
+        task = self.tasks.get(name)
+        if task is None:
+            raise faults.unknown_task(name)
+        exchange.task = name
+        exchange.service = runtime or task.owner
+        request = task.read({} if parameters is None else parameters)
+        call = self._callers.get(name)
+        if call is None:
+            raise caller.no_target(task.owner)
+        # The budget began with the request, not with the call.
+        deadline.begin(exchange.began + timeout_ms / 1000)
+        try:
+            response, attempts = await call(request)
+        except DeadlineExceeded as error:
+            # Between two processes it is "eta did not answer in time"; here we know how long the time was.
+            if error.from_peer:
+                raise
+            raise faults.too_late(timeout_ms) from error
+        except MeshError as error:
+            raise task.translate(error) from error
+        answer: dict[str, Any] = {"result": json_codec.to_dict(response)}
+        degraded = task.degraded(response)
+        if degraded is not None:
+            answer["degraded"] = degraded
+        return answer, attempts
+
+    def _envelope(self, body: object) -> tuple[str, object, float]:
+        """Task, parameters and timeout in milliseconds of a body. Raises InvalidArgument."""
+        if type(body) is not dict:
+            raise _invalid("", f"must be an object, found {json_codec.describe(body)}")
+        name = body.get("task")
+        timeout_ms = body.get("timeout_ms")
+        if type(name) is str and timeout_ms is None and len(body) <= 2 and _FIELDS.issuperset(body):
+            return name, body.get("parameters"), self._timeout_ms
+        violations = []
+        if type(name) is not str:
+            violations.append(FieldViolation("task", f"must be text, found {json_codec.describe(name)}"))
+        if timeout_ms is None:
+            timeout_ms = self._timeout_ms
+        elif type(timeout_ms) not in (int, float) or not 1 <= timeout_ms <= MAX_TIMEOUT_MS:
+            found = json_codec.describe(timeout_ms)
+            violations.append(
+                FieldViolation("timeout_ms", f"must be a number from 1 to {MAX_TIMEOUT_MS}, found {found}")
+            )
+        for key in body:
+            if key not in _FIELDS:
+                shown = key[:40].encode("utf-8", "replace").decode()
+                violations.append(FieldViolation(shown, "is not a known field"))
+        if violations:
+            raise json_codec.invalid_fields(violations[: json_codec.MAX_VIOLATIONS])
+        return name, body.get("parameters"), timeout_ms  # type: ignore[return-value]
+
+
+def _invalid(field: str, description: str) -> MeshError:
+    return json_codec.invalid_fields([FieldViolation(field, description)])

@@ -1,0 +1,189 @@
+"""What goes wrong before or around an RPC, and how every error looks over HTTP.
+
+Every cause is a MeshError; its status is that of its gRPC code, but for the causes that only HTTP knows
+(405, 413, 415, 431), which bring their own.
+"""
+
+from collections.abc import Sequence
+
+from waymesh.mesh.v1.error_reason_pb2 import (
+    ERROR_REASON_API_KEY_INVALID,
+    ERROR_REASON_API_KEY_MISSING,
+    ERROR_REASON_BODY_TOO_LARGE,
+    ERROR_REASON_DEADLINE_PASSED,
+    ERROR_REASON_DRAINING,
+    ERROR_REASON_HEADERS_TOO_LARGE,
+    ERROR_REASON_METHOD_NOT_ALLOWED,
+    ERROR_REASON_OVERLOADED,
+    ERROR_REASON_RATE_LIMITED,
+    ERROR_REASON_STORE_UNAVAILABLE,
+    ERROR_REASON_UNKNOWN_PATH,
+    ERROR_REASON_UNKNOWN_TASK,
+    ERROR_REASON_UNSUPPORTED_MEDIA_TYPE,
+)
+
+from services.gateway.limits import Rate, retry_after
+from services.mesh.errors import (
+    DEFAULT_RETRY_AFTER_S,
+    DeadlineExceeded,
+    InvalidArgument,
+    MeshError,
+    NotFound,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    http_status,
+)
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class HttpFault(InvalidArgument):
+    """A client's fault with an HTTP status that no gRPC code has. `headers` go with the answer."""
+
+    status = 400
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def method_not_allowed(allowed: Sequence[str]) -> HttpFault:
+    """405."""
+    names = ", ".join(allowed)
+    fault = HttpFault(
+        f"this path takes {names}", reason=ERROR_REASON_METHOD_NOT_ALLOWED, metadata={"allowed": names}
+    )
+    fault.status = 405
+    fault.headers = ((b"allow", names.encode()),)
+    return fault
+
+
+def body_too_large(limit_bytes: int) -> HttpFault:
+    """413."""
+    fault = HttpFault(
+        f"the body is larger than {limit_bytes} bytes",
+        reason=ERROR_REASON_BODY_TOO_LARGE,
+        metadata={"limit_bytes": str(limit_bytes)},
+    )
+    fault.status = 413
+    return fault
+
+
+def unsupported_media_type(found: str) -> HttpFault:
+    """415."""
+    fault = HttpFault(
+        "the content type must be application/json",
+        reason=ERROR_REASON_UNSUPPORTED_MEDIA_TYPE,
+        metadata={"content_type": found[:100]},
+    )
+    fault.status = 415
+    return fault
+
+
+def headers_too_large(limit_bytes: int) -> HttpFault:
+    """431."""
+    fault = HttpFault(
+        f"the request line and headers are larger than {limit_bytes} bytes",
+        reason=ERROR_REASON_HEADERS_TOO_LARGE,
+        metadata={"limit_bytes": str(limit_bytes)},
+    )
+    fault.status = 431
+    return fault
+
+
+def unknown_path(path: str) -> NotFound:
+    """404."""
+    return NotFound(
+        "this path is not served", reason=ERROR_REASON_UNKNOWN_PATH, metadata={"path": path[:200]}
+    )
+
+
+def unknown_task(task: str) -> NotFound:
+    """404."""
+    shown = task[:64].encode("utf-8", "replace").decode()
+    return NotFound(
+        f"the task {shown!r} is not known", reason=ERROR_REASON_UNKNOWN_TASK, metadata={"task": shown}
+    )
+
+
+def key_missing() -> Unauthenticated:
+    """401."""
+    return Unauthenticated("the header X-API-Key is missing", reason=ERROR_REASON_API_KEY_MISSING)
+
+
+def key_invalid() -> Unauthenticated:
+    """401."""
+    return Unauthenticated("the API key is not valid", reason=ERROR_REASON_API_KEY_INVALID)
+
+
+def rate_limited(rate: Rate, wait_s: float) -> ResourceExhausted:
+    """429."""
+    return ResourceExhausted(
+        f"more than {rate.per_s:g} requests a second",
+        reason=ERROR_REASON_RATE_LIMITED,
+        metadata={"limit_per_s": f"{rate.per_s:g}", "burst": str(rate.burst)},
+        retry_after_s=wait_s,
+    )
+
+
+def overloaded() -> Unavailable:
+    """503: too many requests under way in this process, whoever sends them."""
+    return Unavailable(
+        "too many requests are under way", reason=ERROR_REASON_OVERLOADED, retry_after_s=DEFAULT_RETRY_AFTER_S
+    )
+
+
+def draining() -> Unavailable:
+    """503, of the health page alone: requests are served to the end."""
+    return Unavailable(
+        "this process is on its way out", reason=ERROR_REASON_DRAINING, retry_after_s=DEFAULT_RETRY_AFTER_S
+    )
+
+
+def starting() -> Unavailable:
+    """503, of the health page, and of requests with a key while no key is known yet."""
+    return Unavailable(
+        "the API keys are not known yet",
+        reason=ERROR_REASON_STORE_UNAVAILABLE,
+        retry_after_s=DEFAULT_RETRY_AFTER_S,
+    )
+
+
+def too_late(budget_ms: float) -> DeadlineExceeded:
+    """504."""
+    return DeadlineExceeded(
+        f"there was no answer within {budget_ms:g} ms",
+        reason=ERROR_REASON_DEADLINE_PASSED,
+        metadata={"budget_ms": f"{budget_ms:g}"},
+    )
+
+
+def status_of(error: MeshError) -> int:
+    """HTTP status of an error."""
+    return error.status if isinstance(error, HttpFault) else http_status(error.code)
+
+
+def headers_of(error: MeshError, status: int) -> Headers:
+    """Headers that go with an error besides those of every answer."""
+    headers: Headers = []
+    if isinstance(error, HttpFault):
+        headers += error.headers
+    if status in (429, 503):
+        wait_s = error.retry_after_s
+        headers.append(
+            (b"retry-after", retry_after(DEFAULT_RETRY_AFTER_S if wait_s is None else wait_s).encode())
+        )
+    elif status == 401:
+        headers.append((b"www-authenticate", b'ApiKey realm="waymesh"'))
+    return headers
+
+
+def fields_of(error: MeshError, *, request_id: str, duration_ms: float, service: str) -> dict[str, object]:
+    """The one error body, before it is JSON."""
+    return {
+        "error": error.message,
+        "request_id": request_id,
+        "duration_ms": duration_ms,
+        "service": service,
+        "code": error.code.name,
+        "reason": error.reason_name,
+        "details": [{"field": each.field, "description": each.description} for each in error.violations],
+    }

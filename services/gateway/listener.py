@@ -1,0 +1,154 @@
+"""The HTTP listeners of a gateway: a successor can share them, and they drain without losing a request."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Final
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from services.gateway.app import App
+from services.gateway.connection import Connection, Connections
+from services.gateway.steering import steer_away
+
+_BACKLOG: Final = 2048
+# Time for connections already in the queue to be taken over, in seconds, even if nobody asks for a wait.
+_SETTLE_S: Final = 0.05
+_LOOK_S: Final = 0.02
+
+
+@dataclass(slots=True)
+class Listener:
+    """Where an application is served; `port` is the bound one after the start."""
+
+    host: str
+    port: int
+    app: App
+    state: ServerState
+    bound: socket.socket | None = None
+    server: asyncio.Server | None = None
+
+    def bind(self) -> socket.socket:
+        """The bound socket. Raises OSError."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            bound.setblocking(False)
+            bound.bind((self.host, self.port))
+        except OSError as error:
+            bound.close()
+            raise OSError(f"{self.host}:{self.port} cannot be bound: {error.strerror}") from error
+        self.bound, self.port = bound, bound.getsockname()[1]
+        return bound
+
+
+class HttpServer:
+    """All listeners of a process. Start, drain and stop as GrpcServer has them, for Lifecycle."""
+
+    def __init__(
+        self,
+        *,
+        max_head_bytes: int,
+        keep_alive_s: float,
+        on_draining: Callable[[], None] = lambda: None,
+        grace_s: float = 60.0,
+    ) -> None:
+        self._connections = Connections(max_head_bytes)
+        self._keep_alive_s = keep_alive_s
+        self._on_draining = on_draining
+        self._grace_s = grace_s
+        self._listeners: list[Listener] = []
+        self._clock: asyncio.Task[None] | None = None
+
+    def add(self, host: str, port: int, app: App) -> Listener:
+        """Serves `app` there from the start on; port 0 is any free one."""
+        listener = Listener(host, port, app, ServerState())
+        self._listeners.append(listener)
+        return listener
+
+    async def start(self) -> None:
+        """Serves from now on. Raises OSError if a port is taken by another program."""
+        loop = asyncio.get_running_loop()
+        bound = [listener.bind() for listener in self._listeners]
+        self._tell_time()
+        self._clock = asyncio.create_task(self._keep_time(), name="http-date")
+        for listener, sock in zip(self._listeners, bound, strict=True):
+            config = Config(
+                listener.app,
+                http=Connection,
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=self._keep_alive_s,  # type: ignore[arg-type]
+            )
+            config.load()
+            listener.server = await loop.create_server(
+                self._factory(config, listener), sock=sock, backlog=_BACKLOG
+            )
+
+    def _factory(self, config: Config, listener: Listener) -> Callable[[], Connection]:
+        return lambda: Connection(config, listener.state, self._connections, listener.app.name)
+
+    async def drain(self, wait_s: float = 0.0) -> None:
+        """Answers go on, each the last of its connection; new connections go to a successor if there is one.
+
+        After `wait_s` nothing new is accepted, idle connections end, and requests under way get `grace_s`.
+        """
+        self._on_draining()
+        self._connections.draining = True
+        for listener in self._listeners:
+            if listener.bound is not None:
+                steer_away(listener.bound)
+        for connection in list(self._connections.open):
+            connection.drain()
+        await asyncio.sleep(max(wait_s, _SETTLE_S))
+        for listener in self._listeners:
+            if listener.server is not None:
+                listener.server.close()
+        until = time.monotonic() + self._grace_s
+        while self._connections.open and time.monotonic() < until:
+            for connection in list(self._connections.open):
+                if connection.idle:
+                    connection.close()
+            await asyncio.sleep(_LOOK_S)
+
+    async def stop(self) -> None:
+        """Ends at once what is still under way."""
+        clock, self._clock = self._clock, None
+        if clock is not None:
+            clock.cancel()
+        for listener in self._listeners:
+            if listener.server is not None:
+                listener.server.close()
+                listener.server = None
+            if listener.bound is not None:
+                listener.bound.close()
+                listener.bound = None
+        tasks = [task for listener in self._listeners for task in list(listener.state.tasks)]
+        for connection in list(self._connections.open):
+            connection.transport.abort()
+        # Aborting cancels them; they end on their own once they have.
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
+
+    def _tell_time(self) -> None:
+        date = (b"date", formatdate(time.time(), usegmt=True).encode())
+        for listener in self._listeners:
+            listener.state.default_headers = [date]
+
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(1 - time.time() % 1)
+            self._tell_time()

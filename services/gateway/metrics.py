@@ -1,0 +1,54 @@
+"""What the gateway counts, besides what every process of the mesh does."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.mesh.telemetry import LATENCY_BUCKETS, Telemetry
+
+# agent_calls_total{status}: how a task ended, by the HTTP status.
+_ENDS = {200: "success", 499: "cancelled", 504: "timeout"}
+
+
+class GatewayMetrics:
+    """Children are looked up once: `labels()` costs more than the counting."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        registry = telemetry.registry
+        self._requests = Counter(
+            "http_requests", "HTTP requests answered", ["listener", "path", "code"], registry=registry
+        )
+        self._duration = Histogram(
+            "http_request_duration_seconds",
+            "Time from the head of a request to the end of its answer",
+            ["listener", "path"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.in_flight = Gauge("http_requests_in_flight", "HTTP requests under way", registry=registry)
+        self._agent_calls = telemetry.agent_calls
+        self._agent_duration = telemetry.agent_duration
+        self._by_answer: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._by_task: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+
+    def answered(self, listener: str, path: str, status: int, seconds: float) -> None:
+        """One request, whatever it was."""
+        key = (listener, path, status)
+        found = self._by_answer.get(key)
+        if found is None:
+            found = (
+                self._requests.labels(listener, path, str(status)),
+                self._duration.labels(listener, path),
+            )
+            self._by_answer[key] = found
+        found[0].inc()
+        found[1].observe(seconds)
+
+    def ran(self, service: str, status: int, seconds: float) -> None:
+        """One task that was routed to a service."""
+        key = (service, status)
+        found = self._by_task.get(key)
+        if found is None:
+            end = _ENDS.get(status, "failure")
+            found = (self._agent_calls.labels(service, end), self._agent_duration.labels(service))
+            self._by_task[key] = found
+        found[0].inc()
+        found[1].observe(seconds)

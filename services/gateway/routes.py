@@ -1,0 +1,116 @@
+"""What each listener serves."""
+
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Final
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from services.gateway.app import Handler
+from services.gateway.docs import PAGE, PAGE_POLICY
+from services.gateway.edge import Edge
+from services.gateway.exchange import Answer, Exchange
+from services.gateway.execute import Executor
+from services.gateway.openapi import document
+from services.gateway.status import Status
+from services.mesh import json_codec
+
+# What the answers of a runtime say besides.
+RUNTIMES: Final[Mapping[str, Mapping[str, str]]] = {
+    "agent-demo": {},
+    "agent-custom": {"theme": "neutral"},
+}
+
+Routes = Mapping[str, Mapping[str, Handler]]
+
+
+class PublicRoutes:
+    """Everything, on the public listener; tasks ask for a key."""
+
+    def __init__(self, edge: Edge, executor: Executor, status: Status) -> None:
+        self._edge = edge
+        self._executor = executor
+        self._status = status
+
+    @property
+    def routes(self) -> Routes:
+        """The table of the listener."""
+        return {
+            "/execute": {"POST": self.execute},
+            "/run": {"POST": self.run},
+            "/health": {"GET": self._status.health},
+            "/health/live": {"GET": self._status.live},
+            "/health/ready": {"GET": self._status.health},
+            "/metrics": {"GET": self.metrics},
+            "/openapi.json": {"GET": self.openapi},
+            "/docs": {"GET": self.docs},
+        }
+
+    async def execute(self, exchange: Exchange) -> Answer:
+        """POST /execute."""
+        answer, attempts = await self._task(exchange)
+        return _success(exchange, answer, {"attempt": attempts})
+
+    async def run(self, exchange: Exchange) -> Answer:
+        """POST /run, with a key: as a runtime, but the task's owner answers."""
+        answer, _ = await self._task(exchange)
+        return _success(exchange, answer, {})
+
+    async def metrics(self, _exchange: Exchange) -> Answer:
+        """GET /metrics."""
+        body = generate_latest(self._edge.telemetry.registry)
+        return Answer(200, body, CONTENT_TYPE_LATEST.encode())
+
+    async def openapi(self, _exchange: Exchange) -> Answer:
+        """GET /openapi.json."""
+        return Answer(200, self._document)
+
+    async def docs(self, _exchange: Exchange) -> Answer:
+        """GET /docs."""
+        return Answer(200, PAGE, b"text/html; charset=utf-8", [(b"content-security-policy", PAGE_POLICY)])
+
+    @cached_property
+    def _document(self) -> bytes:
+        return json_codec.dumps(document(self._executor.tasks.values()))
+
+    async def _task(self, exchange: Exchange) -> tuple[dict[str, Any], int]:
+        await self._edge.authenticate(exchange)
+        self._edge.admit()
+        return await self._executor.run(exchange, "")
+
+
+class RuntimeRoutes:
+    """The runtime contract: GET /health and POST /run, without a key, under the runtime's name."""
+
+    def __init__(self, name: str, edge: Edge, executor: Executor, status: Status) -> None:
+        self._name = name
+        self._edge = edge
+        self._executor = executor
+        self._status = status
+        self._more = RUNTIMES[name]
+
+    @property
+    def routes(self) -> Routes:
+        """The table of the listener."""
+        return {"/health": {"GET": self._status.health}, "/run": {"POST": self.run}}
+
+    async def run(self, exchange: Exchange) -> Answer:
+        """POST /run."""
+        self._edge.admit()
+        answer, _ = await self._executor.run(exchange, self._name)
+        return _success(exchange, answer, self._more)
+
+
+def _success(exchange: Exchange, answer: dict[str, Any], more: Mapping[str, object]) -> Answer:
+    body = {
+        "request_id": exchange.request_id,
+        "status": "success",
+        "result": answer["result"],
+        "duration_ms": round((time.monotonic() - exchange.began) * 1000, 3),
+        "service": exchange.service,
+        **more,
+    }
+    if "degraded" in answer:
+        body["degraded"] = answer["degraded"]
+    return Answer(200, json_codec.dumps(body))

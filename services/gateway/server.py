@@ -1,0 +1,134 @@
+"""Wiring of the gateway: settings → keys → tasks → listeners → lifecycle."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final, NoReturn, cast
+
+from services.gateway import tasks
+from services.gateway.app import App
+from services.gateway.caller import callers
+from services.gateway.cors import Cors
+from services.gateway.edge import Edge
+from services.gateway.execute import Executor
+from services.gateway.key_sync import KeySync
+from services.gateway.keys import KeyRing, Snapshot
+from services.gateway.limits import Rate
+from services.gateway.listener import HttpServer, Listener
+from services.gateway.routes import RUNTIMES, PublicRoutes, RuntimeRoutes
+from services.gateway.settings import GatewaySettings
+from services.gateway.status import Status
+from services.gateway.store import MIGRATIONS, SCHEMA, KeyStore
+from services.mesh import logs
+from services.mesh.client import ClientFactory
+from services.mesh.lifecycle import Lifecycle, run_process
+from services.mesh.settings import SettingsError, describe, load
+from services.mesh.store import Store
+from services.mesh.telemetry import Telemetry
+
+_log = logging.getLogger(__name__)
+
+NAME: Final = "gateway"
+# PostgreSQL may come later than the gateway; the keys known without it count until then. In seconds.
+_CONNECT_S: Final = 3600.0
+
+
+class Gateway:
+    """One gateway, in pieces that tests may look at."""
+
+    def __init__(self, settings: GatewaySettings, telemetry: Telemetry) -> None:
+        self.settings = settings
+        self.telemetry = telemetry
+        self.factory = ClientFactory(
+            NAME, telemetry=telemetry, timeout_s=None, max_message_mib=settings.max_message_mib
+        )
+        self.tasks = tasks.load()
+        self._store: Store | None = None
+        ring = KeyRing(Rate(settings.rate_per_s, settings.rate_burst), time.monotonic)
+        snapshot = Snapshot(settings.data_dir / NAME / "keys.json")
+        self.keys = KeySync(ring, snapshot, self._open_store if settings.database_url else None)
+        edge = Edge(telemetry, ring, self.keys, Cors(settings.origins), most=settings.max_concurrent_rpcs)
+        targets = {owner: settings.target_of(owner) for owner in tasks.owners(self.tasks)}
+        self.status = Status(self.factory, {o: t for o, t in targets.items() if t is not None}, self.keys)
+        executor = Executor(
+            self.tasks,
+            callers(self.factory, self.tasks, targets.get),
+            max_body_bytes=settings.max_body_bytes,
+            timeout_ms=settings.timeout_ms,
+        )
+        self.http = HttpServer(
+            max_head_bytes=settings.max_head_bytes,
+            keep_alive_s=settings.keep_alive_s,
+            on_draining=self._draining,
+        )
+        public = App(NAME, edge, PublicRoutes(edge, executor, self.status).routes)
+        self.public = self.http.add(settings.bind_host, settings.port, public)
+        ports = {"agent-demo": settings.agent_demo_port, "agent-custom": settings.agent_custom_port}
+        self.runtimes: dict[str, Listener] = {}
+        for name in RUNTIMES:
+            app = App(name, edge, RuntimeRoutes(name, edge, executor, self.status).routes)
+            self.runtimes[name] = self.http.add(settings.runtime_host, ports[name], app)
+
+    def lifecycle(self) -> Lifecycle:
+        """The process around it."""
+        life = Lifecycle(NAME, drain_s=self.settings.drain_s)
+        life.on_stop(self.telemetry.shutdown)
+        life.on_stop(self._close_store)
+        life.on_stop(self.factory.close)
+        life.on_start(self._begin)
+        life.on_ready(self._ready)
+        life.background("keys", self.keys.run)
+        return life
+
+    async def start(self) -> Lifecycle:
+        """Everything but the process, for tests: `stop` the lifecycle afterwards."""
+        life = self.lifecycle()
+        await life.start(cast(Any, self.http))
+        return life
+
+    async def _begin(self) -> None:
+        key = self.settings.api_key
+        self.keys.begin(None if key is None else key.get_secret_value())
+
+    async def _ready(self) -> None:
+        self.status.started = True
+
+    def _draining(self) -> None:
+        self.status.draining = True
+
+    async def _open_store(self) -> KeyStore:
+        assert self.settings.database_url is not None
+        self._store = await Store.open(
+            self.settings.database_url,
+            schema=SCHEMA,
+            migrations=Path(MIGRATIONS),
+            max_size=2,
+            connect_s=_CONNECT_S,
+            command_timeout_s=5.0,
+        )
+        return KeyStore(self._store)
+
+    async def _close_store(self) -> None:
+        store, self._store = self._store, None
+        if store is not None:
+            await store.close()
+
+
+async def run(settings: GatewaySettings) -> int:
+    """One process, until SIGTERM; its exit code."""
+    telemetry = Telemetry.create(NAME, settings)
+    gateway = Gateway(settings, telemetry)
+    _log.info("%s starts", NAME, extra={"fields": {"settings": describe(settings)}})
+    # Lifecycle asks of a server what HttpServer has: start, drain, stop.
+    return await gateway.lifecycle().run(cast(Any, gateway.http))
+
+
+def main() -> NoReturn:
+    """`python -m services.gateway`."""
+    try:
+        settings = load(GatewaySettings)
+    except SettingsError as error:
+        sys.exit(f"{NAME}: {error}")
+    logs.configure(NAME, settings.log_level)
+    run_process(lambda: run(settings))

@@ -1,0 +1,136 @@
+"""The table of tasks: every RPC with the option `waymesh.task.v1.task` is one, found by its descriptor."""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import waymesh
+from google.protobuf import message_factory
+from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+from waymesh.mesh.v1 import degradation_pb2
+from waymesh.task.v1 import task_pb2
+
+from services.mesh import json_codec
+from services.mesh.errors import FieldViolation, MeshError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """One task: its RPC, the message that `parameters` fills, and what its answer may say besides."""
+
+    name: str
+    summary: str
+    owner: str
+    path: str
+    request: type[Message]
+    response: type[Message]
+    body_field: str
+    # What `parameters` is: the request, or its body field.
+    parameters: type[Message]
+    # Top-level fields of the response that may say that the answer is second best.
+    degradations: tuple[str, ...]
+    idempotent: bool
+    method: MethodDescriptor
+
+    def read(self, parameters: object) -> Message:
+        """The request for `parameters`. Raises InvalidArgument, paths from the body's root."""
+        filled = json_codec.from_dict(self.parameters, parameters, path="parameters")
+        return self.request(**{self.body_field: filled}) if self.body_field else filled
+
+    def degraded(self, response: Any) -> dict[str, str] | None:
+        """Source and reason, if the response says that it is second best."""
+        for name in self.degradations:
+            if response.HasField(name):
+                said = getattr(response, name)
+                return {"source": said.source, "reason": said.reason}
+        return None
+
+    def blame(self, violation: FieldViolation) -> FieldViolation:
+        """A violation of the request, told by the owner, as one of the HTTP body."""
+        path = violation.field
+        if self.body_field:
+            path = path.removeprefix(self.body_field).removeprefix(".")
+        joint = "" if not path or path.startswith("[") else "."
+        return FieldViolation(f"parameters{joint}{path}", violation.description)
+
+    def translate(self, error: MeshError) -> MeshError:
+        """An error of the owner, its paths from the body's root."""
+        if not error.from_peer or not error.violations:
+            return error
+        violations = [self.blame(each) for each in error.violations]
+        return type(error)(
+            json_codec.invalid_fields(violations).message,
+            reason=error.reason,
+            metadata=error.metadata,
+            violations=violations,
+            retry_after_s=error.retry_after_s,
+        )
+
+
+def load() -> dict[str, Task]:
+    """All tasks of the installed contracts, by name. Raises ValueError if two RPCs claim one name."""
+    tasks: dict[str, Task] = {}
+    for file in _service_files():
+        for service in file.services_by_name.values():
+            for method in service.methods:
+                task = _task(file, method)
+                if task is None:
+                    continue
+                if task.name in tasks:
+                    raise ValueError(
+                        f"two RPCs are the task {task.name}: {tasks[task.name].path}, {task.path}"
+                    )
+                tasks[task.name] = task
+    return dict(sorted(tasks.items()))
+
+
+def owners(tasks: Mapping[str, Task]) -> list[str]:
+    """Services that own at least one task."""
+    return sorted({task.owner for task in tasks.values()})
+
+
+def _service_files() -> Iterator[FileDescriptor]:
+    """Contracts with services. `waymesh` is a namespace package: other distributions may add to it."""
+    for root in waymesh.__path__:
+        base = Path(root)
+        for path in sorted(base.rglob("*_service_pb2.py")):
+            module = ".".join(("waymesh", *path.relative_to(base).with_suffix("").parts))
+            yield importlib.import_module(module).DESCRIPTOR
+
+
+def _task(file: FileDescriptor, method: MethodDescriptor) -> Task | None:
+    options = method.GetOptions()
+    if not options.HasExtension(task_pb2.task):
+        return None
+    said = options.Extensions[task_pb2.task]
+    request = method.input_type
+    body = request.fields_by_name[said.body_field].message_type if said.body_field else request
+    if body is None:
+        raise ValueError(f"the body field of task {said.name} must be a message")
+    return Task(
+        name=said.name,
+        summary=said.summary,
+        # waymesh.eta.v1 → eta
+        owner=file.package.split(".")[1],
+        path=f"/{method.containing_service.full_name}/{method.name}",
+        request=_class(request),
+        response=_class(method.output_type),
+        body_field=said.body_field,
+        parameters=_class(body),
+        degradations=tuple(
+            field.name
+            for field in method.output_type.fields
+            if field.message_type is not None
+            and field.message_type.full_name == degradation_pb2.Degradation.DESCRIPTOR.full_name
+            and not field.is_repeated
+        ),
+        idempotent=options.idempotency_level != 0,
+        method=method,
+    )
+
+
+def _class(descriptor: Descriptor) -> type[Message]:
+    return message_factory.GetMessageClass(descriptor)
