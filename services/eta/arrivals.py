@@ -1,7 +1,6 @@
 """The topic `orders`, read by every replica: what is known of orders, and predictions that waited for one."""
 
 import asyncio
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -19,9 +18,7 @@ from services.eta.orders import KnownOrder, OrderBook
 from services.eta.partition import Partition
 from services.eta.store import Counts, EtaStore
 from services.eta.tracks import Track
-from services.mesh.events import PoisonMessage, Record, decode_value
-
-log = logging.getLogger(__name__)
+from services.mesh.events import Record, decode_value
 
 # The replica that holds the partition answers at once; the others see to it only if it did not.
 _GRACE_S: Final = 1.0
@@ -44,14 +41,7 @@ class OrderArrivals:
 
     async def handle(self, records: list[Record]) -> None:
         """Take in what route accepted."""
-        events = []
-        for record in records:
-            try:
-                events.append(decode_value(record, OrderEvent))
-            except PoisonMessage as fault:
-                # Every replica reads this record; burying it is left to the readers with a group.
-                log.warning("an unreadable order event was passed over", extra={"reason": fault.reason})
-        changed = self._book.apply(events)
+        changed = self._book.apply([decode_value(record, OrderEvent) for record in records])
         if changed:
             self._changed.put_nowait(changed)
 

@@ -29,6 +29,7 @@ from services.eta.signals import Signals
 from services.eta.store import Counts, EtaStore
 from services.eta.tracks import Track
 from services.mesh.events import PROTOBUF, EventBus, Message, Record
+from services.mesh.events.dead_letters import dead_letter
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class FixConsumer:
     def __init__(
         self,
         *,
+        group: str,
         bus: EventBus,
         store: EtaStore,
         book: OrderBook,
@@ -49,6 +51,7 @@ class FixConsumer:
         signals: Signals,
         seen_limit: int,
     ) -> None:
+        self._group = group
         self._bus = bus
         self._store = store
         self._book = book
@@ -94,8 +97,7 @@ class FixConsumer:
             await self._store.save_tracks(conn, state.number, moved.tracks)
         counts = _counted(moved, int(duplicate.sum()), int(conflict.sum()), len(predicted.values))
         await self.finish(conn, state, counts)
-        await self._bury(conn, batch, np.flatnonzero(conflict).tolist())
-        await self.publish(conn, state, predicted)
+        await self.publish(conn, state, predicted, self._dead(batch, np.flatnonzero(conflict).tolist()))
         state.trim()
         self._signals.anomalies(fixes, moved.cleaned.flags)
         self._signals.predicted(predicted.predictions)
@@ -163,33 +165,40 @@ class FixConsumer:
         await self._store.count(conn, state.number, token, counts)
         state.token = token
 
-    async def _bury(self, conn: asyncpg.Connection, batch: Decoded, conflicts: Sequence[int]) -> None:
-        for record, reason in batch.poison:
-            await self._bus.dead_letter(conn, record, reason)
-        for row in conflicts:
-            reason = "event_id came before with other content"
-            await self._bus.dead_letter(conn, batch.records[row], reason)
+    def _dead(self, batch: Decoded, conflicts: Sequence[int]) -> list[Message]:
+        dead = [dead_letter(record, reason, self._group) for record, reason in batch.poison]
+        reason = "event_id came before with other content"
+        return dead + [dead_letter(batch.records[row], reason, self._group) for row in conflicts]
 
-    async def publish(self, conn: asyncpg.Connection, state: Partition, predicted: "Predicted") -> None:
-        """Publish predictions; nothing may follow in the transaction."""
-        if not predicted.values:
+    async def publish(
+        self,
+        conn: asyncpg.Connection,
+        state: Partition,
+        predicted: "Predicted",
+        others: Sequence[Message] = (),
+    ) -> None:
+        """Publish predictions and other events; nothing may follow in the transaction."""
+        if not predicted.values and not others:
             return
         # The token is written once and for all in this transaction, so ids made of it are too.
         batch = state.token
         await self._bus.publish(
             conn,
             [
-                Message(
-                    topic=PREDICTIONS,
-                    key=prediction.order_id,
-                    value=value,
-                    event_id=f"{batch}-{place}",
-                    type=_PREDICTION_TYPE,
-                    content_type=PROTOBUF,
-                )
-                for place, (prediction, value) in enumerate(
-                    zip(predicted.predictions, predicted.values, strict=True)
-                )
+                *others,
+                *(
+                    Message(
+                        topic=PREDICTIONS,
+                        key=prediction.order_id,
+                        value=value,
+                        event_id=f"{batch}-{place}",
+                        type=_PREDICTION_TYPE,
+                        content_type=PROTOBUF,
+                    )
+                    for place, (prediction, value) in enumerate(
+                        zip(predicted.predictions, predicted.values, strict=True)
+                    )
+                ),
             ],
         )
 

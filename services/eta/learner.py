@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from waymesh.feedback.v1.feedback_service_pb2 import ListDeliveryOutcomesRequest
-from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
 
 from services.eta.learning import Learned
 from services.eta.store import EtaStore
 from services.mesh.errors import MeshError
+
+if TYPE_CHECKING:
+    from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +23,7 @@ _RETRY_S: Final = (1.0, 30.0)
 class Learner:
     """Keeps `learned` up to date. Without feedback it stays what it was."""
 
-    def __init__(self, store: EtaStore, feedback: FeedbackServiceAsyncStub, *, every_s: float) -> None:
+    def __init__(self, store: EtaStore, feedback: "FeedbackServiceAsyncStub", *, every_s: float) -> None:
         self._store = store
         self._feedback = feedback
         self._every_s = every_s

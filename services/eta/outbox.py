@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome
@@ -10,10 +10,12 @@ from waymesh.feedback.v1.feedback_service_pb2 import (
     RecordDeliveryOutcomesRequest,
     RecordDeliveryOutcomesResponse,
 )
-from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
 
 from services.eta.store import EtaStore
 from services.mesh.errors import MeshError
+
+if TYPE_CHECKING:
+    from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ _HOPELESS: Final = frozenset(
 class OutcomeSender:
     """Background task: the outbox to feedback, at least once; feedback stores each once by its id."""
 
-    def __init__(self, store: EtaStore, feedback: FeedbackServiceAsyncStub) -> None:
+    def __init__(self, store: EtaStore, feedback: "FeedbackServiceAsyncStub") -> None:
         self._store = store
         self._feedback = feedback
 

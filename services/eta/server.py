@@ -23,14 +23,13 @@ from services.eta.settings import EtaSettings
 from services.eta.signals import Signals
 from services.eta.store import EtaStore
 from services.eta.watch import PredictionWatch
-from services.mesh import logs
 from services.mesh.client import ClientFactory
-from services.mesh.events import create_bus
+from services.mesh.events import Consumer, create_bus
 from services.mesh.feedback import FeedbackPipeline, recorded
-from services.mesh.lifecycle import Lifecycle, run_process
+from services.mesh.lifecycle import Lifecycle
+from services.mesh.process import run_service
 from services.mesh.server import GrpcServer
-from services.mesh.settings import SettingsError, describe, load
-from services.mesh.store import Store, running_dsn
+from services.mesh.store import Store
 from services.mesh.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ class Eta:
         feedback = clients.stub(FeedbackServiceStub, settings.feedback_target)
         pipeline = FeedbackPipeline.create(NAME, settings, clients, self.telemetry)
         lifecycle.on_stop(pipeline.close)
-        bus = create_bus(settings, service=NAME, pool=pool.pool)
+        bus = create_bus(settings, service=NAME, pool=pool.pool, telemetry=self.telemetry)
         await bus.start()
         lifecycle.on_stop(bus.close)
 
@@ -86,7 +85,9 @@ class Eta:
         signals = Signals(feedback)
         learner = Learner(store, feedback, every_s=settings.learn_every_s)
         await learner.load()
+        group = f"{settings.kafka_group_id}.{NAME}"
         consumer = FixConsumer(
+            group=group,
             bus=bus,
             store=store,
             book=book,
@@ -96,9 +97,7 @@ class Eta:
         )
         arrivals = OrderArrivals(store=store, book=book, consumer=consumer)
         orders = bus.broadcast([ORDERS], arrivals.handle, from_start=True)
-        fixes = bus.consume(
-            f"{settings.kafka_group_id}.{NAME}", [FIXES], consumer.handle, max_batch=settings.gps_batch
-        )
+        fixes = bus.consume(group, [FIXES], consumer.handle, max_batch=settings.gps_batch)
         housekeeping = Housekeeping(
             store,
             partitions=lambda: list(consumer.partitions),
@@ -107,20 +106,20 @@ class Eta:
             predictions=timedelta(hours=settings.keep_predictions_hours),
         )
 
-        async def consume_fixes() -> None:
-            # Fixes whose order is long known should not have to wait for it.
-            await self._orders_known(orders.caught_up)
-            await fixes.run()
+        # Nobody is to hear that an order is unknown only because this process has just begun.
+        await _until_caught_up(orders, settings.orders_wait_s)
 
-        lifecycle.background("orders", orders.run)
-        lifecycle.background("arrivals", arrivals.run)
-        lifecycle.background("fixes", consume_fixes)
-        lifecycle.background("outcomes", OutcomeSender(store, feedback).run)
-        lifecycle.background("learning", learner.run)
-        lifecycle.background("signals", signals.run)
-        lifecycle.background("housekeeping", housekeeping.run)
-        lifecycle.background("recorder", pipeline.run)
-        lifecycle.on_ready(lambda: self._orders_known(orders.caught_up))
+        async def work() -> None:
+            lifecycle.background("orders", orders.run)
+            lifecycle.background("arrivals", arrivals.run)
+            lifecycle.background("fixes", fixes.run)
+            lifecycle.background("outcomes", OutcomeSender(store, feedback).run)
+            lifecycle.background("learning", learner.run)
+            lifecycle.background("signals", signals.run)
+            lifecycle.background("housekeeping", housekeeping.run)
+            lifecycle.background("recorder", pipeline.run)
+
+        lifecycle.on_ready(work)
 
         servicer = EtaServicer(
             intake=Intake(bus=bus, store=store, partitions=lambda: list(consumer.partitions.values())),
@@ -134,33 +133,20 @@ class Eta:
             add_EtaServiceServicer_to_server, recorded(servicer, service, pipeline, self.telemetry)
         )
 
-    async def _orders_known(self, caught_up: asyncio.Event) -> None:
-        try:
-            async with asyncio.timeout(self._settings.orders_wait_s):
-                await caught_up.wait()
-        except TimeoutError:
-            log.warning("orders are still being read; those not read yet count as unknown")
 
-
-async def serve() -> int:
-    """Run until a signal; gives the exit code."""
+async def _until_caught_up(reader: Consumer, limit_s: float) -> None:
+    """Read what there is; the reader goes on from there when it is run again."""
+    reading = asyncio.create_task(reader.run(), name="orders so far")
     try:
-        settings = load(EtaSettings)
-        dsn = settings.database_url or running_dsn(settings.data_dir)
-        if dsn is None:
-            raise SettingsError(
-                f"DATABASE_URL is not set and no `waymesh up` runs in {settings.data_dir} (WAYMESH_DATA_DIR)"
-            )
-    except SettingsError as error:
-        logs.configure(NAME)
-        log.error("%s", error)
-        return 1
-    logs.configure(NAME, settings.log_level)
-    log.info("eta starts", extra={"settings": describe(settings)})
-    eta = Eta(settings, dsn)
-    return await eta.lifecycle.run(eta.server)
+        async with asyncio.timeout(limit_s):
+            await reader.caught_up.wait()
+    except TimeoutError:
+        log.warning("orders are still being read; those not read yet count as unknown")
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 def main() -> NoReturn:
     """Entry of the process."""
-    run_process(serve)
+    run_service(NAME, EtaSettings, Eta)

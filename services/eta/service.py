@@ -1,4 +1,5 @@
 """EtaService: proto in, domain call, proto out."""
+# ruff: noqa: N802 - the methods' names are the contract's
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -10,12 +10,11 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from waymesh.eta.v1.eta_pb2 import EtaPrediction
 from waymesh.feedback.v1.feedback_service_pb2 import RecordSignalsRequest
-from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
 from waymesh.feedback.v1.outcome_pb2 import Severity
 from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 from waymesh.gps.v1.gps_pb2 import AnomalyFlag
@@ -25,6 +24,9 @@ from services.eta.fixes import FLAGS, Fixes, Ints, bit
 from services.eta.silence import Silence
 from services.eta.tracks import Track
 from services.mesh.errors import MeshError
+
+if TYPE_CHECKING:
+    from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Signals:
 
     def __init__(
         self,
-        feedback: FeedbackServiceAsyncStub,
+        feedback: "FeedbackServiceAsyncStub",
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,

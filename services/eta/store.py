@@ -70,22 +70,26 @@ FROM head, unnest($1::text[], $2::bytea[]) WITH ORDINALITY AS one (order_id, pre
 _COUNT: Final = """
 UPDATE gps_partitions SET token = $2, fixes = fixes + $3, duplicates = duplicates + $4,
     conflicts = conflicts + $5, predictions = predictions + $6,
-    flags = ARRAY(SELECT a + b FROM unnest(flags, $7::bigint[]) WITH ORDINALITY AS n (a, b, place) ORDER BY place)
+    flags = ARRAY(
+        SELECT a + b FROM unnest(flags, $7::bigint[]) WITH ORDINALITY AS n (a, b, place) ORDER BY place)
 WHERE partition = $1
 """
 _MERGE_SEEN: Final = """
 WITH small AS (
     DELETE FROM gps_seen WHERE seen_id IN (
-        SELECT seen_id FROM gps_seen WHERE partition = $1 AND octet_length(ids) < 8 * 500 ORDER BY seen_id LIMIT $2)
+        SELECT seen_id FROM gps_seen WHERE partition = $1 AND octet_length(ids) < 8 * 500
+        ORDER BY seen_id LIMIT $2)
     RETURNING *)
 INSERT INTO gps_seen (partition, seen_at, ids, contents)
-SELECT partition, max(seen_at), string_agg(ids, '' ORDER BY seen_id), string_agg(contents, '' ORDER BY seen_id)
+SELECT partition, max(seen_at),
+    string_agg(ids, '' ORDER BY seen_id), string_agg(contents, '' ORDER BY seen_id)
 FROM small GROUP BY partition
 """
 _FORGET_SEEN: Final = """
 DELETE FROM gps_seen WHERE seen_at < now() - $1::interval OR seen_id IN (
     SELECT seen_id FROM (
-        SELECT seen_id, sum(octet_length(ids) / 8) OVER (PARTITION BY partition ORDER BY seen_id DESC) AS newer
+        SELECT seen_id,
+            sum(octet_length(ids) / 8) OVER (PARTITION BY partition ORDER BY seen_id DESC) AS newer
         FROM gps_seen) AS counted
     WHERE newer > $2)
 """
@@ -128,7 +132,8 @@ class EtaStore:
         token = await conn.fetchval(query, partition)
         if token is None:
             await conn.execute(
-                "INSERT INTO gps_partitions (partition, token, flags) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                "INSERT INTO gps_partitions (partition, token, flags) VALUES ($1, $2, $3) "
+                "ON CONFLICT DO NOTHING",
                 partition,
                 uuid.uuid4(),
                 [0] * _FLAGS,

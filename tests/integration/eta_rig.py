@@ -1,0 +1,132 @@
+"""eta as it runs, on a real PostgreSQL, with feedback beside it if a test wants it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from waymesh.eta.v1.eta_pb2 import EtaPrediction
+from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceStub
+from waymesh.order.v1.events_pb2 import OrderEvent
+from waymesh.order.v1.order_pb2 import Order
+
+from services.eta.server import Eta
+from services.eta.settings import EtaSettings
+from services.feedback.server import Feedback
+from services.feedback.settings import FeedbackSettings
+from services.mesh.client import ClientFactory
+from services.mesh.events import PROTOBUF, EventBus, Message, create_bus
+from services.mesh.settings import load
+from services.mesh.store import Store
+from services.mesh.telemetry import Telemetry
+
+GUARD_S = 60.0
+
+
+class Rig:
+    """One eta and what a test needs around it."""
+
+    def __init__(self, stack: AsyncExitStack, dsn: str, folder: Path) -> None:
+        self._stack = stack
+        self.dsn = dsn
+        self._folder = folder
+        self._options: dict[str, Any] = {"data_dir": folder, "feedback_target": "127.0.0.1:1"}
+        self.telemetry = Telemetry.create("test")
+        self.store: Store
+        self.bus: EventBus
+
+    async def open(self) -> None:
+        """The test's own door to the bus."""
+        empty = self._folder / "no-migrations"
+        empty.mkdir()
+        self.store = await Store.open(self.dsn, schema="test", migrations=empty)
+        self._stack.push_async_callback(self.store.close)
+        self.bus = create_bus(load(EtaSettings), service="test", pool=self.store.pool)
+        await self.bus.start()
+        self._stack.push_async_callback(self.bus.close)
+
+    async def with_feedback(self) -> Feedback:
+        settings = load(FeedbackSettings, data_dir=self._folder, port=0, admin=0, drain_s=0.0)
+        feedback = Feedback(settings, self.dsn)
+        await feedback.start()
+        self._stack.push_async_callback(feedback.stop)
+        self._options["feedback_target"] = f"127.0.0.1:{feedback.server.port}"
+        return feedback
+
+    async def start(self, **options: Any) -> Eta:
+        """A served eta; it ends with the test if it was not ended before."""
+        settings = load(EtaSettings, port=0, admin=0, drain_s=0.0, **(self._options | options))
+        eta = Eta(settings, self.dsn)
+        self._stack.push_async_callback(eta.stop)
+        await eta.start()
+        return eta
+
+    def stub(self, eta: Eta) -> Any:
+        factory = ClientFactory("test", telemetry=self.telemetry)
+        self._stack.push_async_callback(factory.close)
+        return factory.stub(EtaServiceStub, f"127.0.0.1:{eta.server.port}")
+
+    async def publish(self, *messages: Message) -> None:
+        async with self.store.transaction() as conn:
+            await self.bus.publish(conn, messages)
+
+    async def place(self, *orders: Order) -> None:
+        """Orders, as route would publish them."""
+        await self.publish(
+            *(
+                Message(
+                    topic="orders",
+                    key=order.order_id,
+                    value=OrderEvent(order=order).SerializeToString(),
+                    event_id=f"{order.order_id}@{order.revision}",
+                    type="waymesh.order.v1.OrderEvent",
+                    content_type=PROTOBUF,
+                )
+                for order in orders
+            )
+        )
+
+    async def published(self) -> list[EtaPrediction]:
+        """Everything on eta-predictions, in the order of its partitions."""
+        return [EtaPrediction.FromString(value) for value in await self._values("eta-predictions")]
+
+    async def dead(self) -> list[bytes]:
+        return await self._values("dead-letters")
+
+    async def _values(self, topic: str) -> list[bytes]:
+        values: list[bytes] = []
+
+        async def take(records: Sequence[Any]) -> None:
+            values.extend(record.value for record in records)
+
+        reader = self.bus.broadcast([topic], take, from_start=True)
+        task = asyncio.create_task(reader.run())
+        try:
+            async with asyncio.timeout(GUARD_S):
+                await reader.caught_up.wait()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        return values
+
+    async def until(self, holds: Callable[[], Any], what: str) -> None:
+        """Looks again and again, for events that leave no other trace; the guard only ends a broken test."""
+        try:
+            async with asyncio.timeout(GUARD_S):
+                while not await holds():  # noqa: ASYNC110 - other processes leave no event to wait for
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise AssertionError(f"never came true: {what}") from None
+
+    async def row(self, query: str, *arguments: Any) -> asyncpg.Record:
+        return await self.store.pool.fetchrow(query, *arguments)
+
+
+@asynccontextmanager
+async def rig(dsn: str, folder: Path) -> AsyncIterator[Rig]:
+    async with AsyncExitStack() as stack:
+        made = Rig(stack, dsn, folder)
+        await made.open()
+        yield made
