@@ -7,7 +7,7 @@ rest of its mesh.
 import asyncio
 import json
 from http import HTTPStatus
-from typing import Final
+from typing import Final, cast
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -71,9 +71,9 @@ class _Connection(asyncio.Protocol):
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._connections.add(transport)
+        # Not by isinstance: uvloop's transports are no subclass of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        self._connections.add(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:
