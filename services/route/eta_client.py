@@ -4,10 +4,9 @@ best."""
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from waymesh.eta.v1 import eta_pb2, eta_service_pb2, travel_time_pb2
-from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceAsyncStub
 from waymesh.feedback.v1.delivery_pb2 import LEG_KIND_TO_DESTINATION, LEG_KIND_TO_PICKUP, LEG_KIND_WAIT
 from waymesh.gps.v1.location_pb2 import Location
 from waymesh.gps.v1.vehicle_pb2 import VehicleType
@@ -22,6 +21,9 @@ from services.route.forecast import Forecast
 from services.route.limits import Vehicle
 from services.route.translate import stamp
 from services.route.travel import MatrixSizeError, Place, Travel, fallback, table
+
+if TYPE_CHECKING:  # a type only; the module does not have it when it runs
+    from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceAsyncStub
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class Pair:
 class EtaClient:
     """eta's travel times and predictions. `timeout_s` bounds each call, as does the budget at hand."""
 
-    def __init__(self, stub: EtaServiceAsyncStub, timeout_s: float) -> None:
+    def __init__(self, stub: "EtaServiceAsyncStub", timeout_s: float) -> None:
         self._stub = stub
         self._timeout_s = timeout_s
 

@@ -70,7 +70,7 @@ class Route:
         lifecycle.on_stop(clients.close)
         pipeline = FeedbackPipeline.create(NAME, settings, clients, self.telemetry)
         lifecycle.on_stop(pipeline.close)
-        bus = create_bus(settings, service=NAME, pool=database.pool)
+        bus = create_bus(settings, service=NAME, pool=database.pool, telemetry=self.telemetry)
         await bus.start()
         lifecycle.on_stop(bus.close)
 
@@ -88,11 +88,15 @@ class Route:
         group = f"{settings.kafka_group_id}.{NAME}"
         fixes = FixConsumer(bus, rerouter, ticker.soon)
         commands = CommandConsumer(bus, rerouter, ticker.soon)
-        lifecycle.background("fixes", bus.consume(group, [GPS_EVENTS], fixes.handle).run)
-        lifecycle.background("commands", bus.consume(group, [ORDER_COMMANDS], commands.handle).run)
-        lifecycle.background("allocation", ticker.run)
-        lifecycle.background("routes", rerouter.run)
-        lifecycle.background("recorder", pipeline.run)
+
+        async def begin() -> None:
+            lifecycle.background("recorder", pipeline.run)
+            lifecycle.background("routes", rerouter.run)
+            lifecycle.background("fixes", bus.consume(group, [GPS_EVENTS], fixes.handle).run)
+            lifecycle.background("commands", bus.consume(group, [ORDER_COMMANDS], commands.handle).run)
+            lifecycle.background("allocation", ticker.run)
+
+        lifecycle.on_ready(begin)
 
         servicer = RouteServicer(
             database=database,
