@@ -13,7 +13,7 @@ CREATE TABLE api_keys (
 
 -- One row that counts changes, so that gateways see with one look whether anything is new.
 CREATE TABLE api_key_version (
-  only boolean PRIMARY KEY DEFAULT true CHECK (only),
+  single boolean PRIMARY KEY DEFAULT true CHECK (single),
   version bigint NOT NULL
 );
 INSERT INTO api_key_version (version) VALUES (0);
