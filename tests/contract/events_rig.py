@@ -14,6 +14,7 @@ from services.mesh.events import Consumer, EventBus, Message, Record, Topic
 from services.mesh.events.postgres import PostgresBus
 from services.mesh.events.topics import DEAD_LETTERS
 from services.mesh.store import connect
+from tests.processes import until
 
 TOPICS: Mapping[str, Topic] = {
     topic.name: topic
@@ -123,9 +124,7 @@ def by_key(records: Sequence[Record]) -> dict[str, list[str]]:
 
 async def settled(consumer: Consumer, lag: int = 0) -> None:
     """Waits until a reader has that much still to handle: with 0, all is committed."""
-    async with asyncio.timeout(GUARD_S):
-        while not consumer.lag() or sum(consumer.lag().values()) != lag:
-            await asyncio.sleep(0.01)
+    await until(lambda: bool(consumer.lag()) and sum(consumer.lag().values()) == lag, f"a lag of {lag}")
 
 
 class PostgresRig:

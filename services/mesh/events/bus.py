@@ -5,9 +5,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, TypeVar, dataclass_transform
 
 import asyncpg
+
+T = TypeVar("T")
 
 PROTOBUF: Final = "application/protobuf"
 JSON: Final = "application/json"
@@ -15,7 +17,16 @@ JSON: Final = "application/json"
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def _sealed(cls: type[T]) -> type[T]:
+    """A dataclass that is frozen to the type checker alone.
+
+    Made frozen for good, a Record takes 1.2 µs instead of 0.3, of some 10 µs that an event takes in all.
+    """
+    return dataclass(slots=True, unsafe_hash=True)(cls)
+
+
+@_sealed
 class Message:
     """An event as it is published."""
 
@@ -32,16 +43,16 @@ class Message:
     """Whatever else travels along; names that start with `ce_` and `content-type` are the bus's own."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_sealed
 class Record(Message):
     """An event as it is read. An empty `content_type` means that its producer named none."""
 
-    partition: int
-    position: int
+    partition: int = field(kw_only=True)
+    position: int = field(kw_only=True)
     """Grows within a partition; with gaps where events were compacted away."""
-    time: datetime
+    time: datetime = field(kw_only=True)
     """When the bus took it in, UTC."""
-    source: str = ""
+    source: str = field(default="", kw_only=True)
     """CloudEvents source: who published it."""
 
 

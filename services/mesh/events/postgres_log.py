@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Final
+from zlib import crc32
 
 import asyncpg
 
@@ -102,12 +103,13 @@ class PostgresLog:
     async def append(self, connection: asyncpg.Connection, messages: Sequence[Message]) -> list[int]:
         """Publishes in the connection's transaction; the numbers of the partitions it went to."""
         by_part: dict[int, list[Message]] = {}
+        known = self._parts
         for message in messages:
-            parts = self._parts.get(message.topic) or self._parts_of(message.topic)
-            part = parts[zlib.crc32(message.key.encode()) % len(parts)]
-            try:
+            parts = known.get(message.topic) or self._parts_of(message.topic)
+            part = parts[crc32(message.key.encode()) % len(parts)]
+            if part in by_part:
                 by_part[part].append(message)
-            except KeyError:
+            else:
                 by_part[part] = [message]
         touched = sorted(by_part)
         counts = [len(by_part[part]) for part in touched]
@@ -121,7 +123,7 @@ class PostgresLog:
             touched,
             skipped,
             counts,
-            [slot for slot, count in enumerate(counts, 1) for _ in range(count)],
+            list(chain.from_iterable(repeat(slot, count) for slot, count in enumerate(counts, 1))),
             await self._kind_numbers(ordered),
             [message.key for message in ordered],
             [message.event_id for message in ordered],
@@ -134,16 +136,18 @@ class PostgresLog:
         """Up to `most` records of each partition after its position; partitions without any are left out."""
         async with self._pool.acquire() as connection:
             rows = await connection.fetch(_READ, list(positions), list(positions.values()), most)
+        kinds = self._kinds
         found: dict[int, list[Record]] = {}
-        part, records = -1, []
+        part, records, topic, partition = -1, [], "", 0
         for number, position, time, kind, key, event_id, value, headers in rows:
             if number != part:
                 part = number
                 records = found.setdefault(part, [])
                 topic, partition = self._partitions[part].topic, self._partitions[part].partition
-            if kind not in self._kinds:
+            if kind not in kinds:
                 await self.load()
-            type_, content_type, source = self._kinds[kind]
+                kinds = self._kinds
+            type_, content_type, source = kinds[kind]
             records.append(
                 Record(
                     topic, key, value, event_id, type_, content_type,
