@@ -32,7 +32,12 @@ class Rig:
         self._stack = stack
         self.dsn = dsn
         self._folder = folder
-        self._options: dict[str, Any] = {"data_dir": folder, "feedback_target": "127.0.0.1:1"}
+        # Nobody listens there; with feedback beside it, outcomes are recorded too.
+        self._options: dict[str, Any] = {
+            "data_dir": folder,
+            "feedback_target": "127.0.0.1:1",
+            "enable_outcome_logging": False,
+        }
         self.telemetry = Telemetry.create("test")
         self.store: Store
         self.bus: EventBus
@@ -52,7 +57,10 @@ class Rig:
         feedback = Feedback(settings, self.dsn)
         await feedback.start()
         self._stack.push_async_callback(feedback.stop)
-        self._options["feedback_target"] = f"127.0.0.1:{feedback.server.port}"
+        self._options |= {
+            "feedback_target": f"127.0.0.1:{feedback.server.port}",
+            "enable_outcome_logging": True,
+        }
         return feedback
 
     async def start(self, **options: Any) -> Eta:
