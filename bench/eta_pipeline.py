@@ -1,8 +1,8 @@
 """Fixes through eta from end to end: how many a second, and where the time goes.
 
-A client streams fixes by StreamGps to a process of eta on an embedded PostgreSQL (fsync on) until every one is
-counted as processed. The traces are those of WAYMESH_BENCH_DATA if it is set, else made up: couriers who wander
-towards a place. Then the same fixes go through the pure middle alone, step by step.
+A client streams fixes by StreamGps to a process of eta on an embedded PostgreSQL (fsync on) until every one
+is counted as processed. The traces are those of WAYMESH_BENCH_DATA if it is set, else made up: couriers who
+wander towards a place. Then the same fixes go through the pure middle alone, step by step.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +42,7 @@ from services.eta.learning import Learned
 from services.eta.orders import OrderBook
 from services.eta.seen import SeenFixes, repeats
 from services.eta.tracks import Track
-from services.mesh.events import PROTOBUF, Message
+from services.mesh.events import PROTOBUF, Message, Record
 from services.mesh.events.postgres import PostgresBus
 from services.mesh.store import EmbeddedPostgres, Store
 from services.sim import schedule
@@ -87,7 +89,7 @@ def cpu_s(pid: int) -> float:
 
 async def publish_orders(dsn: str, recording: Recording, folder: Path) -> None:
     """As route would have: all of them before the first fix."""
-    folder.mkdir()
+    folder.mkdir()  # noqa: ASYNC240 - before anything is measured
     store = await Store.open(dsn, schema="bench", migrations=folder)
     bus = PostgresBus(store.pool, service="route")
     await bus.start()
@@ -106,9 +108,7 @@ async def publish_orders(dsn: str, recording: Recording, folder: Path) -> None:
 
 
 @contextmanager
-def running(command: list[str], environment: dict[str, str]) -> Iterator[asyncio.subprocess.Process | Any]:
-    import subprocess
-
+def running(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
     try:
         yield process
@@ -176,10 +176,6 @@ async def end_to_end(traces: list[Trace], side_by_side: int, folder: Path) -> di
 
 def pure(traces: list[Trace], side_by_side: int) -> dict[str, float]:
     """Microseconds per fix of each step, in batches of 1,000 of one partition."""
-    from datetime import UTC, datetime
-
-    from services.mesh.events import Record
-
     plan = schedule.plan(traces, side_by_side=side_by_side, duplicates=0, disorder=0, seed=1)
     recording = Recording(traces, "pure")
     book = OrderBook()
