@@ -22,14 +22,14 @@ def dead_letter(record: Record, reason: str, group: str = "") -> Message:
     origin = f"{group}|{record.topic}|{record.partition}|{record.position}"
     return Message(
         topic=DEAD_LETTERS,
-        key=record.key,
+        key=_storable(record.key),
         value=record.value,
         event_id=str(uuid.uuid5(_NAMESPACE, origin)),
-        type=record.type,
-        content_type=record.content_type,
+        type=_storable(record.type),
+        content_type=_storable(record.content_type),
         headers={
             **record.headers,
-            REASON: reason.replace("\x00", "")[:_REASON_CHARS],
+            REASON: _storable(reason)[:_REASON_CHARS],
             TOPIC: record.topic,
             PARTITION: str(record.partition),
             POSITION: str(record.position),
@@ -37,3 +37,8 @@ def dead_letter(record: Record, reason: str, group: str = "") -> Message:
             GROUP: group,
         },
     )
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL has no place for U+0000 in text."""
+    return text.replace("\x00", "�")

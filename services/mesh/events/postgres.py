@@ -10,6 +10,7 @@ import asyncpg
 
 from services.mesh.events.bus import BroadcastHandler, Handler, Message, Record
 from services.mesh.events.dead_letters import dead_letter
+from services.mesh.events.handling import Handling
 from services.mesh.events.metering import Meter, SilentMeter
 from services.mesh.events.postgres_broadcast import BroadcastConsumer
 from services.mesh.events.postgres_group import GroupConsumer
@@ -80,8 +81,9 @@ class PostgresBus:
         self, group: str, topics: Sequence[str], handler: Handler, *, max_batch: int = 1000
     ) -> GroupConsumer:
         """A member of a group. UnknownTopicError."""
+        handling = Handling(self._pool, group, handler, self.publish, self._meter)
         return GroupConsumer(
-            self._pool, self._log, self._link, group, list(topics), handler, max_batch, self._meter
+            self._pool, self._log, self._link, group, list(topics), handling, max_batch, self._meter
         )
 
     def broadcast(

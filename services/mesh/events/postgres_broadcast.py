@@ -5,6 +5,7 @@ import logging
 from typing import Final
 
 from services.mesh.events.bus import BroadcastHandler, PoisonMessage, Record
+from services.mesh.events.handling import Patience
 from services.mesh.events.metering import Meter
 from services.mesh.events.postgres_link import PostgresLink
 from services.mesh.events.postgres_log import PostgresLog
@@ -60,7 +61,8 @@ class BroadcastConsumer(PartitionReader):
     async def _place(self) -> None:
         heads = {} if self._from_start else await self._log.heads()
         self._cursors = {
-            one.part: Cursor(one, heads.get(one.part, 0), self._max_batch) for one in self._partitions
+            one.part: Cursor(one, heads.get(one.part, 0), Patience(self._max_batch))
+            for one in self._partitions
         }
 
     async def _handle(self, batch: Batch) -> None:
@@ -74,12 +76,14 @@ class BroadcastConsumer(PartitionReader):
                 _log.error("left out: %s", poison)
                 self._meter.count(poison.record.topic, "dead", 1)
                 records = [record for record in records if record is not poison.record]
-            except Exception:
-                pause_s = batch.cursor.failed()
+            except Exception as error:
+                batch.cursor.pending = True
+                pause_s = batch.cursor.patience.failed(error, len(records))
                 _log.exception(
                     "a broadcast handler failed at %s; again in %.2f s", batch.cursor.partition, pause_s
                 )
                 self._meter.count(batch.cursor.partition.topic, "failed", len(records))
                 return
+        batch.cursor.patience.succeeded()
         self._handled(batch)
         self._meter.count(batch.cursor.partition.topic, "consumed", len(batch.records))

@@ -2,15 +2,16 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Final
 
 import asyncpg
 
-from services.mesh.events.bus import Handler, PoisonMessage, Record
-from services.mesh.events.dead_letters import dead_letter
+from services.mesh.events.handling import FencedError, Handling, Patience
 from services.mesh.events.metering import Meter
 from services.mesh.events.postgres_link import PostgresLink
 from services.mesh.events.postgres_log import PostgresLog
@@ -29,12 +30,6 @@ WHERE group_name = $1 AND part = $2 AND position = $3 AND owner = $4 RETURNING t
 _BALANCE_S: Final = 30.0
 _MISSING_S: Final = 0.1
 _LEAVE_S: Final = 2.0
-# A handler that fails on a single record this often, with everything it needs in place, will not succeed.
-_ATTEMPTS: Final = 3
-
-
-class FencedError(Exception):
-    """Another member has this partition now; whatever was done here is rolled back."""
 
 
 class GroupConsumer(PartitionReader):
@@ -47,7 +42,7 @@ class GroupConsumer(PartitionReader):
         link: PostgresLink,
         group: str,
         topics: list[str],
-        handler: Handler,
+        handling: Handling,
         max_batch: int,
         meter: Meter,
     ) -> None:
@@ -56,7 +51,7 @@ class GroupConsumer(PartitionReader):
         self._pool = pool
         self.group = group
         self._topics = topics
-        self._handler = handler
+        self._handling = handling
         self._balance_at = 0.0
 
     async def run(self) -> None:
@@ -70,8 +65,7 @@ class GroupConsumer(PartitionReader):
                 try:
                     if time.monotonic() >= self._balance_at:
                         await self._balance()
-                    for batch in await self._next(max(0.0, self._balance_at - time.monotonic())):
-                        await self._handle(batch)
+                    await self._handle_all(await self._next(max(0.0, self._balance_at - time.monotonic())))
                     pause_s = 0.05
                 except Exception as error:
                     if is_transient(error):
@@ -104,80 +98,40 @@ class GroupConsumer(PartitionReader):
         for part, position in positions.items():
             cursor = self._cursors.get(part)
             if cursor is None:
-                self._cursors[part] = Cursor(self._log.partition(part), position, self._max_batch)
+                self._cursors[part] = Cursor(self._log.partition(part), position, Patience(self._max_batch))
             elif cursor.position != position:  # a commit whose answer was lost
                 cursor.position, cursor.pending = position, True
         if missing:
             self._balance_at = min(self._balance_at, time.monotonic() + _MISSING_S)
+
+    async def _handle_all(self, batches: Sequence[Batch]) -> None:
+        """One after the other: a handler never runs beside itself."""
+        for batch in batches:
+            await self._handle(batch)
 
     async def _handle(self, batch: Batch) -> None:
         cursor = batch.cursor
         if self._balance_at == 0.0:  # somebody may be waiting for this partition, or have it already
             cursor.pending = True
             return
+        advance = functools.partial(self._advance, batch=batch)
         try:
-            await self._apply(cursor, batch.records, [])
+            handled = await self._handling.handle(batch.records, cursor.patience, advance)
         except FencedError:
             _log.warning("group %s lost %s", self.group, cursor.partition)
             self._cursors.pop(cursor.partition.part, None)
             self._balance_at = 0.0
             return
-        except Exception as error:
-            if not await self._failed(batch, error):
-                return
-        self._handled(batch)
-        self._meter.count(cursor.partition.topic, "consumed", len(batch.records))
+        if handled:
+            self._handled(batch)
+        else:
+            cursor.pending = True
+            self._balance_at = 0.0  # the commit may have happened although we saw it fail
 
-    async def _failed(self, batch: Batch, error: Exception) -> bool:
-        """Puts the partition off, or its only record away; whether the batch is done with."""
-        cursor, records = batch.cursor, batch.records
-        self._balance_at = 0.0  # the commit may have happened although we saw it fail
-        self._meter.count(cursor.partition.topic, "failed", len(records))
-        transient = is_transient(error)
-        pause_s = cursor.failed()
-        if transient:
-            _log.warning(
-                "group %s waits at %s: %s; again in %.2f s",
-                self.group, cursor.partition, type(error).__name__, pause_s,
-            )  # fmt: skip
-            return False
-        _log.error(
-            "group %s failed at %s after %d, %d records; again in %.2f s",
-            self.group, cursor.partition, batch.after, len(records), pause_s, exc_info=error,
-        )  # fmt: skip
-        if len(records) == 1 and cursor.failures >= _ATTEMPTS:
-            reason = f"the handler failed {cursor.failures} times: {type(error).__name__}"
-            await self._apply(cursor, [], [(records[0], reason)])
-            return True
-        cursor.limit = max(1, min(cursor.limit, len(records)) // 2)
-        return False
-
-    async def _apply(self, cursor: Cursor, records: list[Record], dead: list[tuple[Record, str]]) -> None:
-        """Handler, dead letters and position in one transaction."""
-        end = max([record.position for record in records] + [record.position for record, _ in dead])
-        while True:
-            try:
-                async with self._pool.acquire() as connection, connection.transaction():
-                    if records:
-                        await self._handler(connection, records)
-                    if dead:
-                        letters = [dead_letter(record, reason, self.group) for record, reason in dead]
-                        self._link.touched(connection, await self._log.append(connection, letters))
-                    advanced = await connection.fetchval(
-                        _ADVANCE, self.group, cursor.partition.part, cursor.position, self.member, end
-                    )
-                    if advanced is None:
-                        raise FencedError
-            except PoisonMessage as poison:
-                rest = [record for record in records if record is not poison.record]
-                if len(rest) == len(records):
-                    raise RuntimeError("the handler named a record that it was not given") from poison
-                _log.warning("group %s: %s", self.group, poison)
-                records, dead = rest, [*dead, (poison.record, poison.reason)]
-                continue
-            if dead:
-                self._meter.count(cursor.partition.topic, "dead", len(dead))
-            return
+    async def _advance(self, connection: asyncpg.Connection, *, batch: Batch) -> bool:
+        part, end = batch.cursor.partition.part, batch.records[-1].position
+        moved = await connection.fetchval(_ADVANCE, self.group, part, batch.after, self.member, end)
+        return moved is not None
 
     async def _leave(self) -> None:
         member, self.member = self.member, ""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.mesh.events.bus import Record
+from services.mesh.events.handling import Patience
 from services.mesh.events.metering import Meter
 from services.mesh.events.postgres_link import PostgresLink
 from services.mesh.events.postgres_log import Partition, PostgresLog
 
-_PAUSE_S: Final = (0.05, 5.0)
 _METER_S: Final = 1.0
 
 
@@ -23,8 +23,7 @@ class Cursor:
     partition: Partition
     position: int
     """Of the newest record handled."""
-    limit: int
-    """How many records the next batch may have; shrinks while the handler fails."""
+    patience: Patience
     pending: bool = True
     reached: bool = False
     """Whether everything that existed when reading began has been handled."""
@@ -32,16 +31,6 @@ class Cursor:
     """Newest position up to which nothing is left to read."""
     fetched_to: int = 0
     """Newest position that was read, handled or not."""
-    failures: int = 0
-    retry_at: float = 0.0
-
-    def failed(self) -> float:
-        """Puts the partition off, longer each time; the pause in seconds."""
-        pause_s: float = min(_PAUSE_S[0] * 2 ** min(self.failures, 20), _PAUSE_S[1])
-        self.failures += 1
-        self.retry_at = time.monotonic() + pause_s
-        self.pending = True
-        return pause_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +120,6 @@ class PartitionReader:
         """The batch's records are done with."""
         cursor = batch.cursor
         cursor.position = batch.records[-1].position
-        cursor.failures = 0
-        cursor.limit = min(cursor.limit * 2, self._max_batch)
         if batch.last:
             self._emptied(batch)
         elif self._ahead is None:
@@ -152,14 +139,14 @@ class PartitionReader:
 
     def _ready(self) -> list[Cursor]:
         now = time.monotonic()
-        return [c for c in self._cursors.values() if c.pending and c.retry_at <= now]
+        return [c for c in self._cursors.values() if c.pending and c.patience.retry_at <= now]
 
     def _fits(self, batch: Batch) -> bool:
         """Whether a batch read ahead goes on where its partition stands now."""
         cursor = batch.cursor
         if self._cursors.get(cursor.partition.part) is not cursor:
             return False
-        if batch.after == cursor.position and cursor.retry_at <= time.monotonic():
+        if batch.after == cursor.position and cursor.patience.retry_at <= time.monotonic():
             return True
         cursor.pending = True
         return False
@@ -174,34 +161,31 @@ class PartitionReader:
 
     async def _fetch(self, cursors: Sequence[tuple[Cursor, int]]) -> list[Batch]:
         known = self._link.heads
-        for cursor, _ in cursors:
+        # A partition that shrank its batches is read apart from the others, who keep theirs.
+        by_limit: dict[int, list[tuple[Cursor, int]]] = {}
+        for cursor, after in cursors:
             cursor.pending = False
+            by_limit.setdefault(cursor.patience.limit, []).append((cursor, after))
+        batches = []
         try:
-            # A partition that shrank its batches is read apart from the others, who keep theirs.
-            found: dict[int, list[Record]] = {}
-            for limit in {cursor.limit for cursor, _ in cursors}:
-                positions = {c.partition.part: after for c, after in cursors if c.limit == limit}
-                found.update(await self._log.read(positions, limit))
+            for limit, some in by_limit.items():
+                found = await self._log.read({c.partition.part: after for c, after in some}, limit)
+                for cursor, after in some:
+                    part = cursor.partition.part
+                    records = found.get(part, [])
+                    if records:
+                        cursor.fetched_to = max(cursor.fetched_to, records[-1].position)
+                    batches.append(Batch(cursor, after, records, known.get(part, 0), len(records) < limit))
         except BaseException:
             for cursor, _ in cursors:
                 cursor.pending = True
             raise
-        batches = []
-        for cursor, after in cursors:
-            records = found.get(cursor.partition.part, [])
-            if records:
-                cursor.fetched_to = max(cursor.fetched_to, records[-1].position)
-            batches.append(
-                Batch(
-                    cursor, after, records, known.get(cursor.partition.part, 0), len(records) < cursor.limit
-                )
-            )
         return batches
 
     async def _sleep(self, timeout_s: float) -> None:
         """Until woken, or the first partition that was put off is due."""
         now = time.monotonic()
-        due = [cursor.retry_at - now for cursor in self._cursors.values() if cursor.pending]
+        due = [cursor.patience.retry_at - now for cursor in self._cursors.values() if cursor.pending]
         self._wake.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), max(0.0, min([timeout_s, *due])))
