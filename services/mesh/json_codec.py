@@ -27,7 +27,7 @@ from google.protobuf.struct_pb2 import Struct
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_INVALID_FIELD, ERROR_REASON_MALFORMED_BODY
 
 from services.mesh._json_faults import MAX_VIOLATIONS, describe, explain
-from services.mesh._json_plan import Plan, UnsupportedContractError, plan_of
+from services.mesh._json_plan import Plan, UnsupportedContractError, enum_texts, plan_of
 from services.mesh._json_values import write_struct
 from services.mesh.errors import FieldViolation, InvalidArgument
 
@@ -38,6 +38,7 @@ __all__ = [
     "describe",
     "dumps",
     "encode",
+    "enum_texts",
     "from_dict",
     "invalid_fields",
     "parse",
