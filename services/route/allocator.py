@@ -41,6 +41,10 @@ _HEAVY_PAIRS: Final = 300
 # deadline.
 _PER_ORDER_S: Final = 0.01
 _OVERHEAD_S: Final = 0.1
+# Of the time left, what computing may take: eta has its share before, the store after.
+_SHARE: Final = 0.5
+# With less time than this the worker process is used only if it is there already.
+_COLD_START_S: Final = 5.0
 _LOCK_POLL_S: Final = 0.05
 PARTIAL: Final = "route.partial_allocation"
 
@@ -131,11 +135,7 @@ class Allocator:
             await _answer_for_others(conn, order_ids, answer)
             view = await self._view(conn, order_ids, now)
         if view.left_out:
-            reason = "left for the next tick: too little time"
-            answer.waiting += (Waiting(order_id, reason) for order_id in view.left_out)
-            answer.degradation = Degradation(
-                source=PARTIAL, reason=f"deadline: {len(view.left_out)} orders left for the next tick"
-            )
+            _leave(answer, view.left_out)
         if not view.works:
             return answer
         rules = Rules(hold_wait_s=self._settings.hold_wait_s)
@@ -147,18 +147,25 @@ class Allocator:
         )
         answer.degradation = answer.degradation or degradation
         by = corrections({work.order_id: work for work in view.works}, by_id, forecasts, now)
-        heavy = sum(len(drivers) for drivers in listed.values()) > _HEAVY_PAIRS
         needed = {driver_id for drivers in listed.values() for driver_id in drivers}
-        outcome = await self._workers.run(
-            heavy,
-            allocate,
-            view.works,
-            [courier for courier in view.couriers if courier.driver_id in needed],
-            listed,
-            now,
-            by=by,
-            rules=rules,
-        )
+        left = deadline.remaining()
+        heavy = sum(len(drivers) for drivers in listed.values()) > _HEAVY_PAIRS
+        heavy = heavy and (self._workers.warm or left is None or left > _COLD_START_S)
+        try:
+            async with asyncio.timeout(None if left is None else left - _OVERHEAD_S):
+                outcome = await self._workers.run(
+                    heavy,
+                    allocate,
+                    view.works,
+                    [courier for courier in view.couriers if courier.driver_id in needed],
+                    listed,
+                    now,
+                    by=by,
+                    rules=rules,
+                )
+        except TimeoutError:
+            _leave(answer, list(view.rows))
+            return answer
         answer.waiting += outcome.waiting
         if dry_run:
             answer.allocations += [allocation(assignment, now) for assignment in outcome.assignments]
@@ -175,7 +182,7 @@ class Allocator:
     async def _view(self, conn: Connection, order_ids: Sequence[str], now: float) -> _View:
         rows = await store.waiting_orders(conn, order_ids, self._settings.allocation_max_orders)
         left = deadline.remaining()
-        fits = len(rows) if left is None else max(1, int((left - _OVERHEAD_S) / _PER_ORDER_S))
+        fits = len(rows) if left is None else max(1, int((left * _SHARE - _OVERHEAD_S) / _PER_ORDER_S))
         rows, left_out = rows[:fits], [row.order_id for row in rows[fits:]]
         orders = {row.order_id: Order.FromString(row.body) for row in rows}
         couriers = await self._couriers(conn, now) if rows else []
@@ -266,6 +273,14 @@ class Allocator:
         ]
         await store_plans.write_plans(conn, plans)
         await self._bus.publish(conn, messages)
+
+
+def _leave(answer: Answer, order_ids: Sequence[str]) -> None:
+    """These orders are for the next tick, which has more time."""
+    answer.waiting += (Waiting(order_id, "left for the next tick: too little time") for order_id in order_ids)
+    answer.degradation = Degradation(
+        source=PARTIAL, reason=f"deadline: {len(order_ids)} orders left for the next tick"
+    )
 
 
 async def _answer_for_others(conn: Connection, order_ids: Sequence[str], answer: Answer) -> None:

@@ -1,11 +1,11 @@
-"""Events in: fixes move orders, positions and plans; order commands are taken in like RPCs."""
+"""Events in: fixes move orders and positions, commands are taken in like RPCs, news set off what follows."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from waymesh.gps.v1.gps_pb2 import GpsEvent
-from waymesh.order.v1.events_pb2 import OrderCommand
+from waymesh.order.v1.events_pb2 import OrderCommand, OrderEvent
 from waymesh.order.v1.order_pb2 import Order
 
 from services.mesh.chain.server.validation import check
@@ -14,8 +14,8 @@ from services.mesh.events import EventBus, Message, PoisonMessage, Record, decod
 from services.route import announce, refusals, store, store_plans
 from services.route.deviation import has_left
 from services.route.fixes import Folded, fold, freed
-from services.route.identity import CARRIED, Status
-from services.route.intake import Change, Taken, take_orders
+from services.route.identity import Status
+from services.route.intake import Change, take_orders
 from services.route.progress import advance, concerns
 from services.route.reroute import Rerouter
 from services.route.store import Connection
@@ -82,7 +82,6 @@ class FixConsumer:
                 newest[order_id] = moved
                 writes.append(order_write(moved))
                 messages.append(announce.order_changed(moved))
-                self._rerouter.wish(driver_id, "a stop was made", at_once=True)
         await store.write_orders(conn, writes)
         return messages
 
@@ -99,10 +98,8 @@ class FixConsumer:
 class CommandConsumer:
     """Handles writes to orders from those who have no RPC client."""
 
-    def __init__(self, bus: EventBus, rerouter: Rerouter, allocate_soon: Callable[[], None]) -> None:
+    def __init__(self, bus: EventBus) -> None:
         self._bus = bus
-        self._rerouter = rerouter
-        self._allocate_soon = allocate_soon
 
     async def handle(self, conn: Connection, records: list[Record]) -> None:
         """One batch. What is refused goes to the dead letters with the reason, and the rest goes on."""
@@ -110,23 +107,29 @@ class CommandConsumer:
         taken, messages = await take_orders(conn, changes)
         for record, result in zip(records, taken, strict=True):
             if result.error is not None:
-                await self._bus.dead_letter(
-                    conn, record, f"{result.error.reason_name}: {result.error.message}"
-                )
-        after_intake(taken, self._rerouter, self._allocate_soon)
+                reason = f"{result.error.reason_name}: {result.error.message}"
+                await self._bus.dead_letter(conn, record, reason)
         if messages:
             await self._bus.publish(conn, messages)
 
 
-def after_intake(taken: Sequence[Taken], rerouter: Rerouter, allocate_soon: Callable[[], None]) -> None:
-    """What new states of orders set off: allocation for those who wait, another look for those who carry."""
-    for result in taken:
-        if not result.changed or result.order is None:
-            continue
-        if Status(result.order.status) in CARRIED:
-            rerouter.wish(result.order.driver_id, "new order", at_once=True)
-        else:
-            allocate_soon()
+class ChangeConsumer:
+    """Handles route's own news of orders and couriers: what they set off must see them committed, so it is
+    set off from here and not from where they were written."""
+
+    def __init__(self, rerouter: Rerouter, allocate_soon: Callable[[], None]) -> None:
+        self._rerouter = rerouter
+        self._allocate_soon = allocate_soon
+
+    async def handle(self, conn: Connection, records: list[Record]) -> None:
+        """One batch: allocation for those who wait or have become free, another look for those who carry."""
+        for record in records:
+            event = decode_value(record, OrderEvent)
+            order = event.order
+            if not event.HasField("order") or Status(order.status) is not Status.ASSIGNED:
+                self._allocate_soon()
+            if order.driver_id:
+                self._rerouter.wish(order.driver_id, "orders changed", at_once=True)
 
 
 def _fixes(records: Sequence[Record]) -> Iterator[GpsEvent]:

@@ -28,11 +28,6 @@ class Taken:
     error: MeshError | None = None
     order: Order | None = None
 
-    @property
-    def changed(self) -> bool:
-        """Whether it brought something new."""
-        return self.error is None and not self.duplicate
-
 
 class _Orders:
     """The orders of one group, as they change from item to item."""

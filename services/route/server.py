@@ -13,12 +13,14 @@ from services.mesh.client import ClientFactory
 from services.mesh.events import create_bus
 from services.mesh.feedback import FeedbackPipeline, recorded
 from services.mesh.lifecycle import Lifecycle, run_process
+from services.mesh.retry import RetryPolicy
 from services.mesh.server import GrpcServer
 from services.mesh.settings import SettingsError, describe, load
 from services.mesh.store import Store, running_dsn
 from services.mesh.telemetry import Telemetry
 from services.route.allocator import Allocator
-from services.route.consumer import GPS_EVENTS, ORDER_COMMANDS, CommandConsumer, FixConsumer
+from services.route.announce import ORDERS
+from services.route.consumer import GPS_EVENTS, ORDER_COMMANDS, ChangeConsumer, CommandConsumer, FixConsumer
 from services.route.eta_client import EtaClient
 from services.route.planner import Planner
 from services.route.reroute import Rerouter
@@ -76,7 +78,10 @@ class Route:
 
         workers = Workers()
         lifecycle.on_stop(workers.close)
-        eta = EtaClient(clients.stub(EtaServiceStub, settings.eta_target), settings.eta_timeout_s)
+        # A fallback is there at once; it should not come after a back-off.
+        peers = ClientFactory(NAME, telemetry=self.telemetry, retry=RetryPolicy(retries=0))
+        lifecycle.on_stop(peers.close)
+        eta = EtaClient(peers.stub(EtaServiceStub, settings.eta_target), settings.eta_timeout_s)
         allocator = Allocator(database, bus, eta, workers, settings)
         ticker = Ticker(
             allocator.any_waiting,
@@ -87,13 +92,15 @@ class Route:
         rerouter = Rerouter(database, bus, eta, settings)
         group = f"{settings.kafka_group_id}.{NAME}"
         fixes = FixConsumer(bus, rerouter, ticker.soon)
-        commands = CommandConsumer(bus, rerouter, ticker.soon)
+        commands = CommandConsumer(bus)
+        changes = ChangeConsumer(rerouter, ticker.soon)
 
         async def begin() -> None:
             lifecycle.background("recorder", pipeline.run)
             lifecycle.background("routes", rerouter.run)
             lifecycle.background("fixes", bus.consume(group, [GPS_EVENTS], fixes.handle).run)
             lifecycle.background("commands", bus.consume(group, [ORDER_COMMANDS], commands.handle).run)
+            lifecycle.background("changes", bus.consume(group, [ORDERS], changes.handle).run)
             lifecycle.background("allocation", ticker.run)
 
         lifecycle.on_ready(begin)
@@ -103,8 +110,6 @@ class Route:
             bus=bus,
             planner=Planner(database, eta, workers),
             allocator=allocator,
-            rerouter=rerouter,
-            allocate_soon=ticker.soon,
         )
         lifecycle.on_stop(servicer.close)
         service = route_service_pb2.DESCRIPTOR.services_by_name["RouteService"]

@@ -13,11 +13,9 @@ from services.mesh.events import EventBus
 from services.mesh.store import Store
 from services.route import refusals, store
 from services.route.allocator import Allocator
-from services.route.consumer import after_intake
 from services.route.group_writes import GroupWriter
 from services.route.intake import Change, Taken, take_couriers, take_orders
 from services.route.planner import Planner
-from services.route.reroute import Rerouter
 
 Item = TypeVar("Item", Order, Courier)
 
@@ -32,15 +30,11 @@ class RouteServicer(RouteServiceServicer):
         bus: EventBus,
         planner: Planner,
         allocator: Allocator,
-        rerouter: Rerouter,
-        allocate_soon: Callable[[], None],
     ) -> None:
         self._database = database
         self._bus = bus
         self._planner = planner
         self._allocator = allocator
-        self._rerouter = rerouter
-        self._allocate_soon = allocate_soon
         self._orders: GroupWriter[Change, Taken] = GroupWriter(self._write_orders)
         self._couriers: GroupWriter[Courier, Taken] = GroupWriter(self._write_couriers)
 
@@ -65,8 +59,6 @@ class RouteServicer(RouteServiceServicer):
         """Each courier once by id and revision."""
         faults = [refusals.courier_fault(c, f"couriers[{i}]") for i, c in enumerate(request.couriers)]
         results = await _submit(self._couriers, request.couriers, faults, lambda c: c.driver_id)
-        if any(taken.changed for taken in results):
-            self._allocate_soon()
         return route_service_pb2.UpsertCouriersResponse(
             results=[_result(taken) for taken in results], duplicate=_all_duplicates(results)
         )
@@ -128,7 +120,6 @@ class RouteServicer(RouteServiceServicer):
             taken, messages = await take_orders(conn, changes)
             if messages:
                 await self._bus.publish(conn, messages)
-        after_intake(taken, self._rerouter, self._allocate_soon)
         return taken
 
     async def _write_couriers(self, couriers: Sequence[Courier]) -> Sequence[Taken]:

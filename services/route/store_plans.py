@@ -7,17 +7,17 @@ from typing import Final
 from services.route.store import Connection, PlanWrite, StoredPlan
 
 # Any number will do as long as it stays: the advisory lock that says who allocates.
-_ALLOCATING: Final = 0x7761796D_726F7574
+ALLOCATING_LOCK: Final = 0x7761796D_726F7574
 
 
 async def try_lock_allocating(conn: Connection) -> bool:
     """Takes the right to allocate for this connection if nobody else has it. It ends with the connection."""
-    return bool(await conn.fetchval("SELECT pg_try_advisory_lock($1)", _ALLOCATING))
+    return bool(await conn.fetchval("SELECT pg_try_advisory_lock($1)", ALLOCATING_LOCK))
 
 
 async def unlock_allocating(conn: Connection) -> None:
     """Gives the right to allocate back."""
-    await conn.execute("SELECT pg_advisory_unlock($1)", _ALLOCATING)
+    await conn.execute("SELECT pg_advisory_unlock($1)", ALLOCATING_LOCK)
 
 
 async def lock_couriers_at_work(conn: Connection, driver_ids: Sequence[str]) -> set[str]:

@@ -22,6 +22,11 @@ class Workers:
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
 
+    @property
+    def warm(self) -> bool:
+        """Whether the process is there; starting it takes a second or two."""
+        return self._pool is not None
+
     async def run(self, heavy: bool, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """`call(*args)` in a thread or, if `heavy`, in the worker process; both must be picklable then.
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class ScriptedEta(EtaServiceServicer):
         self.batches: list[eta_service_pb2.BatchPredictEtaRequest] = []
         self.matrices: list[travel_time_pb2.GetTravelTimesRequest] = []
         self.remaining_s: list[float] = []
+        self.asked = asyncio.Event()
         self.cancelled = asyncio.Event()
 
     async def GetTravelTimes(
@@ -81,6 +82,7 @@ class ScriptedEta(EtaServiceServicer):
         )
 
     async def _paused(self) -> None:
+        self.asked.set()
         if self.pause is not None:
             try:
                 await self.pause.wait()
@@ -101,6 +103,7 @@ class Mesh:
     settings: RouteSettings
     target: str
     database: str
+    news: asyncio.Condition
     seen: dict[str, list[Record]] = field(default_factory=dict)
 
     async def publish(
@@ -117,9 +120,8 @@ class Mesh:
 
     async def until(self, topic: str, holds: Callable[[list[Record]], bool]) -> list[Record]:
         """Waits until what was published on the topic so far satisfies `holds`."""
-        async with asyncio.timeout(20):
-            while not holds(self.seen.setdefault(topic, [])):
-                await asyncio.sleep(0.01)
+        async with asyncio.timeout(20), self.news:
+            await self.news.wait_for(lambda: holds(self.seen[topic]))
         return self.seen[topic]
 
 
@@ -156,17 +158,19 @@ async def running(database: str, folder: Path, **overrides: Any) -> AsyncIterato
     store = await Store.open(database, schema="route", migrations=MIGRATIONS)
     bus = create_bus(settings, service="test", pool=store.pool)
     await bus.start()
-    mesh = Mesh(route, None, eta, store, bus, settings, "", database)
+    mesh = Mesh(route, None, eta, store, bus, settings, "", database, asyncio.Condition())
     for topic in TOPICS:
         mesh.seen[topic] = []
 
     async def note(records: list[Record]) -> None:
-        for record in records:
-            mesh.seen[record.topic].append(record)
+        async with mesh.news:
+            for record in records:
+                mesh.seen[record.topic].append(record)
+            mesh.news.notify_all()
 
     reader = bus.broadcast(TOPICS, note)
     reading = asyncio.create_task(reader.run())
-    clients = ClientFactory("test", telemetry=Telemetry("test"), retry=RetryPolicy())
+    clients = ClientFactory("test", telemetry=Telemetry("test"), retry=RetryPolicy(retries=0))
     try:
         await route.start()
         mesh.target = f"127.0.0.1:{route.server.port}"
@@ -234,6 +238,14 @@ def fix(driver: str, order_id: str, stage: int, at: float, place: Location | Non
             **more,
         }
     )
+
+
+async def eventually(probe: Callable[[], Awaitable[Any]]) -> Any:
+    """What `probe` gives once it gives something; for what only the store can tell."""
+    async with asyncio.timeout(20):
+        while not (found := await probe()):  # noqa: ASYNC110 - the store has no event to wait for
+            await asyncio.sleep(0.01)
+    return found
 
 
 async def rows(mesh: Mesh, query: str, *args: Any) -> list[asyncpg.Record]:

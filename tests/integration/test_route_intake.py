@@ -14,7 +14,7 @@ from waymesh.route.v1 import route_service_pb2 as api
 
 from services.mesh import errors
 from services.mesh.events import decode_value
-from tests.integration.route_mesh import Mesh, courier, fix, order, rows, running, where
+from tests.integration.route_mesh import Mesh, courier, eventually, fix, order, rows, running, where
 
 
 @pytest.fixture
@@ -198,9 +198,7 @@ async def test_writers_of_one_order_at_once_make_one_order(mesh: Mesh) -> None:
 
 async def test_an_order_catches_up_with_fixes_that_came_before_it(mesh: Mesh) -> None:
     await mesh.publish("gps-events", "d", fix("d", "o", 6, 1_700_000_000.0), "fix-1")
-    async with asyncio.timeout(20):
-        while not await rows(mesh, "SELECT * FROM positions"):
-            await asyncio.sleep(0.01)
+    await eventually(lambda: rows(mesh, "SELECT * FROM positions"))
     response = await upsert(mesh, order("o", status=order_pb2.ORDER_STATUS_ASSIGNED, driver_id="d"))
     assert response.results[0].revision == 2
     now = (await get(mesh, "o")).order
