@@ -19,7 +19,7 @@ from services.cli.supervisor import Plan, Supervisor
 @click.option(
     "--speed",
     type=click.FloatRange(min=0.1, max=60),
-    default=10.0,
+    default=30.0,
     show_default=True,
     help="With --demo: simulated seconds per second.",
 )

@@ -17,7 +17,7 @@ from services.sim.vehicles import FLEET_MIX
 CENTRE: Final = Point(-23.5505, -46.6333)
 _SPREAD_M: Final = 900.0
 # A courier does two to three orders an hour here; a little less keeps the queue short.
-_ORDERS_PER_COURIER_HOUR: Final = 2.2
+_ORDERS_PER_COURIER_HOUR: Final = 2.4
 
 
 @dataclass(frozen=True, slots=True)
