@@ -17,6 +17,6 @@ def _source(tag: bytes) -> str:
 
 # Nothing runs but what stands in the page, and it talks to nobody but us.
 PAGE_POLICY: Final = (
-    f"default-src 'none'; script-src {_source(b'script')}; style-src {_source(b'style')}; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    f"default-src 'none'; script-src {_source(b'script')}; style-src {_source(b'style')}; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 ).encode()

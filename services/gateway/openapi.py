@@ -109,7 +109,7 @@ def _operation(name: str, summary: str, answer: str, examples: Mapping[str, Any]
             {
                 "name": "X-Request-Id",
                 "in": "header",
-                "description": "For tracing only: 1 to 128 visible characters of ASCII, else a new one is made.",
+                "description": "For tracing only: 1 to 128 visible characters; else a new one is made.",
                 "schema": {"type": "string"},
             }
         ],

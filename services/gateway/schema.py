@@ -246,10 +246,15 @@ def _choice(oneof: OneofDescriptor) -> list[Schema]:
 
 def example(descriptor: Any) -> dict[str, Any]:
     """A request that keeps the rules: what is needed, and names of things."""
-    return {
-        field.name: _example(field)
+    plain = [field for field in descriptor.fields if not field.has_presence and not field.is_repeated]
+    chosen = [
+        field
         for field in descriptor.fields
-        if _needed(field) or (field.name.endswith("_id") and not field.has_presence and not field.is_repeated)
+        if _needed(field) or (field.name.endswith("_id") and field in plain)
+    ]
+    # A place has nothing that is needed, but 0° 0° said aloud is better than an empty object.
+    return {
+        field.name: _example(field) for field in chosen or plain if chosen or field.name in ("lat", "lon")
     }
 
 
