@@ -22,6 +22,7 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_BREAKER_OPEN, ERROR_RE
 
 from services.mesh import errors
 from services.mesh.deadline import Clock
+from services.mesh.retry import refused_unread
 
 
 class State(enum.IntEnum):
@@ -88,7 +89,7 @@ def outcome_of(error: BaseException | None, budget_s: float | None, usual_s: flo
     if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         # Callers who grant less than a method needs must not close it to everyone.
         return Outcome.FAILURE if budget_s is None or budget_s >= usual_s else Outcome.NEUTRAL
-    if error.reason == ERROR_REASON_MESSAGE_TOO_LARGE:
+    if error.reason == ERROR_REASON_MESSAGE_TOO_LARGE or refused_unread(error):
         return Outcome.NEUTRAL
     return Outcome.FAILURE if error.code in _FAILURES else Outcome.NEUTRAL
 

@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_CALLER_GONE,
     ERROR_REASON_DEADLINE_PASSED,
+    ERROR_REASON_DRAINING,
     ERROR_REASON_INTERNAL_FAULT,
     ERROR_REASON_MESSAGE_TOO_LARGE,
     ERROR_REASON_METHOD_UNIMPLEMENTED,
@@ -246,6 +247,11 @@ def translate(error: BaseException) -> MeshError:
             reason=ERROR_REASON_TARGET_UNAVAILABLE,
             retry_after_s=DEFAULT_RETRY_AFTER_S,
         )
+    return internal()
+
+
+def internal() -> Internal:
+    """A fault of ours, as callers see it."""
     return Internal(_NEUTRAL_MESSAGE, reason=ERROR_REASON_INTERNAL_FAULT)
 
 
@@ -392,7 +398,13 @@ def _from_transport(code: grpc.StatusCode, details: str, target: str) -> MeshErr
         case grpc.StatusCode.UNIMPLEMENTED:
             return Unimplemented("the method is not served", reason=ERROR_REASON_METHOD_UNIMPLEMENTED)
         case grpc.StatusCode.CANCELLED:
-            return Cancelled("the call was cancelled", reason=ERROR_REASON_CALLER_GONE)
+            # Our own cancellation is an asyncio.CancelledError. This one comes from a server that is
+            # stopping: it cancels, unread, what arrives before its GOAWAY has reached us.
+            return Unavailable(
+                f"{target or 'the target'} is on its way out",
+                reason=ERROR_REASON_DRAINING,
+                retry_after_s=DEFAULT_RETRY_AFTER_S,
+            )
         case _:
             return error_class(code)(f"{target or 'the target'} failed", metadata=metadata)
 

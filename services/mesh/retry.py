@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import grpc
-from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_MESSAGE_TOO_LARGE
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_DRAINING, ERROR_REASON_MESSAGE_TOO_LARGE
 
 from services.mesh import errors
 
 # Repeated if the server itself says when, by RetryInfo.
 _ON_REQUEST: Final = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED})
+# A new connection is made in less, in seconds.
+_HAND_OVER_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,10 @@ class RetryPolicy:
         """Seconds before the n-th retry, n from 1."""
         return rng.uniform(0.0, min(self.cap_s, 2.0 ** (n - 1)))
 
+    def hand_over_s(self, n: int, rng: random.Random) -> float:
+        """The same for a call that a stopping server refused unread: its successor is there already."""
+        return rng.uniform(0.0, _HAND_OVER_S * 2.0 ** (n - 1))
+
 
 def retryable(error: errors.MeshError) -> bool:
     """Whether the same call may succeed if it is made again soon."""
@@ -42,6 +48,14 @@ def retryable(error: errors.MeshError) -> bool:
     if error.reason == ERROR_REASON_MESSAGE_TOO_LARGE:
         return False
     return error.code in _ON_REQUEST and error.from_peer and error.retry_after_s is not None
+
+
+def refused_unread(error: errors.MeshError) -> bool:
+    """Whether a server on its way out sent the call back before any handler saw it.
+
+    Trying again elsewhere adds no load, so it takes no token.
+    """
+    return error.reason == ERROR_REASON_DRAINING and not error.from_peer
 
 
 def asked_wait_s(error: errors.MeshError) -> float | None:

@@ -68,6 +68,7 @@ class GrpcServer:
         self._max_message_mib = max_message_mib
         self._max_concurrent = max_concurrent
         self._grace_s = grace_s
+        self._interceptor = ServerInterceptor(server_links(telemetry))
         self._servicers: list[tuple[Callable[[Any, Any], None], object]] = []
         self._server: grpc.aio.Server | None = None
         self._admin = (
@@ -91,9 +92,8 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Serves from now on. Raises OSError if a port is taken by another program."""
-        interceptor = ServerInterceptor(server_links(self._telemetry))
         server = grpc.aio.server(
-            interceptors=[interceptor],
+            interceptors=[self._interceptor],
             options=transport.server_options(self._max_message_mib),
             maximum_concurrent_rpcs=self._max_concurrent,
         )
@@ -120,6 +120,7 @@ class GrpcServer:
             return
         if wait_s > 0:
             await asyncio.sleep(wait_s)
+        self._interceptor.end_streams()
         await self._server.stop(self._grace_s)
 
     async def stop(self) -> None:

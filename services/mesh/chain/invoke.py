@@ -86,6 +86,8 @@ async def unary(chain: ClientChain, call: ClientCall, send: Callable[[], Awaitab
     outer, inner, retry = chain.outer, chain.inner, chain.retry
     error = outer.enter(call)
     if error is not None:
+        # A caller that tries again in a loop must not starve the others: nothing has been awaited so far.
+        await asyncio.sleep(0)
         raise error
     response = None
     n = 0

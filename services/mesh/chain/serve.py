@@ -1,11 +1,13 @@
 """The one grpc interceptor of the server: runs the links around every handler."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
 import grpc
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_DRAINING
 
 from services.mesh import errors
 from services.mesh.chain import order
@@ -23,7 +25,7 @@ from services.mesh.telemetry import Telemetry
 Handler = Callable[[Any, Any], Awaitable[Any]]
 
 # gRPC's own services: probes and reflection are not calls of the mesh.
-_BARE: Final = ("/grpc.health.v1.", "/grpc.reflection.")
+_BARE: Final = ("/grpc.health.", "/grpc.reflection.")
 
 
 def server_links(telemetry: Telemetry) -> list[ServerLink]:
@@ -49,6 +51,15 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         # In reverse; `after[-n:]` are those of the first n links.
         self._after = [link.after for link in reversed(links)]
         self._wrapped: dict[str, Any] = {}
+        # Handlers of response streams that are under way; they may have no end of their own.
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
+
+    def end_streams(self) -> None:
+        """Ends response streams with UNAVAILABLE (DRAINING): readers resume from their cursor elsewhere."""
+        for task in list(self._streams):
+            self._ending.add(task)
+            task.cancel()
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         path = handler_call_details.method
@@ -59,7 +70,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None:  # not served here; grpc answers UNIMPLEMENTED
                 return None
-            wrapped = handler if path.startswith(_BARE) else self._wrap(path, handler)
+            wrapped = self._wrap(path, handler)
             self._wrapped[path] = wrapped
         return wrapped
 
@@ -71,7 +82,8 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             bare = handler.stream_stream if handler.response_streaming else handler.stream_unary
         else:
             bare = handler.unary_stream if handler.response_streaming else handler.unary_unary
-        behaviour = self._around(method, _streamed(bare) if handler.response_streaming else bare)
+        behaviour = self._streamed(bare) if handler.response_streaming else bare
+        behaviour = _plain(behaviour) if path.startswith(_BARE) else self._around(method, behaviour)
         factory: Any = {
             (False, False): grpc.unary_unary_rpc_method_handler,
             (False, True): grpc.unary_stream_rpc_method_handler,
@@ -115,25 +127,52 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 
         return behaviour
 
+    def _streamed(self, bare: Any) -> Handler:
+        """A response stream as a coroutine that writes.
 
-def _streamed(bare: Any) -> Handler:
-    """A response stream as a coroutine that writes.
+        So a cancellation arrives inside the links, while one that met grpc between two items of a generator
+        would leave the generator, and the links in it, to the garbage collector.
+        """
+        streams, ending = self._streams, self._ending
 
-    So a cancellation arrives inside the links, while one that met grpc between two items of a generator
-    would leave the generator, and the links in it, to the garbage collector.
-    """
+        async def stream(request: Any, context: Any) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            streams.add(task)
+            try:
+                responses = bare(request, context)
+                if hasattr(responses, "__aiter__"):
+                    write = context.write
+                    async with aclosing(responses):
+                        async for response in responses:
+                            await write(response)
+                else:  # a coroutine that calls context.write() itself
+                    await responses
+            except asyncio.CancelledError:
+                if task not in ending or task.uncancel() > 0:
+                    raise
+                raise errors.Unavailable(
+                    "the server is on its way out",
+                    reason=ERROR_REASON_DRAINING,
+                    retry_after_s=errors.DEFAULT_RETRY_AFTER_S,
+                ) from None
+            finally:
+                streams.discard(task)
+                ending.discard(task)
 
-    async def stream(request: Any, context: Any) -> None:
-        responses = bare(request, context)
-        if hasattr(responses, "__aiter__"):
-            write = context.write
-            async with aclosing(responses):
-                async for response in responses:
-                    await write(response)
-        else:  # a coroutine that calls context.write() itself
-            await responses
+        return stream
 
-    return stream
+
+def _plain(handler: Handler) -> Handler:
+    """A handler without links."""
+
+    async def behaviour(request: Any, context: Any) -> Any:
+        try:
+            return await handler(request, context)
+        except errors.MeshError as error:
+            await _abort(context, error)
+
+    return behaviour
 
 
 async def _abort(context: Any, error: errors.MeshError) -> None:

@@ -5,7 +5,7 @@ import time
 
 from services.mesh import deadline, errors
 from services.mesh.chain.client.call import ClientCall
-from services.mesh.retry import RetryBudget, RetryPolicy, asked_wait_s, retryable
+from services.mesh.retry import RetryBudget, RetryPolicy, asked_wait_s, refused_unread, retryable
 
 
 class RetryLink:
@@ -31,12 +31,14 @@ class RetryLink:
             return None
         if call.permit is not None and call.permit.probe:  # one probe means one
             return None
-        asked_s = asked_wait_s(error)
-        wait_s = self._policy.wait_s(n, self._rng) if asked_s is None else asked_s
+        free = refused_unread(error)
+        wait_s = asked_wait_s(error)
+        if wait_s is None:
+            wait_s = (self._policy.hand_over_s if free else self._policy.wait_s)(n, self._rng)
         left_s = deadline.remaining()
         if call.own_at is not None:
             own_left_s = call.own_at - time.monotonic()
             left_s = own_left_s if left_s is None else min(left_s, own_left_s)
         if left_s is not None and wait_s + deadline.RESERVE_S >= left_s:
             return None  # the error at hand, now, is worth more than a passed deadline later
-        return wait_s if self._budget.spend() else None
+        return wait_s if free or self._budget.spend() else None

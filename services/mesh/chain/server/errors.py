@@ -41,10 +41,10 @@ class ErrorsLink:
             return error
         # Core keeps time in milliseconds and may be that much early.
         passed = call.deadline is not None and call.deadline - time.monotonic() < _EARLY_S
-        if isinstance(error, asyncio.CancelledError):
+        if isinstance(error, asyncio.CancelledError) and _is_from_outside():
             call.code = grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
             return error
-        if not isinstance(error, Exception):  # the process is asked to end
+        if not isinstance(error, Exception | asyncio.CancelledError):  # the process is asked to end
             call.code = grpc.StatusCode.UNAVAILABLE
             return error
         typed: errors.MeshError
@@ -65,3 +65,9 @@ class ErrorsLink:
             )
         call.code = typed.code
         return typed
+
+
+def _is_from_outside() -> bool:
+    """Whether somebody cancelled the call's own task: the caller, the deadline, or the end of the server."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
