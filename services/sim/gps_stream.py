@@ -25,9 +25,16 @@ PASSING: Final = frozenset(
         grpc.StatusCode.ABORTED,
     }
 )
+# Not from any service: grpc's client says so of a write that met the end of its call (grpcio 1.85).
+_OWN_FAULT: Final = "Internal error from Core"
 _RECONNECT_S: Final = 0.2
 # Given up after so long without a single acknowledgement, in seconds.
 GIVE_UP_S: Final = 60.0
+
+
+def passing(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the same call may well go through a little later."""
+    return error.code() in PASSING or error.details() == _OWN_FAULT
 
 
 @dataclass(slots=True)
@@ -63,7 +70,7 @@ class GpsSender:
     async def send(self, events: Sequence[GpsEvent]) -> None:
         """Takes at most 1,000 fixes; waits only while too many batches are under way.
 
-        Raises grpc.aio.AioRpcError if the service refuses the stream or stays away.
+        Raises grpc.aio.AioRpcError if the service refuses the stream, TimeoutError if it stays away.
         """
         await self._room.acquire()
         self._raise()
@@ -95,9 +102,10 @@ class GpsSender:
                 try:
                     await self._connection()
                 except grpc.aio.AioRpcError as error:
-                    silent_s = time.monotonic() - self._acknowledged_at
-                    if error.code() not in PASSING or (self._waiting and silent_s > GIVE_UP_S):
+                    if not passing(error):
                         raise
+                if self._waiting and time.monotonic() - self._acknowledged_at > GIVE_UP_S:
+                    raise TimeoutError(f"no batch of fixes was acknowledged for {GIVE_UP_S:g} s")
                 await asyncio.sleep(_RECONNECT_S)
         except Exception as error:
             # Whoever waits for room or for the end has to hear of it.
@@ -110,22 +118,32 @@ class GpsSender:
         """One call, until it ends or breaks."""
         call = self._eta.StreamGps()
         self._on_this_call = 0
+        reader = asyncio.create_task(self._read(call), name="gps stream reader")
         writer = asyncio.create_task(self._write(call), name="gps stream writer")
         try:
-            async for response in call:
-                sent = self._waiting.popleft()
-                self._on_this_call -= 1
-                self._acknowledged_at = time.monotonic()
-                self.latencies.add(self._acknowledged_at - sent.at)
-                self.accepted += response.accepted
-                self.rejected.extend(response.rejected)
-                self._room.release()
-                if not self._waiting:
-                    self._empty.set()
+            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
         finally:
+            ended = reader.done()
+            reader.cancel()
             writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
+            await asyncio.gather(reader, writer, return_exceptions=True)
             call.cancel()
+        # A write into a call that has just ended fails with something of gRPC's own; why the call ended is
+        # what its reading end says, if that end has come so far.
+        if ended:
+            reader.result()
+
+    async def _read(self, call: Any) -> None:
+        async for response in call:
+            sent = self._waiting.popleft()
+            self._on_this_call -= 1
+            self._acknowledged_at = time.monotonic()
+            self.latencies.add(self._acknowledged_at - sent.at)
+            self.accepted += response.accepted
+            self.rejected.extend(response.rejected)
+            self._room.release()
+            if not self._waiting:
+                self._empty.set()
 
     async def _write(self, call: Any) -> None:
         while True:

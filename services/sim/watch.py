@@ -9,7 +9,7 @@ from waymesh.eta.v1 import eta_service_pb2_grpc
 from waymesh.eta.v1.eta_pb2 import EtaPrediction
 from waymesh.eta.v1.eta_service_pb2 import WatchEtaRequest
 
-from services.sim.gps_stream import PASSING
+from services.sim.gps_stream import passing
 
 _RECONNECT_S: Final = 0.2
 _FIRST_S: Final = 30.0
@@ -67,6 +67,6 @@ class PredictionWatch:
                         self._seen(response.prediction)
                     self._news.set()
             except grpc.aio.AioRpcError as error:
-                if error.code() not in PASSING:
+                if not passing(error):
                     raise
             await asyncio.sleep(_RECONNECT_S)
