@@ -49,6 +49,8 @@ class OrderArrivals:
         """Predict what waited. A failure is tried again by the supervisor, with nothing lost."""
         while True:
             changed = await self._changed.get()
+            while not self._changed.empty():
+                changed += self._changed.get_nowait()
             try:
                 await self._settle(changed)
             except BaseException:
@@ -109,7 +111,7 @@ class OrderArrivals:
         await self._store.save_tracks(conn, state.number, touched)
         await self._consumer.finish(conn, state, Counts(predictions=len(cases)))
         await self._consumer.publish(conn, state, predicted)
-        state.trim()
+        state.trim(delivered)
 
     def _cases(
         self, tracks: Iterable[Track], couriers: CourierTable

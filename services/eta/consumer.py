@@ -6,6 +6,7 @@ first.
 """
 
 import logging
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import asyncpg
 import numpy as np
 from waymesh.eta.v1.eta_pb2 import EtaPrediction
 
+from services.eta.activity import Activity
 from services.eta.advance import Advance, advance
 from services.eta.answers import answer
 from services.eta.cases import Case
@@ -49,6 +51,7 @@ class FixConsumer:
         book: OrderBook,
         learned: Callable[[], Learned],
         signals: Signals,
+        activity: Activity,
         seen_limit: int,
     ) -> None:
         self._group = group
@@ -57,6 +60,7 @@ class FixConsumer:
         self._book = book
         self._learned = learned
         self._signals = signals
+        self._activity = activity
         self._seen_limit = seen_limit
         self.partitions: dict[int, Partition] = {}
 
@@ -64,12 +68,15 @@ class FixConsumer:
         """Process one batch in the transaction of `conn`."""
         number = records[0].partition
         state = self.partitions.setdefault(number, Partition(number, seen_limit=self._seen_limit))
+        began = time.monotonic()
         try:
-            await self._process(conn, state, records)
-        except BaseException:
+            predictions = await self._process(conn, state, records)
+        except BaseException as error:
             # Whatever was changed here was not committed.
             state.forget()
+            self._activity.failed(len(records), error)
             raise
+        self._activity.done(len(records), predictions, time.monotonic() - began)
 
     async def hold(self, conn: asyncpg.Connection, state: Partition) -> None:
         """Lock a partition and make `state` what the store holds."""
@@ -77,7 +84,7 @@ class FixConsumer:
         if state.token != token:
             state.take_over(token, await self._store.load_seen(conn, state.number))
 
-    async def _process(self, conn: asyncpg.Connection, state: Partition, records: list[Record]) -> None:
+    async def _process(self, conn: asyncpg.Connection, state: Partition, records: list[Record]) -> int:
         await self.hold(conn, state)
         batch = decode(records)
         duplicate, conflict = repeats(state.seen, batch.ids, batch.contents)
@@ -98,10 +105,11 @@ class FixConsumer:
         counts = _counted(moved, int(duplicate.sum()), int(conflict.sum()), len(predicted.values))
         await self.finish(conn, state, counts)
         await self.publish(conn, state, predicted, self._dead(batch, np.flatnonzero(conflict).tolist()))
-        state.trim()
+        state.trim(moved.delivered)
         self._signals.anomalies(fixes, moved.cleaned.flags)
         self._signals.predicted(predicted.predictions)
         self._signals.heard(moved.tracks)
+        return len(predicted.values)
 
     async def _load(
         self, conn: asyncpg.Connection, state: Partition, drivers: Sequence[str], orders: Sequence[str]

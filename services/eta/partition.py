@@ -37,11 +37,11 @@ class Partition:
             self.seen.add(ids, contents)
         self.token = token
 
-    def trim(self) -> None:
+    def trim(self, delivered: Iterable[Track]) -> None:
         """Keep memory bounded; what is dropped here is still in the store."""
+        for track in delivered:
+            self.tracks.pop(track.order_id, None)
         if len(self.couriers) > _REMEMBERED:
             self.couriers = CourierTable()
         if len(self.tracks) > _REMEMBERED:
             self.tracks = {}
-        for order_id in [order_id for order_id, track in self.tracks.items() if track.over]:
-            del self.tracks[order_id]

@@ -1,12 +1,14 @@
 """Answers to those who ask: orders under way by their id, or orders about to be placed by their content."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from waymesh.eta.v1.eta_pb2 import EtaPrediction, EtaQuery
+from waymesh.mesh.v1.degradation_pb2 import Degradation
 from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_ORDER_UNKNOWN,
     ERROR_REASON_POSITION_UNKNOWN,
@@ -18,15 +20,31 @@ from services.eta.cases import Case
 from services.eta.couriers import COURIER, NEVER
 from services.eta.learning import Learned
 from services.eta.orders import KnownOrder, OrderBook, micros
+from services.eta.partition import Partition
 from services.eta.predict import Phase
 from services.eta.store import EtaStore
 from services.eta.tracks import Track, phase_of
+from services.mesh.deadline import grant
 from services.mesh.errors import FailedPrecondition, MeshError, NotFound
+from services.mesh.store import is_transient
+
+log = logging.getLogger(__name__)
 
 # Orders predicted between two turns of the event loop.
 _SLICE: Final = 250
+# A store that takes longer does not answer in time for those who wait for an answer.
+_STORE_S: Final = 1.0
+_MEMORY: Final = "eta.remembered_positions"
 _NOWHERE: Final = (float("nan"), float("nan"))
 _PLACE: Final = {name: place for place, name in enumerate(COURIER.names or ())}
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A prediction, or why there is none, for each query."""
+
+    results: list[EtaPrediction | MeshError]
+    degradation: Degradation | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,32 +64,65 @@ class EtaQueries:
         store: EtaStore,
         book: OrderBook,
         learned: Callable[[], Learned],
+        partitions: Callable[[], Sequence[Partition]],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._book = book
         self._learned = learned
+        self._partitions = partitions
         self._clock = clock
 
-    async def predict(self, queries: Sequence[EtaQuery]) -> list[EtaPrediction | MeshError]:
-        """A prediction, or why there is none, for each query."""
-        seen = await self._look_up(queries)
+    async def predict(self, queries: Sequence[EtaQuery]) -> Answers:
+        """Answer every query; while the store is away, from what this process remembers."""
+        order_ids = list({_order_id(query) for query in queries} - {""})
+        degradation = None
+        try:
+            async with asyncio.timeout(grant(_STORE_S)):
+                seen = await self._look_up(order_ids, queries)
+        except Exception as error:
+            if not isinstance(error, TimeoutError) and not is_transient(error):
+                raise
+            log.warning("predictions come from memory: %s", type(error).__name__)
+            seen = self._remembered(order_ids, queries)
+            degradation = Degradation(source=_MEMORY, reason="store: UNAVAILABLE")
         results: list[EtaPrediction | MeshError] = []
         for start in range(0, len(queries), _SLICE):
             if start:
                 await asyncio.sleep(0)
             results += self._slice(queries[start : start + _SLICE], seen)
-        return results
+        return Answers(results, degradation)
 
-    async def _look_up(self, queries: Sequence[EtaQuery]) -> _Seen:
-        order_ids = list({_order_id(query) for query in queries} - {""})
+    async def _look_up(self, order_ids: Sequence[str], queries: Sequence[EtaQuery]) -> _Seen:
         tracks = await self._store.load_tracks(self._store.pool, order_ids) if order_ids else {}
+        drivers = self._drivers(order_ids, queries, tracks)
+        couriers = await self._store.load_couriers(self._store.pool, drivers) if drivers else {}
+        return _Seen(tracks, couriers)
+
+    def _remembered(self, order_ids: Sequence[str], queries: Sequence[EtaQuery]) -> _Seen:
+        partitions = self._partitions()
+        tracks = {
+            one: track
+            for one in order_ids
+            for part in partitions
+            if (track := part.tracks.get(one)) is not None
+        }
+        couriers = {
+            driver: tuple(row[0].item())
+            for driver in self._drivers(order_ids, queries, tracks)
+            for part in partitions
+            if (row := part.couriers.find(driver)) is not None
+        }
+        return _Seen(tracks, couriers)
+
+    def _drivers(
+        self, order_ids: Sequence[str], queries: Sequence[EtaQuery], tracks: Mapping[str, Track]
+    ) -> list[str]:
+        """Every courier that a query may be about."""
         drivers = {query.driver_id or query.order.driver_id for query in queries}
         drivers |= {track.driver_id for track in tracks.values()}
         drivers |= {order.driver_id for one in order_ids if (order := self._book.order(one)) is not None}
-        names = list(drivers - {""})
-        couriers = await self._store.load_couriers(self._store.pool, names) if names else {}
-        return _Seen(tracks, couriers)
+        return list(drivers - {""})
 
     def _slice(self, queries: Sequence[EtaQuery], seen: _Seen) -> list[EtaPrediction | MeshError]:
         now_us = int(self._clock() * 1e6)

@@ -10,6 +10,7 @@ from waymesh.eta.v1 import eta_service_pb2
 from waymesh.eta.v1.eta_service_pb2_grpc import add_EtaServiceServicer_to_server
 from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
 
+from services.eta.activity import Activity
 from services.eta.arrivals import OrderArrivals
 from services.eta.consumer import FixConsumer
 from services.eta.housekeeping import Housekeeping
@@ -17,6 +18,7 @@ from services.eta.intake import FIXES, Intake
 from services.eta.learner import Learner
 from services.eta.orders import OrderBook
 from services.eta.outbox import OutcomeSender
+from services.eta.partition import Partition
 from services.eta.queries import EtaQueries
 from services.eta.service import EtaServicer
 from services.eta.settings import EtaSettings
@@ -83,6 +85,7 @@ class Eta:
         store = EtaStore(pool)
         book = OrderBook()
         signals = Signals(feedback)
+        activity = Activity(pipeline, NAME)
         learner = Learner(store, feedback, every_s=settings.learn_every_s)
         await learner.load()
         group = f"{settings.kafka_group_id}.{NAME}"
@@ -93,6 +96,7 @@ class Eta:
             book=book,
             learned=lambda: learner.learned,
             signals=signals,
+            activity=activity,
             seen_limit=settings.dedupe_fixes,
         )
         arrivals = OrderArrivals(store=store, book=book, consumer=consumer)
@@ -106,6 +110,9 @@ class Eta:
             predictions=timedelta(hours=settings.keep_predictions_hours),
         )
 
+        def partitions() -> list[Partition]:
+            return list(consumer.partitions.values())
+
         # Nobody is to hear that an order is unknown only because this process has just begun.
         await _until_caught_up(orders, settings.orders_wait_s)
 
@@ -117,13 +124,16 @@ class Eta:
             lifecycle.background("learning", learner.run)
             lifecycle.background("signals", signals.run)
             lifecycle.background("housekeeping", housekeeping.run)
+            lifecycle.background("activity", activity.run)
             lifecycle.background("recorder", pipeline.run)
 
         lifecycle.on_ready(work)
 
         servicer = EtaServicer(
-            intake=Intake(bus=bus, store=store, partitions=lambda: list(consumer.partitions.values())),
-            queries=EtaQueries(store=store, book=book, learned=lambda: learner.learned),
+            intake=Intake(bus=bus, store=store, partitions=partitions),
+            queries=EtaQueries(
+                store=store, book=book, learned=lambda: learner.learned, partitions=partitions
+            ),
             watch=PredictionWatch(store),
             store=store,
             learned=lambda: learner.learned,

@@ -5,7 +5,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from waymesh.eta.v1.eta_pb2 import EtaPrediction
 from waymesh.eta.v1.eta_service_pb2 import (
     BatchPredictEtaRequest,
@@ -59,20 +58,22 @@ class EtaServicer(EtaServiceServicer):
         self._learned = learned
 
     async def PredictEta(self, request: PredictEtaRequest, context: Any) -> PredictEtaResponse:
-        [result] = await self._queries.predict([request.query])
+        answers = await self._queries.predict([request.query])
+        [result] = answers.results
         if isinstance(result, MeshError):
             raise result
-        return PredictEtaResponse(prediction=result)
+        return PredictEtaResponse(prediction=result, degradation=answers.degradation)
 
     async def BatchPredictEta(self, request: BatchPredictEtaRequest, context: Any) -> BatchPredictEtaResponse:
-        results = await self._queries.predict(request.queries)
+        answers = await self._queries.predict(request.queries)
         return BatchPredictEtaResponse(
             results=[
-                BatchPredictEtaResult(error=_status(result))
+                BatchPredictEtaResult(error=to_status(result))
                 if isinstance(result, MeshError)
                 else BatchPredictEtaResult(prediction=result)
-                for result in results
-            ]
+                for result in answers.results
+            ],
+            degradation=answers.degradation,
         )
 
     async def WatchEta(self, request: WatchEtaRequest, context: Any) -> AsyncIterator[WatchEtaResponse]:
@@ -114,7 +115,3 @@ class EtaServicer(EtaServiceServicer):
 def _travel_times(*arguments: Any) -> GetTravelTimesResponse:
     seconds, metres = travel.matrix(*arguments)
     return GetTravelTimesResponse(durations_s=seconds.ravel().tolist(), distances_m=metres.ravel().tolist())
-
-
-def _status(error: MeshError) -> Status:
-    return to_status(error)

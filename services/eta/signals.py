@@ -44,6 +44,7 @@ _SWEEP_S: Final = 10.0
 # Below: at risk. Above: no longer.
 _RISK: Final = 0.2
 _SAFE: Final = 0.5
+_AT_RISK: Final = 50_000
 
 _FLAG_NAMES: Final = {flag: AnomalyFlag.Name(flag).removeprefix("ANOMALY_FLAG_").lower() for flag in FLAGS}
 _SEVERITY: Final = {
@@ -71,7 +72,7 @@ class Signals:
         self._silence = Silence()
         # Courier to when its anomalies were last signalled, and last seen.
         self._anomalous: dict[str, tuple[float, float]] = {}
-        self._at_risk: set[str] = set()
+        self._at_risk: dict[str, None] = {}
 
     @property
     def queued(self) -> Sequence[Signal]:
@@ -120,9 +121,12 @@ class Signals:
             risky = order_id in self._at_risk
             over = prediction.delivery_eta_minutes == 0
             if not risky and not over and chance < _RISK:
-                self._at_risk.add(order_id)
+                self._at_risk[order_id] = None
+                if len(self._at_risk) > _AT_RISK:
+                    # Orders that were cancelled are never heard of again.
+                    del self._at_risk[next(iter(self._at_risk))]
             elif risky and (over or chance > _SAFE):
-                self._at_risk.discard(order_id)
+                del self._at_risk[order_id]
             else:
                 continue
             self._put(

@@ -1,6 +1,7 @@
 """Predictions as they are made, from any place in their log on."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
@@ -8,10 +9,14 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_CURSOR_INVALID
 
 from services.eta.store import EtaStore, StoredPrediction
 from services.mesh.errors import OutOfRange
+from services.mesh.store import is_transient
+
+log = logging.getLogger(__name__)
 
 _PAGE: Final = 500
 # How often the head of the log is looked at while somebody watches.
 _LOOK_S: Final = 0.05
+_AWAY_S: Final = 0.5
 _PREFIX: Final = "eta-"
 
 
@@ -77,7 +82,14 @@ class PredictionWatch:
 
     async def _look(self) -> None:
         while True:
-            head = await self._store.newest_prediction()
+            try:
+                head = await self._store.newest_prediction()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                log.warning("watchers wait for the store: %s", type(error).__name__)
+                await asyncio.sleep(_AWAY_S)
+                continue
             if head != self._head:
                 async with self._moved:
                     self._head = head
