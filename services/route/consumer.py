@@ -89,10 +89,11 @@ class FixConsumer:
         legs = await store_plans.legs(conn, list(folded.newest))
         for driver_id, (origin, target) in legs.items():
             fix = folded.newest[driver_id]
+            here = Place(fix.lat, fix.lon)
             if driver_id in folded.congested:
-                self._rerouter.wish(driver_id, "traffic")
-            elif has_left(Place(*origin), Place(*target), Place(fix.lat, fix.lon)):
-                self._rerouter.wish(driver_id, "the courier left the planned way")
+                self._rerouter.wish(driver_id, "traffic", seen=here)
+            elif has_left(Place(*origin), Place(*target), here):
+                self._rerouter.wish(driver_id, "the courier left the planned way", seen=here)
 
 
 class CommandConsumer:

@@ -24,6 +24,7 @@ from services.route.settings import RouteSettings
 from services.route.stops import Problem, solve, walk
 from services.route.store import StoredPlan
 from services.route.translate import calls_of, order_work, position_of
+from services.route.travel import Place
 
 _log = logging.getLogger(__name__)
 
@@ -50,13 +51,14 @@ class Rerouter:
         self._settings = settings
         self._clock = clock
         self._monotonic = monotonic
-        self._wishes: dict[str, str] = {}
+        self._wishes: dict[str, tuple[str, Place | None]] = {}
         self._looked: dict[str, float] = {}
         self._wanted = asyncio.Event()
 
-    def wish(self, driver_id: str, cause: str, *, at_once: bool = False) -> None:
+    def wish(self, driver_id: str, cause: str, *, at_once: bool = False, seen: Place | None = None) -> None:
         """Look at this courier's stops again because of `cause`.
 
+        `seen` is where the courier is, if the caller knows it from a fix that may not be stored yet.
         Traffic and deviation last, so they count once per gap; a change of orders counts `at_once`.
         """
         now = self._monotonic()
@@ -66,7 +68,10 @@ class Rerouter:
             self._looked.pop(next(iter(self._looked)))
         self._looked.pop(driver_id, None)
         self._looked[driver_id] = now
-        self._wishes.setdefault(driver_id, cause)
+        earlier = self._wishes.get(driver_id)
+        if earlier is not None:
+            cause, seen = earlier[0], seen or earlier[1]
+        self._wishes[driver_id] = (cause, seen)
         self._wanted.set()
 
     async def run(self) -> None:
@@ -75,13 +80,13 @@ class Rerouter:
             await self._wanted.wait()
             self._wanted.clear()
             while self._wishes:
-                driver_id, cause = next(iter(self._wishes.items()))
+                driver_id, (cause, seen) = next(iter(self._wishes.items()))
                 del self._wishes[driver_id]
-                await self.look(driver_id, cause)
+                await self.look(driver_id, cause, seen)
 
-    async def look(self, driver_id: str, cause: str) -> bool:
+    async def look(self, driver_id: str, cause: str, seen: Place | None = None) -> bool:
         """Plans a courier's stops anew and publishes the result if it is better; whether it did."""
-        task, before = await self._task(driver_id)
+        task, before = await self._task(driver_id, seen)
         if task is None:
             return False
         now = self._clock()
@@ -112,7 +117,7 @@ class Rerouter:
         """Whether a change is worth telling a courier; `saved` in units of stops.Weights."""
         return saved >= self._settings.reroute_saving_s * 100
 
-    async def _task(self, driver_id: str) -> tuple[Task | None, StoredPlan | None]:
+    async def _task(self, driver_id: str, seen: Place | None) -> tuple[Task | None, StoredPlan | None]:
         """What there is to plan; None if there is no choice to be made (fewer than two orders)."""
         async with self._database.pool.acquire() as conn:
             rows = await store.carried(conn, [driver_id])
@@ -125,8 +130,9 @@ class Rerouter:
                 return None, None
             body, fix = await store.courier(conn, driver_id)
         courier = Courier.FromString(body) if body is not None else Courier(driver_id=driver_id)
-        where = position_of(courier, fix)
-        if where is None:
+        known = position_of(courier, fix)
+        start = seen or (known[0] if known is not None else None)
+        if start is None:
             return None, None
         orders = tuple(order_work(Order.FromString(row.body)) for row in rows)
         vehicle = Vehicle(courier.vehicle_type)
@@ -134,7 +140,7 @@ class Rerouter:
         return (
             Task(
                 driver_id,
-                where[0],
+                start,
                 self._clock(),
                 vehicle,
                 orders,
