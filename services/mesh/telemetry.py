@@ -24,6 +24,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from services.mesh.call_times import CallTimes
 from services.mesh.settings import MeshSettings
 
 if TYPE_CHECKING:
@@ -78,25 +79,18 @@ class Telemetry:
             "kafka_consumer_lag", "Events not yet consumed", ["topic", "partition"], registry=self.registry
         )
         # The names of go-grpc-prometheus, for which dashboards exist.
-        self.server_started = Counter(
-            "grpc_server_started",
-            "Calls taken in",
-            ["grpc_service", "grpc_method"],
-            registry=self.registry,
+        self.server_handling = CallTimes(
+            "grpc_server_handling_seconds", "Time of a call in the server, by outcome", LATENCY_BUCKETS
         )
-        self.server_handling = Histogram(
-            "grpc_server_handling_seconds",
-            "Time of a call in the server, by outcome",
-            ["grpc_service", "grpc_method", "grpc_code"],
-            buckets=LATENCY_BUCKETS,
-            registry=self.registry,
-        )
-        self.client_handling = Histogram(
+        self.client_handling = CallTimes(
             "grpc_client_handling_seconds",
             "Time of a call as the client saw it, retries included, by outcome",
-            ["grpc_service", "grpc_method", "grpc_code"],
-            buckets=LATENCY_BUCKETS,
-            registry=self.registry,
+            LATENCY_BUCKETS,
+        )
+        self.registry.register(self.server_handling)
+        self.registry.register(self.client_handling)
+        self.server_in_flight = Gauge(
+            "waymesh_server_in_flight", "Calls under way in the server", registry=self.registry
         )
         self.client_retries = Counter(
             "waymesh_client_retries",

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from services.mesh.chain import order
+from services.mesh.chain.around import Around
 from services.mesh.chain.client.breaker import BreakerLink
-from services.mesh.chain.client.call import ClientCall, ClientLink, Metadata
+from services.mesh.chain.client.call import ClientCall, ClientLink, Headers
 from services.mesh.chain.client.deadline import DeadlineLink
 from services.mesh.chain.client.errors import ErrorsLink
 from services.mesh.chain.client.metrics import MetricsLink
@@ -35,9 +36,9 @@ class ClientChain:
         order.require(names, order.CLIENT, order.CLIENT_REASONS)
         self.target = target
         self.timeout_s = timeout_s
-        self.outer = Around(outer)
-        self.inner = Around(inner)
-        self.whole = Around([*outer, *inner])
+        self.outer: Around[ClientCall] = Around(outer, ClientLink)
+        self.inner: Around[ClientCall] = Around(inner, ClientLink)
+        self.whole: Around[ClientCall] = Around([*outer, *inner], ClientLink)
         self.breaker = breaker
         self.retry = retry
 
@@ -46,39 +47,8 @@ class ClientChain:
         started = time.monotonic()
         if timeout is None and not method.response_streaming:
             timeout = self.timeout_s
-        sent: Metadata = list(metadata) if metadata else []
+        sent = Headers(metadata or ())
         return ClientCall(method, self.target, sent, started, None if timeout is None else started + timeout)
-
-
-class Around:
-    """Some links, ready to run."""
-
-    __slots__ = ("_after", "_before")
-
-    def __init__(self, links: Sequence[ClientLink]) -> None:
-        self._before = [link.before for link in links]
-        # In reverse; `after[-n:]` are those of the first n links.
-        self._after = [link.after for link in reversed(links)]
-
-    def enter(self, call: ClientCall) -> BaseException | None:
-        """The way out. A link that refuses is the error; those before it have been left again."""
-        entered = 0
-        try:
-            for before in self._before:
-                before(call)
-                entered += 1
-        except BaseException as raised:
-            return self.leave(call, raised, entered)
-        return None
-
-    def leave(
-        self, call: ClientCall, error: BaseException | None, entered: int | None = None
-    ) -> BaseException | None:
-        """The way back, of the first `entered` links; gives the error that goes on."""
-        after = self._after
-        for step in after if entered is None else after[len(after) - entered :]:
-            error = step(call, error)
-        return error
 
 
 async def unary(chain: ClientChain, call: ClientCall, send: Callable[[], Awaitable[Any]]) -> Any:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any, Final
 
 import grpc
@@ -11,6 +12,7 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_DRAINING
 
 from services.mesh import errors
 from services.mesh.chain import order
+from services.mesh.chain.around import Around
 from services.mesh.chain.method import Method, describe_method
 from services.mesh.chain.server.call import ServerCall, ServerLink
 from services.mesh.chain.server.deadline import DeadlineLink
@@ -26,6 +28,8 @@ Handler = Callable[[Any, Any], Awaitable[Any]]
 
 # gRPC's own services: probes and reflection are not calls of the mesh.
 _BARE: Final = ("/grpc.health.", "/grpc.reflection.")
+
+_metadata: ContextVar[dict[str, str | bytes]] = ContextVar("waymesh_call_metadata")
 
 
 def server_links(telemetry: Telemetry) -> list[ServerLink]:
@@ -47,9 +51,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
     """Wraps each method's handler once and hands the wrapped one out from then on."""
 
     def __init__(self, links: Sequence[ServerLink]) -> None:
-        self._before = [link.before for link in links]
-        # In reverse; `after[-n:]` are those of the first n links.
-        self._after = [link.after for link in reversed(links)]
+        self._links: Around[ServerCall] = Around(links, ServerLink)
         self._wrapped: dict[str, Any] = {}
         # Handlers of response streams that are under way; they may have no end of their own.
         self._streams: set[asyncio.Task[Any]] = set()
@@ -62,6 +64,8 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             task.cancel()
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        # The handler runs in the same context; asking grpc again would decode it all again.
+        _metadata.set(dict(handler_call_details.invocation_metadata or ()))
         path = handler_call_details.method
         if isinstance(path, bytes):
             path = path.decode()
@@ -97,13 +101,11 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         )
 
     def _around(self, method: Method, handler: Handler) -> Handler:
-        befores, afters = self._before, self._after
+        befores, afters = self._links.befores, self._links.afters
         monotonic = time.monotonic
 
         async def behaviour(request: Any, context: Any) -> Any:
-            call = ServerCall(
-                method, request, context, dict(context.invocation_metadata() or ()), monotonic()
-            )
+            call = ServerCall(method, request, context, _metadata.get(), monotonic())
             entered = 0
             response = None
             error: BaseException | None = None
@@ -114,7 +116,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                 response = await handler(call.request, context)
             except BaseException as raised:
                 error = raised
-            for after in afters[len(afters) - entered :]:
+            for after in afters[entered]:
                 error = after(call, error)
             if error is None:
                 return response

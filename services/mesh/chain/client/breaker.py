@@ -4,14 +4,14 @@ import logging
 from collections.abc import Callable
 
 from services.mesh.breaker import Breaker, BreakerPolicy, State
-from services.mesh.chain.client.call import ClientCall
+from services.mesh.chain.client.call import ClientCall, ClientLink
 from services.mesh.deadline import Clock
 from services.mesh.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
 
 
-class BreakerLink:
+class BreakerLink(ClientLink):
     """One breaker per method of one target. `opened(breaker)` is called whenever one opens."""
 
     name = "breaker"

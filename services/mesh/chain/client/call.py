@@ -1,13 +1,30 @@
 """One call to another service as the client's links see it."""
 
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
+import grpc
 from opentelemetry.trace import Span
 
 from services.mesh.breaker import Permit
 from services.mesh.chain.method import Method
 
-Metadata = list[tuple[str, str | bytes]]
+
+class Headers(grpc.aio.Metadata):
+    """What a call sends along, in the form that grpc passes on as it is.
+
+    grpc makes a mapping of any other sequence and a sequence of that again, for each call.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[str, str | bytes]] = ()) -> None:
+        self._pairs = list(pairs)
+        self.append = self._pairs.append
+
+    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
 
 
 class ClientCall:
@@ -28,7 +45,7 @@ class ClientCall:
     )
 
     def __init__(
-        self, method: Method, target: str, metadata: Metadata, started: float, own_at: float | None
+        self, method: Method, target: str, metadata: Headers, started: float, own_at: float | None
     ) -> None:
         self.method = method
         # As the caller of the factory wrote it, such as 127.0.0.1:50051.
@@ -47,10 +64,13 @@ class ClientCall:
         self.span: Span | None = None
 
 
-class ClientLink(Protocol):
-    """Plain functions around a call; an instance serves all calls of one channel."""
+class ClientLink:
+    """Plain functions around a call; an instance serves all calls of one channel.
 
-    name: str
+    A link overrides what it needs: what it leaves is not even called.
+    """
+
+    name: ClassVar[str]
 
     def before(self, call: ClientCall) -> None:
         """Runs on the way out, in the order of the list; a MeshError ends the call."""
@@ -58,13 +78,6 @@ class ClientLink(Protocol):
     def after(self, call: ClientCall, error: BaseException | None) -> BaseException | None:
         """Runs on the way back, in reverse, if `before` had run; returns the error that goes on.
 
-        Never raises.
-
-        None stays None, and an error stays one.
+        Never raises. None stays None, and an error stays one.
         """
-
-
-class Raw(Protocol):
-    """A bare multi-callable of grpc.aio."""
-
-    def __call__(self, request: Any, /, **kwargs: Any) -> Any: ...
+        return error

@@ -3,10 +3,10 @@
 import time
 
 from services.mesh import deadline
-from services.mesh.chain.client.call import ClientCall
+from services.mesh.chain.client.call import ClientCall, ClientLink
 
 
-class DeadlineLink:
+class DeadlineLink(ClientLink):
     """Sets `call.granted_s`; raises DeadlineExceeded before anything is sent if nothing is left."""
 
     name = "deadline"
@@ -17,6 +17,3 @@ class DeadlineLink:
         call.attempts += 1
         if call.attempts == 1:
             call.budget_s = call.granted_s
-
-    def after(self, call: ClientCall, error: BaseException | None) -> BaseException | None:
-        return error

@@ -5,18 +5,15 @@ import logging
 import grpc
 
 from services.mesh import errors
-from services.mesh.chain.client.call import ClientCall
+from services.mesh.chain.client.call import ClientCall, ClientLink
 
 _log = logging.getLogger(__name__)
 
 
-class ErrorsLink:
+class ErrorsLink(ClientLink):
     """AioRpcError becomes the subclass of MeshError for its code; a cancellation passes as it is."""
 
     name = "errors"
-
-    def before(self, call: ClientCall) -> None:
-        return
 
     def after(self, call: ClientCall, error: BaseException | None) -> BaseException | None:
         if not isinstance(error, grpc.aio.AioRpcError):

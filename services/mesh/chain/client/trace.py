@@ -10,11 +10,11 @@ from opentelemetry import trace as otel_trace
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
 from services.mesh import trace
-from services.mesh.chain.client.call import ClientCall
+from services.mesh.chain.client.call import ClientCall, ClientLink
 from services.mesh.telemetry import Telemetry
 
 
-class TraceLink:
+class TraceLink(ClientLink):
     """Adds `traceparent`; with an exporter, records a client span."""
 
     name = "trace"

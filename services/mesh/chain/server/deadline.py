@@ -6,10 +6,10 @@ every call as much as the rest of this chain.
 """
 
 from services.mesh import deadline
-from services.mesh.chain.server.call import ServerCall
+from services.mesh.chain.server.call import ServerCall, ServerLink
 
 
-class DeadlineLink:
+class DeadlineLink(ServerLink):
     """Sets `call.deadline` and the context variable that the client's chain reads."""
 
     name = "deadline"
@@ -23,6 +23,3 @@ class DeadlineLink:
         deadline.begin(call.deadline)
         if left_s <= 0:
             raise deadline.passed()
-
-    def after(self, call: ServerCall, error: BaseException | None) -> BaseException | None:
-        return error

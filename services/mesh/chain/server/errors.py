@@ -7,20 +7,17 @@ import time
 import grpc
 
 from services.mesh import deadline, errors
-from services.mesh.chain.server.call import ServerCall
+from services.mesh.chain.server.call import ServerCall, ServerLink
 
 _log = logging.getLogger(__name__)
 
 _EARLY_S = 0.005
 
 
-class ErrorsLink:
+class ErrorsLink(ServerLink):
     """Sets `call.code`. The text of a foreign exception is logged here and goes no further."""
 
     name = "errors"
-
-    def before(self, call: ServerCall) -> None:
-        return
 
     def after(self, call: ServerCall, error: BaseException | None) -> BaseException | None:
         if error is None:

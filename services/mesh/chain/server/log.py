@@ -6,7 +6,7 @@ from typing import Final
 
 import grpc
 
-from services.mesh.chain.server.call import ServerCall
+from services.mesh.chain.server.call import ServerCall, ServerLink
 
 _log = logging.getLogger("services.mesh.calls")
 
@@ -22,13 +22,10 @@ _LEVEL: Final = {
 }
 
 
-class LogLink:
+class LogLink(ServerLink):
     """Method, code, reason and time; never a request or a response."""
 
     name = "log"
-
-    def before(self, call: ServerCall) -> None:
-        return
 
     def after(self, call: ServerCall, error: BaseException | None) -> BaseException | None:
         level = _LEVEL.get(call.code, logging.INFO)

@@ -1,33 +1,30 @@
-"""Counts calls and their time by outcome."""
+"""Counts calls and their time by outcome, and those under way."""
 
 import time
 
-from services.mesh.chain.server.call import ServerCall
+from services.mesh.chain.server.call import ServerCall, ServerLink
 from services.mesh.telemetry import Telemetry
 
 
-class MetricsLink:
-    """`grpc_server_started_total` and `grpc_server_handling_seconds`."""
+class MetricsLink(ServerLink):
+    """`grpc_server_handling_seconds` and `waymesh_server_in_flight`."""
 
     name = "metrics"
 
     def __init__(self, telemetry: Telemetry) -> None:
-        self._started = telemetry.server_started
         self._handling = telemetry.server_handling
+        self._in_flight = 0
+        telemetry.server_in_flight.set_function(lambda: self._in_flight)
 
     def before(self, call: ServerCall) -> None:
-        memo = call.method.memo
-        child = memo.get("started")
-        if child is None:
-            child = memo["started"] = self._started.labels(call.method.service, call.method.name)
-        child.inc()
+        self._in_flight += 1
 
     def after(self, call: ServerCall, error: BaseException | None) -> BaseException | None:
+        self._in_flight -= 1
         memo = call.method.memo
-        child = memo.get(call.code)
-        if child is None:
-            child = memo[call.code] = self._handling.labels(
-                call.method.service, call.method.name, call.code.name
-            )
-        child.observe(time.monotonic() - call.started)
+        times = memo.get(call.code)
+        if times is None:
+            times = self._handling.of(call.method.service, call.method.name, call.code.name)
+            memo[call.code] = times
+        times.observe(time.monotonic() - call.started)
         return error

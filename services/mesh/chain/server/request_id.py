@@ -5,7 +5,7 @@ import re
 from typing import Final
 
 from services.mesh import logs
-from services.mesh.chain.server.call import ServerCall
+from services.mesh.chain.server.call import ServerCall, ServerLink
 
 KEY: Final = "x-request-id"
 # What is let through from outside: it ends up in logs and headers.
@@ -18,7 +18,7 @@ def new_request_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-class RequestIdLink:
+class RequestIdLink(ServerLink):
     """Sets `call.request_id` and the context variable of the logs."""
 
     name = "request_id"
@@ -29,6 +29,3 @@ class RequestIdLink:
             given = new_request_id()
         call.request_id = given
         logs.request_id.set(given)
-
-    def after(self, call: ServerCall, error: BaseException | None) -> BaseException | None:
-        return error

@@ -8,11 +8,11 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
 from services.mesh import trace
-from services.mesh.chain.server.call import ServerCall
+from services.mesh.chain.server.call import ServerCall, ServerLink
 from services.mesh.telemetry import Telemetry
 
 
-class TraceLink:
+class TraceLink(ServerLink):
     """Opens a server span below the caller's, and ends it with the code of the `errors` link."""
 
     name = "trace"

@@ -7,7 +7,7 @@ import protovalidate
 from google.protobuf.message import Message
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_INVALID_FIELD
 
-from services.mesh.chain.server.call import ServerCall
+from services.mesh.chain.server.call import ServerCall, ServerLink
 from services.mesh.errors import FieldViolation, InvalidArgument
 
 # More violations than this say nothing new, and they travel in the trailing metadata.
@@ -63,7 +63,7 @@ async def _checked(requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
         yield request
 
 
-class ValidationLink:
+class ValidationLink(ServerLink):
     """The message, or each message of a request stream as the handler iterates over it."""
 
     name = "validation"
@@ -73,6 +73,3 @@ class ValidationLink:
             call.request = _checked(call.request)
         elif isinstance(call.request, Message):
             check(call.request)
-
-    def after(self, call: ServerCall, error: BaseException | None) -> BaseException | None:
-        return error
