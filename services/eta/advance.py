@@ -292,7 +292,7 @@ def case_of(
     fresh: bool,
 ) -> Case:
     """An order under way as something to be predicted."""
-    phase = phase_of(order, track)
+    phase = phase_of(order, track, at_us)
     picked_up_us = track.picked_up_us if track.picked_up_us != NEVER else order.picked_up_us
     return Case(
         order=order,

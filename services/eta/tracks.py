@@ -80,9 +80,18 @@ class Track:
 TRACK_FIELDS: Final = tuple(field.name for field in fields(Track))
 
 
-def phase_of(order: KnownOrder, track: Track | None) -> Phase:
-    """How far an order has come: the fixes or its status, whichever says more."""
+def phase_of(order: KnownOrder, track: Track | None, at_us: int | None = None) -> Phase:
+    """How far an order has come: the fixes or its status, whichever says more.
+
+    With `at_us` it is how far the order had come then: route may have read fixes that are still to come here,
+    and what its status says holds only from its own time on.
+    """
     told = _PHASE_OF_STATUS.get(order.status, Phase.UNASSIGNED)
+    if at_us is not None:
+        if told == Phase.DONE and order.delivered_us > at_us:
+            told = Phase.TO_DESTINATION
+        if told == Phase.TO_DESTINATION and order.picked_up_us > at_us:
+            told = Phase.TO_PICKUP
     if told == Phase.UNASSIGNED and order.driver_id:
         told = Phase.TO_PICKUP
     seen = _PHASE_OF_STAGE.get(track.stage, Phase.UNASSIGNED) if track is not None else Phase.UNASSIGNED
