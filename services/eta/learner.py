@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 _PAGE: Final = 500
 _TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = (1.0, 30.0)
+_GATHER_S: Final = 0.5
 
 
 class Learner:
@@ -27,8 +28,13 @@ class Learner:
         self._store = store
         self._feedback = feedback
         self._every_s = every_s
+        self._news = asyncio.Event()
         self._page_token = ""
         self.learned = Learned()
+
+    def soon(self) -> None:
+        """There is something new to learn from."""
+        self._news.set()
 
     async def load(self) -> None:
         """Begin with what was learned before."""
@@ -50,7 +56,17 @@ class Learner:
                 continue
             wait_s = _RETRY_S[0]
             if not more:
-                await asyncio.sleep(self._every_s)
+                await self._pause()
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._every_s):
+                await self._news.wait()
+        except TimeoutError:
+            return
+        # Deliveries come in flocks: what comes together is learned together.
+        await asyncio.sleep(min(_GATHER_S, self._every_s))
+        self._news.clear()
 
     async def learn_once(self) -> bool:
         """Read one page; true if there is more."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -32,8 +33,11 @@ _HOPELESS: Final = frozenset(
 class OutcomeSender:
     """Background task: the outbox to feedback, at least once; feedback stores each once by its id."""
 
-    def __init__(self, store: EtaStore, feedback: "FeedbackServiceAsyncStub") -> None:
+    def __init__(
+        self, store: EtaStore, feedback: "FeedbackServiceAsyncStub", *, on_sent: Callable[[], None]
+    ) -> None:
         self._store = store
+        self._on_sent = on_sent
         self._feedback = feedback
 
     async def run(self) -> None:
@@ -70,4 +74,6 @@ class OutcomeSender:
                 )
             done.append(outcomes[result.index].outcome_id)
         await self._store.drop_outcomes(done)
+        if done:
+            self._on_sent()
         return len(done)

@@ -120,7 +120,7 @@ class Eta:
             lifecycle.background("orders", orders.run)
             lifecycle.background("arrivals", arrivals.run)
             lifecycle.background("fixes", fixes.run)
-            lifecycle.background("outcomes", OutcomeSender(store, feedback).run)
+            lifecycle.background("outcomes", OutcomeSender(store, feedback, on_sent=learner.soon).run)
             lifecycle.background("learning", learner.run)
             lifecycle.background("signals", signals.run)
             lifecycle.background("housekeeping", housekeeping.run)

@@ -17,7 +17,7 @@ class EtaSettings(MeshSettings):
     keep_predictions_hours: float = Field(
         72.0, validation_alias="WAYMESH_ETA_KEEP_PREDICTIONS_HOURS", gt=0, le=24 * 365
     )
-    learn_every_s: float = Field(2.0, validation_alias="WAYMESH_ETA_LEARN_EVERY_S", gt=0, le=3600)
+    learn_every_s: float = Field(30.0, validation_alias="WAYMESH_ETA_LEARN_EVERY_S", gt=0, le=3600)
     orders_wait_s: float = Field(20.0, validation_alias="WAYMESH_ETA_ORDERS_WAIT_S", ge=0, le=600)
 
     @property

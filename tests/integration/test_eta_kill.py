@@ -51,9 +51,8 @@ async def start(dsn: str, folder: Path, port: int) -> asyncio.subprocess.Process
 @pytest.mark.faults
 async def test_kill_9_while_fixes_stream(mesh: Rig, tmp_path: Path) -> None:
     await mesh.place(*(order(number) for number in range(COURIERS)))
-    events = [
-        event for step in zip(*(way(number, fixes=200) for number in range(COURIERS))) for event in step
-    ]
+    ways = [way(number, fixes=200) for number in range(COURIERS)]
+    events = [event for step in zip(*ways, strict=True) for event in step]
     port = free_port()
     process = await start(mesh.dsn, tmp_path, port)
     try:
