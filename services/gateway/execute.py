@@ -52,12 +52,10 @@ class Executor:
         deadline.begin(exchange.began + timeout_ms / 1000)
         try:
             response, attempts = await call(request)
-        except DeadlineExceeded as error:
-            # Between two processes it is "eta did not answer in time"; here we know how long the time was.
-            if error.from_peer:
-                raise
-            raise faults.too_late(timeout_ms) from error
         except MeshError as error:
+            if isinstance(error, DeadlineExceeded) and not error.from_peer:
+                # Of the transport: who asked knows better how long the time was.
+                raise faults.too_late(timeout_ms) from error
             raise task.translate(error) from error
         answer: dict[str, Any] = {"result": json_codec.to_dict(response)}
         degraded = task.degraded(response)
