@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
@@ -22,6 +23,7 @@ _CONNECT_S = 5.0
 def main(arguments: Sequence[str]) -> int:
     """Runs one command; its exit code. Errors are one line on stderr."""
     options = _parser().parse_args(arguments)
+    logging.disable(logging.WARNING)  # what matters is said in one line at the end
     try:
         settings = load(GatewaySettings)
         return asyncio.run(_run(options, settings))

@@ -52,10 +52,11 @@ class KeySync:
         """Background task: opens the store, then follows its changes."""
         if self._open_store is None:
             return
-        store = await self._open_store()
-        if self._first is not None:
-            await store.add(self._first)
-        self._store = store
+        if self._store is None:  # else this begins anew after a failure
+            store = await self._open_store()
+            if self._first is not None:
+                await store.add(self._first)
+            self._store = store
         while True:
             try:
                 await self._refresh()

@@ -99,14 +99,15 @@ class Gateway:
 
     async def _open_store(self) -> KeyStore:
         assert self.settings.database_url is not None
-        self._store = await Store.open(
-            self.settings.database_url,
-            schema=SCHEMA,
-            migrations=Path(MIGRATIONS),
-            max_size=2,
-            connect_s=_CONNECT_S,
-            command_timeout_s=5.0,
-        )
+        if self._store is None:
+            self._store = await Store.open(
+                self.settings.database_url,
+                schema=SCHEMA,
+                migrations=Path(MIGRATIONS),
+                max_size=2,
+                connect_s=_CONNECT_S,
+                command_timeout_s=5.0,
+            )
         return KeyStore(self._store)
 
     async def _close_store(self) -> None:
