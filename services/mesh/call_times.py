@@ -55,7 +55,7 @@ class CallTimes(Collector):
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """The family as of now."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._LABELS)
-        names = [*(floatToGoString(bound) for bound in self._bounds), "+Inf"]
+        names = [*(str(floatToGoString(bound)) for bound in self._bounds), "+Inf"]  # type: ignore[no-untyped-call]  # prometheus_client
         for labels, times in self._times.items():
             total = 0
             buckets = []

@@ -123,7 +123,7 @@ class Rig:
         """Looks again and again, for events that leave no other trace; the guard only ends a broken test."""
         try:
             async with asyncio.timeout(GUARD_S):
-                while not await holds():  # noqa: ASYNC110 - other processes leave no event to wait for
+                while not await holds():
                     await asyncio.sleep(0.02)
         except TimeoutError:
             raise AssertionError(f"never came true: {what}") from None

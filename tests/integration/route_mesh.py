@@ -243,7 +243,7 @@ def fix(driver: str, order_id: str, stage: int, at: float, place: Location | Non
 async def eventually(probe: Callable[[], Awaitable[Any]]) -> Any:
     """What `probe` gives once it gives something; for what only the store can tell."""
     async with asyncio.timeout(20):
-        while not (found := await probe()):  # noqa: ASYNC110 - the store has no event to wait for
+        while not (found := await probe()):
             await asyncio.sleep(0.01)
     return found
 
