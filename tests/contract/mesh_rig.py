@@ -7,11 +7,11 @@ from typing import Any
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from waymesh.eta.v1 import eta_pb2, eta_service_pb2, eta_service_pb2_grpc, gps_stream_pb2
 
 from services.mesh.client import ClientFactory
 from services.mesh.server import GrpcServer
 from services.mesh.telemetry import Telemetry
-from waymesh.eta.v1 import eta_pb2, eta_service_pb2, eta_service_pb2_grpc, gps_stream_pb2
 
 Request = eta_service_pb2.PredictEtaRequest
 Response = eta_service_pb2.PredictEtaResponse
