@@ -56,7 +56,6 @@ class Permit:
 
     generation: int
     probe: bool
-    started: float
 
 
 Listener = Callable[["Breaker", State, State], None]
@@ -164,7 +163,8 @@ class Breaker:
         self._probing = False
         # Counts changes of state, so that late outcomes are known.
         self._generation = 0
-        self._closed = True
+        # All calls of a closed breaker share one permit; None while it is not closed.
+        self._open_door: Permit | None = Permit(0, False)
 
     @property
     def state(self) -> State:
@@ -182,24 +182,31 @@ class Breaker:
 
     def admit(self) -> Permit:
         """Leave for one call. Raises Unavailable (BREAKER_OPEN) with the time until the next chance."""
-        now = self._clock()
-        if self._closed:
-            return Permit(self._generation, False, now)
+        if self._open_door is not None:
+            return self._open_door
         if self.state is State.OPEN:
-            left_s = self._opened_at + self.policy.open_s - now
+            left_s = self._opened_at + self.policy.open_s - self._clock()
             if left_s > 0:
                 raise self._refusal(left_s)
             self._circuit.half_open()
         if self._probing:
             raise self._refusal(errors.DEFAULT_RETRY_AFTER_S)
         self._probing = True
-        return Permit(self._generation, True, now)
+        return Permit(self._generation, True)
 
-    def settle(self, permit: Permit, error: BaseException | None, budget_s: float | None = None) -> Outcome:
+    def settle(
+        self,
+        permit: Permit,
+        error: BaseException | None,
+        budget_s: float | None = None,
+        took_s: float = 0.0,
+    ) -> Outcome:
         """Takes in how a call ended that was granted `budget_s`; returns how that was judged."""
+        if error is None:
+            self.usual.observe(took_s, budget_s)
+            if permit is self._open_door and not self._storage.counter:
+                return Outcome.SUCCESS
         outcome = outcome_of(error, budget_s, self.usual.seconds)
-        if outcome is Outcome.SUCCESS:
-            self.usual.observe(self._clock() - permit.started, budget_s)
         if permit.generation != self._generation:
             return outcome
         if permit.probe:
@@ -241,7 +248,7 @@ class Breaker:
     def _changed(self, old: State, new: State) -> None:
         self._generation += 1
         self._probing = False
-        self._closed = new is State.CLOSED
+        self._open_door = Permit(self._generation, False) if new is State.CLOSED else None
         for listener in self._listeners:
             listener(self, old, new)
 

@@ -59,12 +59,12 @@ def grant(
 
     Raises DeadlineExceeded, before anything is sent, if nothing is left.
     """
-    left = remaining(clock)
-    if left is None:
-        granted = own_s
-    else:
-        left -= reserve_s
-        granted = left if own_s is None or left < own_s else own_s
+    at = _deadline.get()
+    granted = own_s
+    if at is not None:
+        left_s = at - clock() - reserve_s
+        if granted is None or left_s < granted:
+            granted = left_s
     if granted is None:
         return None
     granted = _as_sent(granted)

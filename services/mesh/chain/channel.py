@@ -14,7 +14,10 @@ from services.mesh.chain.method import Method, describe_method
 
 
 class _Unary:
-    """A callable of a stub whose response is one message; calling it gives a coroutine."""
+    """A callable of a stub whose response is one message; calling it gives a coroutine.
+
+    `options` are grpc's own: credentials, wait_for_ready, compression.
+    """
 
     __slots__ = ("_chain", "_method", "_raw")
 
@@ -24,29 +27,10 @@ class _Unary:
         self._raw = raw
 
     async def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
+        self, request: Any, *, timeout: float | None = None, metadata: Any = None, **options: Any
     ) -> Any:
-        chain, raw = self._chain, self._raw
-        call = chain.begin(self._method, timeout, metadata)
-
-        async def send() -> Any:
-            return await raw(
-                request,
-                timeout=call.granted_s,
-                metadata=call.metadata,
-                credentials=credentials,
-                wait_for_ready=wait_for_ready,
-                compression=compression,
-            )
-
-        return await unary(chain, call, send)
+        call = self._chain.begin(self._method, timeout, metadata)
+        return await unary(self._chain, call, self._raw, request, options)
 
 
 class _Streaming:
@@ -60,27 +44,13 @@ class _Streaming:
         self._raw = raw
 
     def __call__(
-        self,
-        request: Any = None,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
+        self, request: Any = None, *, timeout: float | None = None, metadata: Any = None, **options: Any
     ) -> StreamCall:
-        chain, raw = self._chain, self._raw
+        chain = self._chain
         call = chain.begin(self._method, timeout, metadata)
 
         def start() -> Any:
-            return raw(
-                request,
-                timeout=call.granted_s,
-                metadata=call.metadata,
-                credentials=credentials,
-                wait_for_ready=wait_for_ready,
-                compression=compression,
-            )
+            return self._raw(request, timeout=call.granted_s, metadata=call.metadata, **options)
 
         return StreamCall(call, start, chain.whole, chain.breaker.answered)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from services.mesh.chain import order
@@ -51,8 +50,11 @@ class ClientChain:
         return ClientCall(method, self.target, sent, started, None if timeout is None else started + timeout)
 
 
-async def unary(chain: ClientChain, call: ClientCall, send: Callable[[], Awaitable[Any]]) -> Any:
-    """One response: the outer links once, then attempts until one succeeds or is the last."""
+async def unary(chain: ClientChain, call: ClientCall, raw: Any, request: Any, options: Any) -> Any:
+    """One response of the bare callable `raw`.
+
+    The outer links run once, then attempts are made until one succeeds or is the last.
+    """
     outer, inner, retry = chain.outer, chain.inner, chain.retry
     error = outer.enter(call)
     if error is not None:
@@ -66,7 +68,7 @@ async def unary(chain: ClientChain, call: ClientCall, send: Callable[[], Awaitab
             error = inner.enter(call)
             if error is None:
                 try:
-                    response = await send()
+                    response = await raw(request, timeout=call.granted_s, metadata=call.metadata, **options)
                 except BaseException as raised:
                     error = raised
                 error = inner.leave(call, error)

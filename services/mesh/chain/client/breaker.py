@@ -1,6 +1,7 @@
 """Refuses calls to a target and method that fails, and tells its breaker how calls end."""
 
 import logging
+import time
 from collections.abc import Callable
 
 from services.mesh.breaker import Breaker, BreakerPolicy, State
@@ -60,7 +61,7 @@ class BreakerLink(ClientLink):
         if permit is not None:
             # A call that was never sent, for want of time, says nothing.
             budget_s = call.budget_s if call.attempts else 0.0
-            self.of(call).settle(permit, error, budget_s)
+            self.of(call).settle(permit, error, budget_s, time.monotonic() - call.started)
 
     def _changed(self, breaker: Breaker, old: State, new: State) -> None:
         self._telemetry.breaker_state.labels(breaker.target, breaker.method).set(new)
