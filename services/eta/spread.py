@@ -23,9 +23,9 @@ _NODE_LOGS: Final = np.log1p(NODES_MIN)
 LEVELS: Final = (np.arange(40) + 0.5) / 40
 _SAMPLES_PER_NODE: Final = 800
 # Samples that the prior counts as. Its shape: a third more or less in two of three cases, as is usual for
-# deliveries with street distances unknown; ln-normal quantiles at LEVELS, standard deviation 0.35.
-_PRIOR_SAMPLES: Final = 20.0
-_PRIOR_SIGMA: Final = 0.35
+# deliveries with street distances unknown; ln-normal quantiles at LEVELS, standard deviation 0.4.
+_PRIOR_SAMPLES: Final = 10.0
+_PRIOR_SIGMA: Final = 0.4
 # Along the nodes a quantile's minutes must not fall as predicted minutes rise.
 _STEEPEST: Final = 0.95
 
