@@ -14,6 +14,8 @@ from services.sim.schedule import Schedule
 from services.sim.traces import Trace
 
 _OUT_OF_ORDER = "out_of_order"
+# A pipe has no width; rich would take 80.
+_PIPE_WIDTH = 110
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,9 @@ class Report:
 
 def tables(report: Report) -> None:
     """Prints the report."""
-    console = Console()
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
     result = report.result
     console.print(
         f"\n{report.traces:,} traces, {report.deliveries:,} deliveries; {result.sent:,} fixes in "

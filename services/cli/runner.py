@@ -113,7 +113,9 @@ class ServiceRunner:
                 raise
             self.child = successor
             self._replaced.set()
-            self._tell(State.READY, f"{self.address} (pid {successor.pid}, after {successor.age_s:.1f} s)")
+            self._tell(
+                State.READY, f"{self.address} (pid {successor.pid} takes over, {successor.age_s:.1f} s)"
+            )
             progress(f"successor ready; draining pid {old.pid}")
             if not await old.stop(DRAIN_LIMIT_S):
                 progress(f"pid {old.pid} did not drain within {DRAIN_LIMIT_S:g} s and was killed")
@@ -158,6 +160,10 @@ class ServiceRunner:
             now = await self._ask(None)
             if child is not self.child or self._stopping:
                 return
+            if self._replacing.locked():
+                # The answer may be that of the other process, which drains or is not ready yet.
+                await asyncio.sleep(_POLL_SERVING_S)
+                continue
             if now.ready and not ready:
                 self.was_ready.set()
                 self._tell(State.READY, f"{self.address} (pid {child.pid}, {child.age_s:.1f} s)")

@@ -81,7 +81,7 @@ class Supervisor:
     async def _run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._on_signal)
+            loop.add_signal_handler(number, self._on_signal, number)
         tasks: list[asyncio.Task[None]] = []
         try:
             self._database = self._choose_database()
@@ -220,10 +220,10 @@ class Supervisor:
         for log in self._logs:
             log.close()
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: signal.Signals) -> None:
         self._signals += 1
         if self._signals == 1:
-            self._screen.change("up", "stopping", "(again: at once)")
+            self._screen.change("up", "stopping", f"{number.name}; once more stops at once")
             self._ending.set()
         else:
             for runner in self._runners.values():
