@@ -9,8 +9,11 @@ from datetime import timedelta
 from typing import Protocol
 
 import asyncpg
+from confluent_kafka import Producer
 
 from services.mesh.events import Consumer, EventBus, Message, Record, Topic
+from services.mesh.events.kafka import KafkaBus
+from services.mesh.events.kafka_client import KafkaOptions
 from services.mesh.events.postgres import PostgresBus
 from services.mesh.events.topics import DEAD_LETTERS
 from services.mesh.store import connect
@@ -71,6 +74,13 @@ class Process:
         """In a transaction of their own."""
         async with self.pool.acquire() as connection, connection.transaction():
             await self.bus.publish(connection, messages)
+
+    async def relayed(self) -> None:
+        """Waits until readers can see what was published: with Kafka, that it has left the log."""
+        if isinstance(self.bus, KafkaBus):
+            async with asyncio.timeout(GUARD_S):
+                while await self.pool.fetchval("SELECT count(*) FROM bus.log"):
+                    await asyncio.sleep(0.01)
 
     def start(self, consumer: Consumer) -> asyncio.Task[None]:
         """Runs a consumer."""
@@ -150,6 +160,39 @@ class PostgresRig:
 async def postgres_rig(dsn: str) -> AsyncIterator[PostgresRig]:
     """The embedded bus."""
     rig = PostgresRig(dsn)
+    try:
+        yield rig
+    finally:
+        await rig.close()
+
+
+class KafkaRig:
+    """Buses over one database and one mock cluster of three brokers inside librdkafka."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self._processes: list[Process] = []
+        # The cluster lives as long as this producer; 4 partitions for a topic that nobody created.
+        self._cluster = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 3, "log_level": 2})
+        brokers = self._cluster.list_topics(timeout=10).brokers.values()
+        self.options = KafkaOptions(",".join(f"{broker.host}:{broker.port}" for broker in brokers))
+
+    async def bus(self, service: str = "tests") -> Process:
+        pool = await asyncpg.create_pool(self.dsn, min_size=1, max_size=8, connect=connect)
+        process = Process(KafkaBus(pool, self.options, service=service, topics=TOPICS), pool)
+        self._processes.append(process)
+        await process.bus.start()
+        return process
+
+    async def close(self) -> None:
+        for process in self._processes:
+            await process.end()
+
+
+@contextlib.asynccontextmanager
+async def kafka_rig(dsn: str) -> AsyncIterator[KafkaRig]:
+    """Kafka, as far as librdkafka's mock cluster plays it."""
+    rig = KafkaRig(dsn)
     try:
         yield rig
     finally:

@@ -17,4 +17,10 @@ def create_bus(
     `service` becomes the CloudEvents source of what it publishes. The pool may have any search_path.
     """
     meter: Meter | None = TelemetryMeter(telemetry) if telemetry is not None else None
+    if settings.kafka_enabled:
+        # aiokafka is imported where it is used: a mesh on the embedded bus saves its memory.
+        from services.mesh.events.kafka import KafkaBus
+        from services.mesh.events.kafka_client import KafkaOptions
+
+        return KafkaBus(pool, KafkaOptions.from_settings(settings), service=service, meter=meter)
     return PostgresBus(pool, service=service, meter=meter)

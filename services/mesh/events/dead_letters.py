@@ -17,13 +17,16 @@ _REASON_CHARS: Final = 1000
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_DNS, "dead-letters.waymesh")
 
 
-def dead_letter(record: Record, reason: str, group: str = "") -> Message:
-    """The message for `dead-letters`. Its id follows from the origin: the same record dies once per group."""
+def dead_letter(record: Record, reason: str, group: str = "", *, value: bytes | None = None) -> Message:
+    """The message for `dead-letters`, with another value if one is given.
+
+    Its id follows from the origin: the same record dies once per group.
+    """
     origin = f"{group}|{record.topic}|{record.partition}|{record.position}"
     return Message(
         topic=DEAD_LETTERS,
         key=_storable(record.key),
-        value=record.value,
+        value=record.value if value is None else value,
         event_id=str(uuid.uuid5(_NAMESPACE, origin)),
         type=_storable(record.type),
         content_type=_storable(record.content_type),

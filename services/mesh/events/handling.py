@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import asyncpg
 
@@ -66,6 +66,17 @@ class Patience:
         return records == 1 and self.failures >= _ATTEMPTS and not is_transient(error)
 
 
+class BatchHandling(Protocol):
+    """What is done with the batches of a group's member."""
+
+    async def handle(self, records: list[Record], patience: Patience, advance: Advance) -> bool:
+        """Handles a batch of one partition; False if it failed and is to be tried again later.
+
+        FencedError if the partition is another member's.
+        """
+        ...
+
+
 class Handling:
     """Runs a group's handler."""
 
@@ -86,10 +97,7 @@ class Handling:
         self._admit = admit
 
     async def handle(self, records: list[Record], patience: Patience, advance: Advance) -> bool:
-        """Handles a batch of one partition; False if it failed and is to be tried again later.
-
-        FencedError if the partition is another member's.
-        """
+        """See BatchHandling."""
         first = records[0]
         place = f"{first.topic}/{first.partition}@{first.position}"
         try:

@@ -11,7 +11,7 @@ from typing import Final
 
 import asyncpg
 
-from services.mesh.events.handling import FencedError, Handling, Patience
+from services.mesh.events.handling import BatchHandling, FencedError, Patience
 from services.mesh.events.metering import Meter
 from services.mesh.events.postgres_link import PostgresLink
 from services.mesh.events.postgres_log import PostgresLog
@@ -42,7 +42,7 @@ class GroupConsumer(PartitionReader):
         link: PostgresLink,
         group: str,
         topics: list[str],
-        handling: Handling,
+        handling: BatchHandling,
         max_batch: int,
         meter: Meter,
     ) -> None:

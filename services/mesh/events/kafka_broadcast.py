@@ -1,0 +1,141 @@
+"""A reader of all partitions on Kafka, without a group."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from services.mesh.events.bus import BroadcastHandler, PoisonMessage, Record
+from services.mesh.events.handling import Patience
+from services.mesh.events.kafka_client import KafkaOptions
+from services.mesh.events.kafka_group import Raw, event_digest
+from services.mesh.events.metering import Meter
+
+_log = logging.getLogger(__name__)
+
+_POLL_MS: Final = 200
+_STOP_S: Final = 5.0
+_RESTART_S: Final = (0.1, 5.0)
+# A producer that sends an event twice does so within its next few batches.
+_REMEMBERED: Final = 20_000
+
+
+class KafkaBroadcastConsumer:
+    """Keeps its positions in memory; goes on where it stood after whatever ends its session."""
+
+    def __init__(
+        self,
+        options: KafkaOptions,
+        topics: list[str],
+        handler: BroadcastHandler,
+        from_start: bool,
+        max_batch: int,
+        meter: Meter,
+    ) -> None:
+        self._options = options
+        self._topics = topics
+        self._handler = handler
+        self._from_start = from_start
+        self._meter = meter
+        self._patience = Patience(max_batch)
+        self._next: dict[TopicPartition, int] = {}
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._consumer: AIOKafkaConsumer | None = None
+        self.caught_up = asyncio.Event()
+
+    async def run(self) -> None:
+        """Reads until cancelled."""
+        pause_s = _RESTART_S[0]
+        while True:
+            began = time.monotonic()
+            try:
+                await self._session()
+            except Exception as error:
+                known = isinstance(error, KafkaError)
+                _log.warning("a broadcast reader begins again: %s", type(error).__name__, exc_info=not known)
+            lasted = time.monotonic() - began > _RESTART_S[1]
+            pause_s = _RESTART_S[0] if lasted else min(pause_s * 2, _RESTART_S[1])
+            await asyncio.sleep(pause_s)
+
+    def lag(self) -> Mapping[tuple[str, int], int]:
+        """Events not yet handled, by (topic, partition), as of the last fetch of each."""
+        found = {}
+        consumer = self._consumer
+        for partition, following in self._next.items():
+            high = consumer.highwater(partition) if consumer is not None else None
+            if high is not None:
+                name = self._options.name_here(partition.topic)
+                found[name, partition.partition] = max(0, high - following)
+        return found
+
+    async def _session(self) -> None:
+        consumer = AIOKafkaConsumer(
+            *(self._options.name_in_cluster(topic) for topic in self._topics),
+            **self._options.consumer(None, from_start=self._from_start),
+        )
+        try:
+            await consumer.start()
+            self._consumer = consumer
+            partitions = list(consumer.assignment())
+            for partition in partitions:
+                if partition in self._next:
+                    consumer.seek(partition, self._next[partition])
+            ends = await consumer.end_offsets(partitions)
+            for partition in partitions:
+                # Fixes the place of a reader that leaves the past out before anybody relies on it.
+                await consumer.position(partition)
+            while True:
+                fetched = await consumer.getmany(timeout_ms=_POLL_MS)
+                for partition, raw in fetched.items():
+                    await self._take(partition, raw)
+                if not self.caught_up.is_set() and await _reached(consumer, ends):
+                    self.caught_up.set()
+        finally:
+            self._consumer = None
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(consumer.stop(), _STOP_S)
+
+    async def _take(self, partition: TopicPartition, raw: Sequence[Raw]) -> None:
+        """Handles one partition's records, however long it takes: a broadcast reader leaves nothing out."""
+        records = [self._options.to_record(one) for one in raw]
+        fresh = [record for record in records if self._is_new(record)]
+        while fresh:
+            batch = fresh[: self._patience.limit]
+            try:
+                await self._handler(batch)
+            except PoisonMessage as poison:
+                _log.error("left out: %s", poison)
+                self._meter.count(poison.record.topic, "dead", 1)
+                fresh = [record for record in fresh if record is not poison.record]
+            except Exception as error:
+                pause_s = self._patience.failed(error, len(batch))
+                _log.exception("a broadcast handler failed at %s; again in %.2f s", partition, pause_s)
+                self._meter.count(batch[0].topic, "failed", len(batch))
+                await asyncio.sleep(pause_s)
+            else:
+                self._patience.succeeded()
+                self._meter.count(batch[0].topic, "consumed", len(batch))
+                fresh = fresh[len(batch) :]
+        self._next[partition] = raw[-1].offset + 1
+
+    def _is_new(self, record: Record) -> bool:
+        digest = event_digest(record)
+        if digest in self._seen:
+            return False
+        self._seen[digest] = None
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        return True
+
+
+async def _reached(consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]) -> bool:
+    for partition, end in ends.items():
+        if await consumer.position(partition) < end:
+            return False
+    return True

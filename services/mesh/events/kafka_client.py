@@ -1,0 +1,119 @@
+"""What all clients of the Kafka adapter share: connection options, names, the form of a record."""
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, Self
+
+from aiokafka import ConsumerRecord
+from aiokafka.helpers import create_ssl_context
+
+from services.mesh.events.bus import Record
+from services.mesh.events.cloud_events import from_headers
+from services.mesh.events.topics import AGENT_METRICS, AGENT_OUTCOMES
+from services.mesh.settings import MeshSettings
+
+REQUEST_TIMEOUT_MS: Final = 10_000
+# A broker takes a member for dead after this long; brokers refuse less than 6 s unless told otherwise.
+_SESSION_TIMEOUT_MS: Final = 6_000
+_HEARTBEAT_MS: Final = 2_000
+_LINGER_MS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaOptions:
+    """How to reach a cluster, and how its topics and groups are named there."""
+
+    bootstrap_servers: str
+    group_prefix: str = "waymesh"
+    compression: str | None = "gzip"
+    max_retries: int = 3
+    """Further tries within one round of the relay; the rounds themselves go on until it succeeds."""
+    security_protocol: str = "PLAINTEXT"
+    ssl_context: ssl.SSLContext | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Topics that have another name in the cluster."""
+
+    @classmethod
+    def from_settings(cls, settings: MeshSettings) -> Self:
+        """From KAFKA_*. ValueError without KAFKA_BOOTSTRAP_SERVERS; OSError if the CA file cannot be read."""
+        if settings.kafka_bootstrap_servers is None:
+            raise ValueError("KAFKA_BOOTSTRAP_SERVERS is not set")
+        context = None
+        if settings.kafka_security_protocol.endswith("SSL"):
+            cafile = settings.kafka_ssl_cafile
+            context = create_ssl_context(cafile=str(cafile) if cafile is not None else None)
+        return cls(
+            bootstrap_servers=settings.kafka_bootstrap_servers,
+            group_prefix=settings.kafka_group_id,
+            compression=None if settings.kafka_compression == "none" else settings.kafka_compression,
+            max_retries=settings.kafka_max_retries,
+            security_protocol=settings.kafka_security_protocol,
+            ssl_context=context,
+            names={
+                AGENT_OUTCOMES: settings.kafka_outcome_topic,
+                AGENT_METRICS: settings.kafka_metrics_topic,
+            },
+        )
+
+    @property
+    def round_s(self) -> float:
+        """Length of one round of the relay."""
+        return (self.max_retries + 1) * REQUEST_TIMEOUT_MS / 1000
+
+    def name_in_cluster(self, topic: str) -> str:
+        """The cluster's name of a topic."""
+        return self.names.get(topic, topic)
+
+    def name_here(self, topic: str) -> str:
+        """Our name of a cluster's topic."""
+        return next((ours for ours, theirs in self.names.items() if theirs == topic), topic)
+
+    def connection(self) -> dict[str, Any]:
+        """Arguments of every client."""
+        return {
+            "bootstrap_servers": self.bootstrap_servers,
+            "security_protocol": self.security_protocol,
+            "ssl_context": self.ssl_context,
+            "request_timeout_ms": REQUEST_TIMEOUT_MS,
+        }
+
+    def producer(self) -> dict[str, Any]:
+        """Arguments of the relay's producer: acknowledged by all replicas, no duplicate of one producer."""
+        return {
+            **self.connection(),
+            "acks": "all",
+            "enable_idempotence": True,
+            "linger_ms": _LINGER_MS,
+            "compression_type": self.compression,
+        }
+
+    def consumer(self, group: str | None, *, from_start: bool = True) -> dict[str, Any]:
+        """Arguments of a consumer; without a group it reads all partitions."""
+        return {
+            **self.connection(),
+            "group_id": f"{self.group_prefix}.{group}" if group is not None else None,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest" if from_start else "latest",
+            "session_timeout_ms": _SESSION_TIMEOUT_MS,
+            "heartbeat_interval_ms": _HEARTBEAT_MS,
+        }
+
+    def to_record(self, raw: "ConsumerRecord[bytes, bytes]") -> Record:
+        """A record as every adapter gives it. One without `ce_id` gets an id from where it lies."""
+        known = from_headers(raw.headers)
+        topic = self.name_here(raw.topic)
+        return Record(
+            topic=topic,
+            key=(raw.key or b"").decode("utf-8", errors="replace"),
+            value=raw.value or b"",
+            event_id=known.event_id or f"{topic}/{raw.partition}/{raw.offset}",
+            type=known.type,
+            content_type=known.content_type,
+            headers=known.headers,
+            partition=raw.partition,
+            position=raw.offset,
+            time=datetime.fromtimestamp(raw.timestamp / 1000, UTC),
+            source=known.source,
+        )
