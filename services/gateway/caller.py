@@ -1,6 +1,7 @@
 """Calls the one RPC that a task names, through the mesh's client chain."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -12,6 +13,7 @@ from services.mesh.chain.method import describe_method
 from services.mesh.client import ClientFactory
 from services.mesh.errors import DEFAULT_RETRY_AFTER_S, Unavailable
 
+_NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 _NO_TIMEOUT: Final = None  # the budget around the call is the only limit
 
 
@@ -34,12 +36,7 @@ class Caller:
     async def __call__(self, request: Message) -> tuple[Message, int]:
         """The response and the number of attempts. Raises MeshErrors."""
         call = self._chain.begin(self._method, _NO_TIMEOUT, None)
-        raw = self._raw
-
-        async def send() -> Any:
-            return await raw(request, timeout=call.granted_s, metadata=call.metadata)
-
-        response: Message = await unary(self._chain, call, send)
+        response: Message = await unary(self._chain, call, self._raw, request, _NO_OPTIONS)
         return response, call.attempts
 
 
