@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from services.route import explain
 from services.route.fleet import CourierState, OrderWork
@@ -40,7 +39,7 @@ class Rules:
     shortlist_size: int = 12  # couriers weighed per order
     hold_wait_s: float = 600.0  # hold back if the courier would stand at the merchant for longer than this
     alternatives: int = 3
-    half_score_s: float = 900.0  # seconds lost that halve the score
+    half_score_s: float = 1800.0  # seconds lost, the courier's and the customer's, that halve the score
 
 
 DEFAULT_RULES: Final = Rules()
@@ -158,7 +157,13 @@ def _round(
     for row, column, price in entries:
         prices[row, column] = price
     drivers = list(columns)
-    rows, chosen = linear_sum_assignment(prices)
+    if 1 in prices.shape:
+        rows, chosen = (np.array([i]) for i in np.unravel_index(np.argmin(prices), prices.shape))
+    else:
+        # Half a second and 50 MB to import, so not before there is something to choose between.
+        from scipy.optimize import linear_sum_assignment
+
+        rows, chosen = linear_sum_assignment(prices)
     return {
         left[row]: drivers[column]
         for row, column in zip(rows, chosen, strict=True)

@@ -172,11 +172,8 @@ class Allocator:
         elif outcome.assignments:
             async with self._database.transaction() as conn:
                 await self._commit(conn, view, outcome, by_id, now, answer)
-        if not dry_run:
-            _log.info(
-                "allocated",
-                extra={"allocations": len(answer.allocations), "waiting": len(answer.waiting)},
-            )
+        if answer.allocations and not dry_run:
+            _log.info("%d orders have a courier now, %d wait", len(answer.allocations), len(answer.waiting))
         return answer
 
     async def _view(self, conn: Connection, order_ids: Sequence[str], now: float) -> _View:

@@ -45,14 +45,15 @@ class Weights:
     """What a route costs, in hundredths of a courier's second.
 
     A second late counts ten seconds of work, a kilometre 30 s, a kilometre back towards the start 20 s
-    more, and a second between ready and handed over a fifth of a second.
+    more, and a second in which a customer's order is ready and not handed over one: whoever lets two
+    customers wait for five minutes more each has to save ten minutes of a courier by it.
     """
 
     duration_per_s: int = 100
     lateness_per_s: int = 1000
     distance_per_m: int = 3
     backtrack_per_m: int = 2
-    food_per_s: int = 20
+    food_per_s: int = 100
 
 
 DEFAULT_WEIGHTS: Final = Weights()

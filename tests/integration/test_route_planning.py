@@ -228,8 +228,8 @@ async def test_a_courier_s_own_orders_are_planned_from_the_last_fix(mesh: Mesh) 
     await mesh.publish("gps-events", "d", fix("d", "a", TO_PICKUP, time.time(), where(2.5)), "f")
     await eventually(lambda: rows(mesh, "SELECT * FROM positions"))
     response = await optimize(mesh, driver_id="d", plane=FAST)
-    assert stops(response.plan.stops) == [("a", PICKUP), ("b", DROPOFF), ("a", DROPOFF)]
-    assert response.plan.stops[0].distance_m == pytest.approx(1500, abs=10)
+    assert stops(response.plan.stops) == [("b", DROPOFF), ("a", PICKUP), ("a", DROPOFF)]
+    assert response.plan.stops[0].distance_m == pytest.approx(500, abs=10)
 
 
 async def planned(mesh: Mesh, driver: str = "d") -> list[tuple[str, int]] | None:
