@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import ClassVar, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_CALLER_GONE,
@@ -367,7 +368,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, target: str = "") -> MeshError:
             status = status_pb2.Status()
             try:
                 status.ParseFromString(value)
-            except ValueError:  # DecodeError is one; not from a peer of ours
+            except DecodeError:  # not from a peer of ours
                 break
             return from_status(status)
     return _from_transport(error.code(), error.details() or "", target)

@@ -198,8 +198,21 @@ def _allowed(info: FieldInfo) -> str | None:
     if kind is Path:
         return "a path"
     if kind in (str, SecretStr):
-        return "text that is not empty"
+        return "text" + _length(metadata)
     return None
+
+
+def _length(metadata: list[Any]) -> str:
+    least = max((item.min_length for item in metadata if isinstance(item, annotated_types.MinLen)), default=0)
+    most = [item.max_length for item in metadata if isinstance(item, annotated_types.MaxLen)]
+    words = []
+    if least == 1:
+        words.append("that is not empty")
+    elif least > 1:
+        words.append(f"of at least {least} characters")
+    if most:
+        words.append(f"of at most {min(most)} characters")
+    return "".join(f" {word}" for word in words)
 
 
 def _unwrap(info: FieldInfo) -> tuple[Any, list[Any], str | None]:
