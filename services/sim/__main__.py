@@ -4,10 +4,13 @@ seconds.
 
 import argparse
 import asyncio
+import contextlib
 import os
+import signal
 import sys
 import time
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 import grpc
 
@@ -15,9 +18,9 @@ from services.sim.demo import Demo, Figures
 from services.sim.latency import Latencies
 
 _HEADINGS: Final = (
-    "             couriers    orders                                   arrival time           p50/p99 ms\n"
-    "  time       free busy   waiting assigned carried delivered   off by   in P10-P90   "
-    "fix taken   fix→prediction   order→courier"
+    "            couriers   orders                              arrival time         p50/p99 ms, from\n"
+    "  time      free busy  waiting assigned carried delivered  off by    in P10-P90 "
+    " fix    fix to ETA  order to courier"
 )
 _HEADINGS_EVERY: Final = 12
 
@@ -38,10 +41,10 @@ class Table:
         held = f"{score.coverage:.0%}" if score is not None else "-"
         trouble = f"   {now.trouble}" if now.trouble else ""
         _say(
-            f"  {time.strftime('%H:%M:%S')}   {now.couriers_free:>4} {now.couriers_busy:>4}   "
-            f"{now.waiting:>7} {now.assigned:>8} {now.carried:>7} {now.delivered:>9}   "
-            f"{off_by:>8}   {held:>9}   "
-            f"{_both(now.gps):>9}   {_both(now.prediction):>14}   {_both(now.allocation):>13}{trouble}"
+            f"  {time.strftime('%H:%M:%S')}  {now.couriers_free:>4} {now.couriers_busy:>4}  "
+            f"{now.waiting:>7} {now.assigned:>8} {now.carried:>7} {now.delivered:>9}  "
+            f"{off_by:<8}  {held:<10} {_both(now.gps):<7} {_both(now.prediction):<11} "
+            f"{_both(now.allocation)}{trouble}"
         )
 
 
@@ -53,6 +56,14 @@ def _say(text: str) -> None:
 def _both(latencies: Latencies) -> str:
     p50, p99 = latencies.quantile_ms(0.5), latencies.quantile_ms(0.99)
     return "-" if p50 is None or p99 is None else f"{p50:.0f}/{p99:.0f}"
+
+
+async def _until_terminated(running: Coroutine[Any, Any, None]) -> None:
+    """Runs to its end; SIGTERM cancels it, so that it can clean up."""
+    task = asyncio.create_task(running)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def main() -> int:
@@ -67,7 +78,7 @@ def main() -> int:
     eta_target = os.environ.get("WAYMESH_ETA_TARGET") or "127.0.0.1:50051"
     route_target = os.environ.get("WAYMESH_ROUTE_TARGET") or "127.0.0.1:50052"
     try:
-        asyncio.run(demo.run(eta_target, route_target, chosen.every, Table().show))
+        asyncio.run(_until_terminated(demo.run(eta_target, route_target, chosen.every, Table().show)))
     except grpc.aio.AioRpcError as error:
         _say(f"the mesh refused: {error.code().name}: {error.details()}")
         return 1

@@ -1,9 +1,7 @@
-"""One simulated courier: fetches and brings its orders one after the other, and says where it is on the
-way.
-"""
+"""One simulated courier: makes its stops one after the other and says where it is on the way."""
 
 import random
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +17,13 @@ FIX_EVERY_S: Final = 5.0
 _PICKUP_S: Final = (40.0, 120.0)
 _HANDOVER_S: Final = (40.0, 150.0)
 
+_IDLE: Final = TripStage.TRIP_STAGE_IDLE
+_TO_PICKUP: Final = TripStage.TRIP_STAGE_TO_PICKUP
+_AT_PICKUP: Final = TripStage.TRIP_STAGE_AT_PICKUP
+_TO_DESTINATION: Final = TripStage.TRIP_STAGE_TO_DESTINATION
+_AT_DESTINATION: Final = TripStage.TRIP_STAGE_AT_DESTINATION
+_DELIVERED: Final = TripStage.TRIP_STAGE_DELIVERED
+
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
@@ -32,11 +37,11 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """An order to carry."""
+class Call:
+    """A stop to make: an order fetched or brought."""
 
     order_id: str
-    demand: Demand
+    is_pickup: bool
 
 
 class SimCourier:
@@ -48,23 +53,35 @@ class SimCourier:
         self.driver_id = driver_id
         self.vehicle = vehicle
         self.place = place
-        self.stage: TripStage.ValueType = TripStage.TRIP_STAGE_IDLE
+        self.stage: TripStage.ValueType = _IDLE
         self._rng = rng
         self._receiver = Receiver(rng)
-        self._tasks: deque[Task] = deque()
+        self._orders: dict[str, Demand] = {}
+        self._calls: list[Call] = []
         self._at_s = at_s
         self._speed_kph = 0.0
         self._dwell_until_s = 0.0
         self._next_fix_s = at_s + rng.uniform(0, FIX_EVERY_S)
 
     @property
-    def tasks(self) -> int:
+    def orders(self) -> int:
         """Orders on hand."""
-        return len(self._tasks)
+        return len(self._orders)
 
-    def assign(self, task: Task) -> None:
+    def assign(self, order_id: str, demand: Demand) -> None:
         """One more order, after those on hand."""
-        self._tasks.append(task)
+        self._orders[order_id] = demand
+        self._calls += (Call(order_id, is_pickup=True), Call(order_id, is_pickup=False))
+
+    def follow(self, plan: Sequence[Call]) -> None:
+        """Makes the stops in the order of a plan from now on; the one under way stays first.
+
+        Stops that the plan does not name come last, those it names that are made already are left out.
+        """
+        fixed = self._calls[:1] if self.stage != _IDLE else []
+        left = [call for call in self._calls if call not in fixed]
+        planned = [call for call in plan if call in left]
+        self._calls = [*fixed, *planned, *(call for call in left if call not in planned)]
 
     def advance(self, until_s: float) -> list[Sighting]:
         """Lives until the time, simulated seconds, and gives the fixes sent on the way.
@@ -82,61 +99,74 @@ class SimCourier:
                 self._next_fix_s += FIX_EVERY_S
                 reading = self._receiver.read(self.place, event_s)
                 if reading is not None:
-                    seen.append(self._sighting(reading))
+                    seen.append(self._sighting(reading, self._current_order()))
             else:
-                self._change()
-                seen.append(self._sighting(Reading(self.place, accuracy_m=10.0)))
-                if self.stage is TripStage.TRIP_STAGE_DELIVERED:
-                    self._tasks.popleft()
-                    self.stage = TripStage.TRIP_STAGE_IDLE
+                self._change(seen)
+
+    def _current_order(self) -> str:
+        return self._calls[0].order_id if self.stage != _IDLE else ""
+
+    def _goal(self) -> Point:
+        demand = self._orders[self._calls[0].order_id]
+        return demand.pickup if self.stage == _TO_PICKUP else demand.dropoff
 
     def _next_change_s(self) -> float:
         """When the stage changes next if nothing else happens; infinity for an idle courier without
         orders.
         """
-        match self.stage:
-            case TripStage.TRIP_STAGE_IDLE:
-                return self._at_s if self._tasks else float("inf")
-            case TripStage.TRIP_STAGE_AT_PICKUP | TripStage.TRIP_STAGE_AT_DESTINATION:
-                return max(self._at_s, self._dwell_until_s)
-            case _:
-                return self._at_s + self.place.distance_m(self._goal()) / (self._speed_kph / 3.6)
-
-    def _goal(self) -> Point:
-        demand = self._tasks[0].demand
-        return demand.pickup if self.stage is TripStage.TRIP_STAGE_TO_PICKUP else demand.dropoff
+        if self.stage == _IDLE:
+            return self._at_s if self._calls else float("inf")
+        if self.stage in (_AT_PICKUP, _AT_DESTINATION):
+            return max(self._at_s, self._dwell_until_s)
+        return self._at_s + self.place.distance_m(self._goal()) / (self._speed_kph / 3.6)
 
     def _move(self, to_s: float) -> None:
-        if self.stage in (TripStage.TRIP_STAGE_TO_PICKUP, TripStage.TRIP_STAGE_TO_DESTINATION):
+        if self.stage in (_TO_PICKUP, _TO_DESTINATION):
             way_m = (to_s - self._at_s) * self._speed_kph / 3.6
             self.place = self.place.toward(self._goal(), way_m)
         self._at_s = max(self._at_s, to_s)
 
-    def _change(self) -> None:
-        rng = self._rng
+    def _change(self, seen: list[Sighting]) -> None:
+        order_id = self._calls[0].order_id
         match self.stage:
-            case TripStage.TRIP_STAGE_IDLE:
-                self.stage = TripStage.TRIP_STAGE_TO_PICKUP
-                self._speed_kph = PACES[self.vehicle].draw(rng)
             case TripStage.TRIP_STAGE_TO_PICKUP:
-                self.stage = TripStage.TRIP_STAGE_AT_PICKUP
-                ready_s = self._tasks[0].demand.ready_s
-                self._dwell_until_s = max(self._at_s, ready_s) + rng.uniform(*_PICKUP_S)
-            case TripStage.TRIP_STAGE_AT_PICKUP:
-                self.stage = TripStage.TRIP_STAGE_TO_DESTINATION
-                self._speed_kph = PACES[self.vehicle].draw(rng)
+                ready_s = max(self._at_s, self._orders[order_id].ready_s)
+                self._enter(_AT_PICKUP, order_id, seen)
+                self._dwell_until_s = ready_s + self._rng.uniform(*_PICKUP_S)
             case TripStage.TRIP_STAGE_TO_DESTINATION:
-                self.stage = TripStage.TRIP_STAGE_AT_DESTINATION
-                self._dwell_until_s = self._at_s + rng.uniform(*_HANDOVER_S)
+                self._enter(_AT_DESTINATION, order_id, seen)
+                self._dwell_until_s = self._at_s + self._rng.uniform(*_HANDOVER_S)
+            case TripStage.TRIP_STAGE_AT_PICKUP:
+                del self._calls[0]
+                # Told even if another order is fetched first, since it says that this one is on board.
+                self._enter(_TO_DESTINATION, order_id, seen)
+                if self._calls[0] != Call(order_id, is_pickup=False):
+                    self._set_out(seen)
+            case TripStage.TRIP_STAGE_AT_DESTINATION:
+                self._enter(_DELIVERED, order_id, seen)
+                del self._calls[0], self._orders[order_id]
+                self.stage = _IDLE
+                if self._calls:
+                    self._set_out(seen)
             case _:
-                self.stage = TripStage.TRIP_STAGE_DELIVERED
+                self._set_out(seen)
 
-    def _sighting(self, reading: Reading) -> Sighting:
-        moving = self.stage in (TripStage.TRIP_STAGE_TO_PICKUP, TripStage.TRIP_STAGE_TO_DESTINATION)
+    def _set_out(self, seen: list[Sighting]) -> None:
+        call = self._calls[0]
+        self._enter(_TO_PICKUP if call.is_pickup else _TO_DESTINATION, call.order_id, seen)
+
+    def _enter(self, stage: TripStage.ValueType, order_id: str, seen: list[Sighting]) -> None:
+        self.stage = stage
+        if stage in (_TO_PICKUP, _TO_DESTINATION):
+            self._speed_kph = PACES[self.vehicle].draw(self._rng)
+        seen.append(self._sighting(Reading(self.place, accuracy_m=10.0), order_id))
+
+    def _sighting(self, reading: Reading, order_id: str) -> Sighting:
+        moving = self.stage in (_TO_PICKUP, _TO_DESTINATION)
         return Sighting(
             at_s=self._at_s,
             reading=reading,
             speed_kph=max(0.0, self._rng.gauss(self._speed_kph, 1.5)) if moving else 0.0,
             stage=self.stage,
-            order_id=self._tasks[0].order_id if self.stage is not TripStage.TRIP_STAGE_IDLE else "",
+            order_id=order_id,
         )

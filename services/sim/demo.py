@@ -10,37 +10,44 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.eta.v1 import eta_service_pb2_grpc
 from waymesh.eta.v1.eta_pb2 import EtaPrediction
-from waymesh.gps.v1.gps_pb2 import GpsEvent, TrafficDensity, TripStage, ZoneType
-from waymesh.gps.v1.location_pb2 import Location
-from waymesh.order.v1.courier_pb2 import Courier, CourierStatus
-from waymesh.order.v1.order_pb2 import Merchant, Order, OrderStatus
+from waymesh.gps.v1.gps_pb2 import TripStage
+from waymesh.order.v1.events_pb2 import Cancellation
+from waymesh.order.v1.order_pb2 import OrderStatus
 from waymesh.route.v1 import route_service_pb2_grpc
+from waymesh.route.v1.route_pb2 import StopKind
 from waymesh.route.v1.route_service_pb2 import (
+    AllocateDriversRequest,
+    CancelOrderRequest,
     GetOrderRequest,
+    OptimizeRouteRequest,
     UpsertCouriersRequest,
     UpsertOrdersRequest,
 )
 
 from services.sim.accuracy import Accuracy, Forecast
-from services.sim.courier import Sighting, SimCourier
+from services.sim.courier import Call, Sighting, SimCourier
 from services.sim.demand import Demand
 from services.sim.fleet import Fleet
-from services.sim.gps_stream import PASSING, GpsSender
+from services.sim.gps_stream import GpsSender, passing
 from services.sim.latency import Latencies
-from services.sim.plane import Point
 from services.sim.watch import PredictionWatch
+from services.sim.wording import Wording
 
 Answer = TypeVar("Answer")
 
+NAME: Final = "demo"
 _TICK_S: Final = 0.25
 _ASK_S: Final = 0.5
 _CALL_S: Final = 5.0
+_GO_HOME_S: Final = 2.0
 _BATCH: Final = 1000
-# What is sent and not yet predicted from is forgotten after so many, since not every fix is worth a
-# prediction.
+# Couriers are on shift for so long at a time: those of a fleet that was killed go home by themselves,
+# seconds.
+_SHIFT_S: Final = 60.0
+_SHIFT_RENEWED_S: Final = 20.0
+# What is sent and not yet predicted from is forgotten after so many: not every fix is worth a prediction.
 _REMEMBERED: Final = 20_000
 
 
@@ -55,10 +62,12 @@ class Figures:
     carried: int
     delivered: int
     accuracy: Accuracy
-    allocations: int
     gps: Latencies
+    """From sending fixes to their acknowledgement."""
     prediction: Latencies
+    """From sending a fix to the prediction made of it."""
     allocation: Latencies
+    """From placing an order to knowing its courier."""
     trouble: str
 
 
@@ -70,18 +79,19 @@ class _Open:
 
 
 class Demo:
-    """Runs until it is cancelled. `speed`: simulated seconds per second; `started`: when the day begins, s
-    since 1970.
+    """Runs until it is cancelled. `speed`: simulated seconds per second; `started`: when the day begins,
+    epoch s.
     """
 
     def __init__(self, *, couriers: int, speed: float, seed: int, started: float) -> None:
         self._fleet = Fleet(couriers, seed)
         self._speed = speed
-        self._started = started
-        self._run_id = uuid.uuid4().hex[:6]
+        self._began = time.monotonic()
+        self._words = Wording(f"{NAME}-{uuid.uuid4().hex[:6]}", started, ready_is_told=speed == 1)
         self._orders: dict[str, _Open] = {}
+        self._revision = 0
+        self._replan: set[str] = set()
         self._accuracy = Accuracy()
-        self._allocations = 0
         self._allocation = Latencies()
         self._prediction = Latencies()
         self._gps = Latencies()
@@ -101,7 +111,8 @@ class Demo:
         ):
             eta = eta_service_pb2_grpc.EtaServiceStub(eta_channel)
             route = route_service_pb2_grpc.RouteServiceStub(route_channel)
-            await self._introduce(route)
+            await self._cancel_leftovers(route)
+            await self._shift(route)
             watch = PredictionWatch(eta, self._predicted)
             await watch.start()
             sender = GpsSender(eta)
@@ -110,57 +121,87 @@ class Demo:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._live(route, sender))
                     tasks.create_task(self._follow(route))
+                    tasks.create_task(self._renew_shifts(route))
                     tasks.create_task(self._show(every_s, show))
             except* grpc.aio.AioRpcError as group:
                 raise group.exceptions[0] from None
             finally:
                 await sender.close()
                 await watch.close()
+                await self._go_home(route)
 
-    async def _introduce(self, route: "route_service_pb2_grpc.RouteServiceAsyncStub") -> None:
+    @property
+    def _now_s(self) -> float:
+        """Simulated seconds since the day began."""
+        return (time.monotonic() - self._began) * self._speed
+
+    async def _cancel_leftovers(self, route: "route_service_pb2_grpc.RouteServiceAsyncStub") -> None:
+        """Orders of a fleet that was killed would wait for ever, and be given to this one."""
+        dry = await route.AllocateDrivers(
+            AllocateDriversRequest(dry_run=True), timeout=_CALL_S, wait_for_ready=True
+        )
+        waiting = [*(one.order_id for one in dry.unallocated), *(one.order_id for one in dry.allocations)]
+        await self._cancel(route, [order_id for order_id in waiting if order_id.startswith(f"{NAME}-")])
+
+    async def _cancel(
+        self, route: "route_service_pb2_grpc.RouteServiceAsyncStub", order_ids: Sequence[str]
+    ) -> None:
+        for order_id in order_ids:
+            cancellation = Cancellation(order_id=order_id, reason="the demo has ended")
+            with contextlib.suppress(grpc.aio.AioRpcError):  # picked up meanwhile
+                await route.CancelOrder(CancelOrderRequest(cancellation=cancellation), timeout=_CALL_S)
+
+    async def _shift(self, route: "route_service_pb2_grpc.RouteServiceAsyncStub", *, on: bool = True) -> None:
+        self._revision += 1
+        until = time.time() + _SHIFT_S if on else None
         couriers = [
-            Courier(
-                driver_id=self._named(courier.driver_id),
-                revision=1,
-                vehicle_type=courier.vehicle,
-                status=CourierStatus.COURIER_STATUS_IDLE,
-                position=_location(courier.place),
-                position_at=self._timestamp(0.0),
-            )
+            self._words.courier(courier, self._revision, self._now_s, shift_until=until)
             for courier in self._fleet.couriers.values()
         ]
-        await route.UpsertCouriers(
-            UpsertCouriersRequest(couriers=couriers), timeout=_CALL_S, wait_for_ready=True
-        )
+        await self._try(route.UpsertCouriers(UpsertCouriersRequest(couriers=couriers), timeout=_CALL_S))
+
+    async def _renew_shifts(self, route: "route_service_pb2_grpc.RouteServiceAsyncStub") -> None:
+        while True:
+            await asyncio.sleep(_SHIFT_RENEWED_S)
+            await self._shift(route)
+
+    async def _go_home(self, route: "route_service_pb2_grpc.RouteServiceAsyncStub") -> None:
+        """Leaves nothing behind that a later fleet would stumble over, if the mesh still listens."""
+        with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError):
+            async with asyncio.timeout(_GO_HOME_S):
+                await self._shift(route, on=False)
+                await self._cancel(route, [*self._orders])
 
     async def _live(self, route: "route_service_pb2_grpc.RouteServiceAsyncStub", sender: GpsSender) -> None:
-        began = time.monotonic()
         unplaced: list[Demand] = []
         while True:
-            step = self._fleet.advance((time.monotonic() - began) * self._speed)
+            step = self._fleet.advance(self._now_s)
             unplaced += step.placed
             if unplaced and await self._place(route, unplaced):
                 unplaced = []
-            events = [self._event(courier, sighting) for courier, sighting in step.sightings]
-            for start in range(0, len(events), _BATCH):
-                await sender.send(events[start : start + _BATCH])
-            for courier, sighting in step.sightings:
-                self._note(courier, sighting)
+            sightings = step.sightings
+            for start in range(0, len(sightings), _BATCH):
+                part = sightings[start : start + _BATCH]
+                for courier, sighting in part:
+                    self._remember(courier, sighting)
+                await sender.send([self._words.fix(courier, sighting) for courier, sighting in part])
+            for _, sighting in sightings:
+                self._note(sighting)
             await asyncio.sleep(_TICK_S)
 
     async def _place(
         self, route: "route_service_pb2_grpc.RouteServiceAsyncStub", placed: Sequence[Demand]
     ) -> bool:
         now = time.monotonic()
-        request = UpsertOrdersRequest(orders=[self._order(one) for one in placed])
+        request = UpsertOrdersRequest(orders=[self._words.order(one) for one in placed])
         if await self._try(route.UpsertOrders(request, timeout=_CALL_S)) is None:
             return False
         for one in placed:
-            self._orders[self._order_id(one)] = _Open(one, now)
+            self._orders[self._words.order_id(one)] = _Open(one, now)
         return True
 
     async def _follow(self, route: "route_service_pb2_grpc.RouteServiceAsyncStub") -> None:
-        """Learns whom waiting orders were given to."""
+        """Learns whom waiting orders were given to, and in which order couriers had best make their stops."""
         while True:
             waiting = [
                 order_id
@@ -168,36 +209,56 @@ class Demo:
                 if one.status == OrderStatus.ORDER_STATUS_PLACED
             ]
             await asyncio.gather(*(self._ask(route, order_id) for order_id in waiting))
+            couriers, self._replan = self._replan, set()
+            await asyncio.gather(*(self._ask_for_plan(route, driver_id) for driver_id in couriers))
             await asyncio.sleep(_ASK_S)
 
     async def _ask(self, route: "route_service_pb2_grpc.RouteServiceAsyncStub", order_id: str) -> None:
         answer = await self._try(route.GetOrder(GetOrderRequest(order_id=order_id), timeout=_CALL_S))
         driver_id = answer.order.driver_id if answer is not None else ""
-        if not driver_id:
+        courier = self._fleet.couriers.get(self._words.unnamed(driver_id))
+        if courier is None:
             return
         one = self._orders[order_id]
         one.status = OrderStatus.ORDER_STATUS_ASSIGNED
-        self._allocations += 1
         self._allocation.add(time.monotonic() - one.asked_at)
-        self._fleet.assign(driver_id.removeprefix(self._named("")), order_id, one.demand)
+        courier.assign(order_id, one.demand)
+        if courier.orders > 1:
+            self._replan.add(courier.driver_id)
+
+    async def _ask_for_plan(
+        self, route: "route_service_pb2_grpc.RouteServiceAsyncStub", driver_id: str
+    ) -> None:
+        request = OptimizeRouteRequest(driver_id=self._words.named(driver_id))
+        answer = await self._try(route.OptimizeRoute(request, timeout=_CALL_S))
+        if answer is not None:
+            plan = [Call(stop.order_id, stop.kind == StopKind.STOP_KIND_PICKUP) for stop in answer.plan.stops]
+            self._fleet.couriers[driver_id].follow(plan)
 
     async def _show(self, every_s: float, show: Callable[[Figures], None]) -> None:
         while True:
             await asyncio.sleep(every_s)
             show(self._figures())
 
-    async def _try(self, call: "Awaitable[Answer]") -> "Answer | None":
-        """The answer, or None while the service is away: the demo goes on through restarts."""
+    async def _try(self, call: Awaitable[Answer]) -> Answer | None:
+        """The answer, or None while the service is away or will not: the demo goes on through restarts."""
         try:
-            answer = await call
+            return await call
         except grpc.aio.AioRpcError as error:
-            if error.code() not in (*PASSING, grpc.StatusCode.DEADLINE_EXCEEDED):
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                 raise
-            self._trouble = f"{error.code().name}: {error.details()}"
+            if not passing(error) or not self._trouble:
+                self._trouble = f"{error.code().name}: {error.details()}"
             return None
-        return answer
 
-    def _note(self, courier: SimCourier, sighting: Sighting) -> None:
+    def _remember(self, courier: SimCourier, sighting: Sighting) -> None:
+        """When a fix is sent, until a prediction is made of it."""
+        key = self._words.named(courier.driver_id), self._words.at_us(sighting.at_s)
+        self._sent_at[key] = time.monotonic()
+        if len(self._sent_at) > _REMEMBERED:
+            del self._sent_at[next(iter(self._sent_at))]
+
+    def _note(self, sighting: Sighting) -> None:
         """Follows orders by what the couriers do."""
         one = self._orders.get(sighting.order_id)
         if one is None:
@@ -207,10 +268,10 @@ class Demo:
         elif sighting.stage == TripStage.TRIP_STAGE_DELIVERED:
             del self._orders[sighting.order_id]
             self._delivered += 1
-            self._accuracy.delivered(sighting.order_id, self._at_us(sighting.at_s))
+            self._accuracy.delivered(sighting.order_id, self._words.at_us(sighting.at_s))
 
     def _predicted(self, prediction: EtaPrediction) -> None:
-        if not prediction.order_id.startswith(self._run_id):
+        if not self._words.is_ours(prediction.order_id):
             return
         at_us = prediction.timestamp.ToMicroseconds()
         sent_at = self._sent_at.pop((prediction.driver_id, at_us), None)
@@ -235,62 +296,8 @@ class Demo:
             carried=statuses[OrderStatus.ORDER_STATUS_PICKED_UP],
             delivered=self._delivered,
             accuracy=self._accuracy,
-            allocations=self._allocations,
             gps=self._gps,
             prediction=self._prediction,
             allocation=self._allocation,
             trouble=trouble,
         )
-
-    def _event(self, courier: SimCourier, sighting: Sighting) -> GpsEvent:
-        driver_id = self._named(courier.driver_id)
-        self._sent_at[driver_id, self._at_us(sighting.at_s)] = time.monotonic()
-        while len(self._sent_at) > _REMEMBERED:
-            with contextlib.suppress(StopIteration):
-                del self._sent_at[next(iter(self._sent_at))]
-        return GpsEvent(
-            driver_id=driver_id,
-            order_id=sighting.order_id,
-            location=_location(sighting.reading.place),
-            speed_kph=sighting.speed_kph,
-            trip_stage=sighting.stage,
-            traffic_density=TrafficDensity.TRAFFIC_DENSITY_MODERATE,
-            zone_type=ZoneType.ZONE_TYPE_CITY_CENTER,
-            timestamp=self._timestamp(sighting.at_s),
-            accuracy_meters=sighting.reading.accuracy_m,
-            vehicle_type=courier.vehicle,
-        )
-
-    def _order(self, one: Demand) -> Order:
-        order = Order(
-            order_id=self._order_id(one),
-            revision=1,
-            status=OrderStatus.ORDER_STATUS_PLACED,
-            pickup=_location(one.pickup),
-            dropoff=_location(one.dropoff),
-            merchant=Merchant(merchant_id=self._named(f"merchant-{one.merchant:02}")),
-            placed_at=self._timestamp(one.placed_s),
-            size=1,
-        )
-        if self._speed == 1:
-            # A day that runs faster than the clock is ahead of it, and "ready in an hour" would be held back.
-            order.ready_at.CopyFrom(self._timestamp(one.promised_ready_s))
-        return order
-
-    def _order_id(self, one: Demand) -> str:
-        return self._named(f"order-{one.number:05}")
-
-    def _named(self, name: str) -> str:
-        return f"{self._run_id}-{name}"
-
-    def _at_us(self, at_s: float) -> int:
-        return round((self._started + at_s) * 1e6)
-
-    def _timestamp(self, at_s: float) -> Timestamp:
-        stamp = Timestamp()
-        stamp.FromMicroseconds(self._at_us(at_s))
-        return stamp
-
-
-def _location(place: Point) -> Location:
-    return Location(lat=place.lat, lon=place.lon)

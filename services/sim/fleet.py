@@ -8,7 +8,7 @@ from typing import Final
 
 from waymesh.gps.v1.gps_pb2 import TripStage
 
-from services.sim.courier import Sighting, SimCourier, Task
+from services.sim.courier import Sighting, SimCourier
 from services.sim.demand import Demand, demand
 from services.sim.plane import Point
 from services.sim.vehicles import FLEET_MIX
@@ -52,7 +52,7 @@ class Fleet:
         courier = self.couriers.get(driver_id)
         if courier is None:
             return False
-        courier.assign(Task(order_id, placed))
+        courier.assign(order_id, placed)
         return True
 
     def advance(self, until_s: float) -> Step:

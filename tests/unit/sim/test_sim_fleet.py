@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from waymesh.gps.v1.gps_pb2 import TripStage
 from waymesh.gps.v1.vehicle_pb2 import VehicleType
 
-from services.sim.courier import Sighting, SimCourier, Task
+from services.sim.courier import Call, Sighting, SimCourier
 from services.sim.demand import Demand, demand
 from services.sim.fleet import CENTRE, Fleet
 from services.sim.plane import Point
@@ -45,11 +45,11 @@ def test_a_delivery_goes_through_each_stage_once_and_in_order(
 ) -> None:
     courier = SimCourier("c", vehicle, CENTRE, 0.0, random.Random(seed))
     order = an_order()
-    courier.assign(Task("o", order))
+    courier.assign("o", order)
     seen = lived(courier, 2.0, step_s)
     stages = [stage for stage, _ in itertools.groupby(one.stage for one in seen if one.order_id)]
     assert tuple(stages) == STAGES
-    assert courier.tasks == 0
+    assert courier.orders == 0
     times = [one.at_s for one in seen]
     assert times == sorted(times)
     left = next(one.at_s for one in seen if one.stage == TripStage.TRIP_STAGE_TO_DESTINATION)
@@ -60,7 +60,7 @@ def test_a_delivery_goes_through_each_stage_once_and_in_order(
 def test_no_courier_is_faster_than_its_vehicle(vehicle: VehicleType.ValueType) -> None:
     pace = PACES[vehicle]
     courier = SimCourier("c", vehicle, CENTRE, 0.0, random.Random(5))
-    courier.assign(Task("o", an_order()))
+    courier.assign("o", an_order())
     before, fastest = courier.place, 0.0
     for second in range(1, 7200):
         courier.advance(second)
@@ -72,13 +72,47 @@ def test_no_courier_is_faster_than_its_vehicle(vehicle: VehicleType.ValueType) -
 def test_the_way_is_the_same_however_time_is_cut() -> None:
     def places(step_s: float) -> list[tuple[float, str, float]]:
         courier = SimCourier("c", VehicleType.VEHICLE_TYPE_SCOOTER, CENTRE, 0.0, random.Random(9))
-        courier.assign(Task("o", an_order()))
+        courier.assign("o", an_order())
         return [
             (round(one.at_s, 4), one.order_id, round(one.reading.place.lat, 6))
             for one in lived(courier, 1.0, step_s)
         ]
 
     assert places(1.0) == places(40.0)
+
+
+def test_stops_are_made_in_the_order_of_the_plan_and_each_order_goes_through_its_stages() -> None:
+    courier = SimCourier("c", VehicleType.VEHICLE_TYPE_CAR, CENTRE, 0.0, random.Random(3))
+    for order_id in ("a", "b"):
+        courier.assign(order_id, an_order())
+    courier.follow(
+        [Call("b", True), Call("a", True), Call("a", False), Call("gone", False), Call("b", False)]
+    )
+    seen = lived(courier, 2.0, 3.0)
+    ends = [
+        (one.order_id, one.stage)
+        for one in seen
+        if one.stage in (TripStage.TRIP_STAGE_DELIVERED, TripStage.TRIP_STAGE_IDLE)
+    ]
+    assert list(dict.fromkeys(ends))[:2] == [
+        ("a", TripStage.TRIP_STAGE_DELIVERED),
+        ("b", TripStage.TRIP_STAGE_DELIVERED),
+    ]
+    for order_id in ("a", "b"):
+        stages = dict.fromkeys(one.stage for one in seen if one.order_id == order_id)
+        assert tuple(stages) == STAGES
+
+
+def test_a_new_plan_does_not_turn_a_courier_round_or_drop_a_stop() -> None:
+    courier = SimCourier("c", VehicleType.VEHICLE_TYPE_CAR, CENTRE, 0.0, random.Random(3))
+    for order_id in ("a", "b"):
+        courier.assign(order_id, an_order())
+    courier.advance(1.0)
+    courier.follow([Call("b", True), Call("b", False)])
+    seen = lived(courier, 2.0, 3.0)
+    delivered = [one.order_id for one in seen if one.stage == TripStage.TRIP_STAGE_DELIVERED]
+    assert delivered == ["b", "a"]
+    assert seen[0].order_id == "a"
 
 
 def test_an_idle_courier_says_where_it_is_without_an_order() -> None:
