@@ -185,7 +185,8 @@ class Breaker:
         if self._open_door is not None:
             return self._open_door
         if self.state is State.OPEN:
-            left_s = self._opened_at + self.policy.open_s - self._clock()
+            # In this order, so that rounding never tells more than open_s.
+            left_s = self.policy.open_s - (self._clock() - self._opened_at)
             if left_s > 0:
                 raise self._refusal(left_s)
             self._circuit.half_open()
