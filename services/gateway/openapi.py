@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from services.gateway.schema import Schema, Schemas, example
-from services.gateway.settings import MAX_TIMEOUT_MS
+from services.gateway.settings import MAX_TIMEOUT_MS, MIN_TIMEOUT_MS
 from services.gateway.tasks import Task
 
 VERSION: Final = "1"
@@ -177,7 +177,7 @@ def _body(task: Task, schemas: Schemas) -> Schema:
             "parameters": parameters,
             "timeout_ms": {
                 "type": ["number", "null"],
-                "minimum": 1,
+                "minimum": MIN_TIMEOUT_MS,
                 "maximum": MAX_TIMEOUT_MS,
                 "description": "Milliseconds for everything; 10,000 without.",
             },

@@ -108,7 +108,7 @@ BEFORE_ROUTING: list[tuple[str, Ask, int, str, str, tuple[str, ...]]] = [
             post({"task": "report_gps", "parameters": GPS, "timeout_ms": timeout}),
             *(400, "INVALID_ARGUMENT", "INVALID_FIELD", ("timeout_ms",)),
         )
-        for timeout in (0, -1, 60_001, True, "10", [1])
+        for timeout in (0, -1, 99, 60_001, True, "10", [1])
     ),
     (
         "headers too large",
