@@ -97,10 +97,11 @@ class Planner:
         now = self._clock()
         start_at = seconds(request.start_time) if request.HasField("start_time") else now
         courier = request.courier if request.HasField("courier") else None
-        fix = None
+        body, fix = None, None
         known: list[Order] = []
         plan: route_pb2.RoutePlan | None = None
-        if request.driver_id:
+        complete = request.HasField("start") and request.orders and courier is not None
+        if request.driver_id and not complete:
             async with self._database.pool.acquire() as conn:
                 body, fix = await store.courier(conn, request.driver_id)
                 if not request.orders:

@@ -1,6 +1,7 @@
 """Wiring of route: settings → store → bus → engines → servicer → consumers → lifecycle. No logic."""
 
 import logging
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -22,6 +23,7 @@ from services.route.allocator import Allocator
 from services.route.announce import ORDERS
 from services.route.consumer import GPS_EVENTS, ORDER_COMMANDS, ChangeConsumer, CommandConsumer, FixConsumer
 from services.route.eta_client import EtaClient
+from services.route.housekeeping import Housekeeping
 from services.route.planner import Planner
 from services.route.reroute import Rerouter
 from services.route.service import RouteServicer
@@ -94,6 +96,7 @@ class Route:
         fixes = FixConsumer(bus, rerouter, ticker.soon)
         commands = CommandConsumer(bus)
         changes = ChangeConsumer(rerouter, ticker.soon)
+        housekeeping = Housekeeping(database, keep=timedelta(days=settings.keep_orders_days))
 
         async def begin() -> None:
             lifecycle.background("recorder", pipeline.run)
@@ -102,6 +105,7 @@ class Route:
             lifecycle.background("commands", bus.consume(group, [ORDER_COMMANDS], commands.handle).run)
             lifecycle.background("changes", bus.consume(group, [ORDERS], changes.handle).run)
             lifecycle.background("allocation", ticker.run)
+            lifecycle.background("housekeeping", housekeeping.run)
 
         lifecycle.on_ready(begin)
 

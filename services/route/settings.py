@@ -18,6 +18,7 @@ class RouteSettings(MeshSettings):
     courier_silent_s: float = Field(900.0, validation_alias="WAYMESH_COURIER_SILENT_S", gt=0, le=86_400)
     reroute_gap_s: float = Field(30.0, validation_alias="WAYMESH_REROUTE_GAP_S", ge=0, le=3600)
     reroute_saving_s: float = Field(30.0, validation_alias="WAYMESH_REROUTE_SAVING_S", ge=0, le=3600)
+    keep_orders_days: float = Field(30.0, validation_alias="WAYMESH_KEEP_ORDERS_DAYS", gt=0, le=3650)
     eta_timeout_s: float = Field(1.0, validation_alias="WAYMESH_ROUTE_ETA_TIMEOUT_S", gt=0, le=60)
 
     @property

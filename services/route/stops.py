@@ -191,9 +191,8 @@ def _choices(
     return choices
 
 
-def _search(problem: Problem, weights: Weights) -> list[_Label]:
+def _search(problem: Problem, stops: Sequence[_Stop], weights: Weights) -> list[_Label]:
     """Labels of complete routes, Pareto-optimal for each last stop. Empty: the limits leave no route."""
-    stops = _stops(problem)
     choices = _choices(
         tuple(job.pickup is not None for job in problem.jobs),
         tuple(job.size for job in problem.jobs),
@@ -275,8 +274,7 @@ def _search(problem: Problem, weights: Weights) -> list[_Label]:
     return [label for labels in layer.values() for label in labels]
 
 
-def _sequence(problem: Problem, label: _Label) -> tuple[Call, ...]:
-    stops = _stops(problem)
+def _sequence(stops: Sequence[_Stop], label: _Label) -> tuple[Call, ...]:
     calls: list[Call] = []
     step: tuple[object, ...] | None = label
     while step is not None and isinstance(step[4], int) and step[4] >= 0:
@@ -326,11 +324,12 @@ def walk(problem: Problem, calls: Sequence[Call], weights: Weights = DEFAULT_WEI
 
 def solve(problem: Problem, weights: Weights = DEFAULT_WEIGHTS) -> Plan | None:
     """The cheapest route that keeps all limits, always the same one; None if there is none."""
-    labels = _search(problem, weights)
+    stops = _stops(problem)
+    labels = _search(problem, stops, weights)
     if not labels:
         return None
     best = min(labels, key=lambda label: weights.duration_per_s * label[0] + label[1])
-    return walk(problem, _sequence(problem, best), weights)
+    return walk(problem, _sequence(stops, best), weights)
 
 
 def front(problem: Problem, weights: Weights = DEFAULT_WEIGHTS) -> list[Plan]:
@@ -338,11 +337,12 @@ def front(problem: Problem, weights: Weights = DEFAULT_WEIGHTS) -> list[Plan]:
 
     Quickest first. Where several routes take the same time and way, one stands for them; `weights` price it.
     """
-    labels = sorted(_search(problem, _SHORTEST), key=lambda label: (label[0], label[1]))
+    stops = _stops(problem)
+    labels = sorted(_search(problem, stops, _SHORTEST), key=lambda label: (label[0], label[1]))
     plans: list[Plan] = []
     for label in labels:
         if not plans or label[1] < plans[-1].distance_m:
-            plans.append(walk(problem, _sequence(problem, label), weights))
+            plans.append(walk(problem, _sequence(stops, label), weights))
     return plans
 
 
@@ -374,6 +374,7 @@ def first_broken(problem: Problem) -> str:
         strict=True,
     ):
         kept = replace(kept, **{fields: getattr(limits, fields)})
-        if not _search(replace(problem, limits=kept), _SHORTEST):
+        looser = replace(problem, limits=kept)
+        if not _search(looser, _stops(looser), _SHORTEST):
             return name
     return ""

@@ -358,7 +358,8 @@ async def save_positions(conn: Connection, newest: Mapping[str, Newest]) -> None
                     $7::text[]) AS t (id, lat, lon, us, speed, stage, order_id)
         ON CONFLICT (driver_id) DO UPDATE SET
             lat = excluded.lat, lon = excluded.lon, fixed_at = excluded.fixed_at,
-            speed_kph = excluded.speed_kph, stage = excluded.stage, order_id = excluded.order_id
+            speed_kph = excluded.speed_kph, stage = excluded.stage, order_id = excluded.order_id,
+            heard_at = now()
         WHERE p.fixed_at < excluded.fixed_at
         """,
         ids,

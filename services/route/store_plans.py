@@ -1,7 +1,8 @@
-"""SQL of allocations, planned stops, and the lock that says who allocates. Within the caller's
+"""SQL of allocations, planned stops, what is over, and the lock that says who allocates. Within the caller's
 transaction."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final
 
 from services.route.store import Connection, PlanWrite, StoredPlan
@@ -111,3 +112,33 @@ async def legs(
         row["driver_id"]: ((row["from_lat"], row["from_lon"]), (row["next_lat"], row["next_lon"]))
         for row in rows
     }
+
+
+async def forget_orders(conn: Connection, keep: timedelta, most: int) -> int:
+    """Removes orders that are delivered or cancelled and have not changed for `keep`, with all about them."""
+    rows = await conn.fetch(
+        """
+        DELETE FROM orders WHERE order_id IN (
+            SELECT order_id FROM orders WHERE status IN (4, 5) AND changed_at < now() - $1::interval
+            ORDER BY order_id LIMIT $2 FOR UPDATE SKIP LOCKED)
+        RETURNING order_id
+        """,
+        keep,
+        most,
+    )
+    ids = [row["order_id"] for row in rows]
+    if ids:
+        await conn.execute("DELETE FROM revisions WHERE kind = 'o' AND id = ANY ($1::text[])", ids)
+        await conn.execute("DELETE FROM allocations WHERE order_id = ANY ($1::text[])", ids)
+    return len(ids)
+
+
+async def forget_positions(conn: Connection, keep: timedelta) -> None:
+    """Removes where devices were that nobody has taken in as couriers and that no longer report."""
+    await conn.execute(
+        """
+        DELETE FROM positions p WHERE heard_at < now() - $1::interval
+        AND NOT EXISTS (SELECT FROM couriers c WHERE c.driver_id = p.driver_id)
+        """,
+        keep,
+    )

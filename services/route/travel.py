@@ -51,13 +51,20 @@ def distance_m(a: Place, b: Place) -> float:
 def plane(places: Sequence[Place], speed_kph: float, detour: float = 1.0) -> Travel:
     """Straight lines times `detour`, at `speed_kph` above 0. Rounded up, so that no leg is free."""
     metres_per_s = speed_kph / 3.6
-    metres: list[tuple[int, ...]] = []
-    seconds: list[tuple[int, ...]] = []
-    for a in places:
-        row = [0 if a == b else ceil(distance_m(a, b) * detour) for b in places]
-        metres.append(tuple(row))
-        seconds.append(tuple(ceil(m / metres_per_s) for m in row))
-    return Travel(tuple(seconds), tuple(metres))
+    n = len(places)
+    points = [(radians(p.lat), radians(p.lon), cos(radians(p.lat))) for p in places]
+    metres = [[0] * n for _ in places]
+    seconds = [[0] * n for _ in places]
+    # The inner loop of every allocation: straight lines are the same both ways, so half the table is enough.
+    for i, (lat_a, lon_a, cos_a) in enumerate(points):
+        for j in range(i + 1, n):
+            lat_b, lon_b, cos_b = points[j]
+            h = sin((lat_b - lat_a) / 2) ** 2 + cos_a * cos_b * sin((lon_b - lon_a) / 2) ** 2
+            if h > 0.0:
+                way = ceil(2 * EARTH_RADIUS_M * asin(sqrt(min(1.0, h))) * detour)
+                metres[i][j] = metres[j][i] = way
+                seconds[i][j] = seconds[j][i] = ceil(way / metres_per_s)
+    return Travel(tuple(map(tuple, seconds)), tuple(map(tuple, metres)))
 
 
 def fallback(places: Sequence[Place], vehicle: Vehicle) -> Travel:

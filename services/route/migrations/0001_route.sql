@@ -16,6 +16,7 @@ CREATE TABLE orders (
 );
 CREATE INDEX orders_waiting ON orders (priority DESC, placed_at) WHERE status = 1;
 CREATE INDEX orders_carried ON orders (driver_id) WHERE status IN (2, 3);
+CREATE INDEX orders_over ON orders (changed_at) WHERE status IN (4, 5);
 
 CREATE TABLE couriers (
     driver_id  text PRIMARY KEY,
@@ -49,7 +50,9 @@ CREATE TABLE positions (
     speed_kph double precision NOT NULL,
     -- waymesh.gps.v1.TripStage
     stage     smallint NOT NULL,
-    order_id  text NOT NULL
+    order_id  text NOT NULL,
+    -- by our clock
+    heard_at  timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 60);
 -- An order may come after the fixes of the courier who has it.
 CREATE INDEX positions_of_order ON positions (order_id) WHERE order_id <> '';
