@@ -12,6 +12,7 @@ from waymesh.feedback.v1.delivery_pb2 import LegKind
 from services.eta import predict, spread
 from services.eta.cases import Case, trips_of
 from services.eta.couriers import NEVER
+from services.eta.fixes import MAX_SECONDS, MIN_SECONDS
 from services.eta.geo import Floats
 from services.eta.learning import Learned
 from services.eta.predict import Estimate, Phase
@@ -28,8 +29,10 @@ _LEG_KINDS: Final = (
 
 
 def stamp(at_us: int) -> Timestamp:
-    """A time from µs since 1970."""
+    """A time from µs since 1970, as far as RFC 3339 can write it."""
     seconds, rest = divmod(at_us, 1_000_000)
+    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
+        return Timestamp(seconds=min(max(seconds, MIN_SECONDS), MAX_SECONDS))
     return Timestamp(seconds=seconds, nanos=rest * 1000)
 
 

@@ -96,9 +96,9 @@ class Intake:
             refused = {fault.row for fault in faults}
             events = [event for row, event in enumerate(events) if row not in refused]
         if events:
-            messages = _messages(events, identify(events))
+            identify(events)
             async with self._store.transaction() as conn:
-                await self._bus.publish(conn, messages)
+                await self._bus.publish(conn, _messages(events))
         return faults
 
     async def _write(self) -> None:
@@ -135,8 +135,7 @@ class Intake:
                     verdicts.append(_Verdict.DUPLICATE if before == one.content else _Verdict.CONFLICT)
             await self._count(conn, verdicts)
             if new:
-                messages = _messages([one.event for one in new], [one.event_id for one in new])
-                await self._bus.publish(conn, messages)
+                await self._bus.publish(conn, _messages([one.event for one in new]))
         return verdicts
 
     async def _count(self, conn: asyncpg.Connection, verdicts: Sequence[_Verdict]) -> None:
@@ -157,15 +156,18 @@ class Intake:
         return found
 
 
-def _messages(events: Sequence[GpsEvent], ids: Sequence[str]) -> list[Message]:
+def _messages(events: Sequence[GpsEvent]) -> list[Message]:
+    # A fix that comes twice is two events, with names of their own: a bus that drops repeated names must not
+    # hide from the consumer what it is to count. The fix's own id is in its value.
+    batch = uuid4().hex
     return [
         Message(
             topic=FIXES,
             key=event.driver_id,
             value=event.SerializeToString(deterministic=True),
-            event_id=event_id,
+            event_id=f"{batch}-{row}",
             type=_FIX_TYPE,
             content_type=PROTOBUF,
         )
-        for event, event_id in zip(events, ids, strict=True)
+        for row, event in enumerate(events)
     ]

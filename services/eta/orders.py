@@ -11,6 +11,7 @@ from waymesh.order.v1.events_pb2 import OrderEvent
 from waymesh.order.v1.order_pb2 import Order, OrderStatus
 
 from services.eta.couriers import NEVER
+from services.eta.fixes import MAX_SECONDS, MIN_SECONDS
 
 # Orders that are over stay known for late questions and late fixes; beyond this many the oldest are
 # forgotten.
@@ -18,8 +19,9 @@ _CLOSED_KEPT: Final = 50_000
 
 
 def micros(stamp: Timestamp) -> int:
-    """µs since 1970."""
-    return stamp.seconds * 1_000_000 + stamp.nanos // 1000
+    """µs since 1970; a time that RFC 3339 cannot write counts as the nearest that it can."""
+    seconds = min(max(stamp.seconds, MIN_SECONDS), MAX_SECONDS)
+    return seconds * 1_000_000 + stamp.nanos // 1000
 
 
 @dataclass(frozen=True, slots=True)

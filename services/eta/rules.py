@@ -2,7 +2,8 @@
 rest.
 
 The columns decide only what may go by; whatever looks odd is judged by protovalidate, so there is one set
-of rules.
+of rules. Besides the contract's there are two that it cannot say: a time must be one that RFC 3339 can write,
+and ids must not hold the character that PostgreSQL cannot store.
 """
 
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def plain(fixes: Fixes, events: Sequence[GpsEvent]) -> Bools:
     good &= fixes.declared == 0
     good &= np.array(
         [
-            0 < len(driver) <= _ID_LENGTH and len(order) <= _ID_LENGTH
+            0 < len(driver) <= _ID_LENGTH and len(order) <= _ID_LENGTH and "\0" not in driver + order
             for driver, order in zip(fixes.driver_id, fixes.order_id, strict=True)
         ],
         dtype=np.bool_,
@@ -56,8 +57,9 @@ def plain(fixes: Fixes, events: Sequence[GpsEvent]) -> Bools:
     # Presence is asked only where the value is the default, which is what an absent field reads as.
     good &= np.array([0 <= event.heading_degrees <= 360 for event in events], dtype=np.bool_)
     good &= np.array([not event.anomaly_flags for event in events], dtype=np.bool_)
-    lengths = np.array([len(event.event_id) for event in events], dtype=np.int64)
-    good &= lengths <= _ID_LENGTH
+    ids = [event.event_id for event in events]
+    lengths = np.array([len(one) for one in ids], dtype=np.int64)
+    good &= (lengths <= _ID_LENGTH) & np.array(["\0" not in one for one in ids], dtype=np.bool_)
     for row in np.flatnonzero(good & (fixes.vehicle == 0)).tolist():
         good[row] = not events[row].HasField("vehicle_type")
     for row in np.flatnonzero(good & (lengths == 0)).tolist():
@@ -81,6 +83,9 @@ def fault_of(event: GpsEvent) -> tuple[str, str] | None:
         path = violation.proto.field
         field = ".".join(element.field_name for element in path.elements) if path is not None else ""
         return field or "order_id", violation.proto.message or "is not allowed"
+    for name in ("driver_id", "order_id", "event_id"):
+        if "\0" in getattr(event, name):
+            return name, "must not contain the character U+0000"
     if not _writable(event):
         return "timestamp", "must be a time between the years 0001 and 9999"
     return None

@@ -164,3 +164,12 @@ async def test_counters_go_on_from_a_cursor(mesh: Rig) -> None:
     for cursor in ("nonsense", "gps.1.2", "gps." + ".".join(["ffffffff"] * 10)):
         with pytest.raises(OutOfRange):
             await stub.GetGpsStats(GetGpsStatsRequest(cursor=cursor))
+
+
+async def test_an_id_that_no_store_can_hold_is_nobody(mesh: Rig) -> None:
+    stub = mesh.stub(await mesh.start())
+    response = await stub.BatchPredictEta(
+        BatchPredictEtaRequest(queries=[EtaQuery(order_id="a\0"), EtaQuery(order=placed(), driver_id="\0")])
+    )
+    errors = [from_status(result.error).reason for result in response.results]
+    assert errors == [ERROR_REASON_ORDER_UNKNOWN, ERROR_REASON_POSITION_UNKNOWN]

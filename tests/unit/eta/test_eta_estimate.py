@@ -253,3 +253,19 @@ def test_restored_experience_predicts_the_same() -> None:
     restored = Learned.restore(learned.dump())
     minutes = [one.spread.minutes(np.array([1]), np.array([6.0])) for one in (learned, restored)]
     np.testing.assert_allclose(*minutes, rtol=1e-3)
+
+
+@pytest.mark.parametrize("as_of_s", [-62_135_596_800, 253_402_300_799])
+@pytest.mark.parametrize("placed_s", [-62_135_596_800, START_S, 253_402_300_799])
+@pytest.mark.parametrize("phase", Phase)
+def test_every_time_that_can_be_written_gives_a_time_that_can_be_written(
+    as_of_s: int, placed_s: int, phase: Phase
+) -> None:
+    made = order(placed_at=placed_s, ready_at=253_402_300_799)
+    made.promised_window.latest.seconds = 253_402_300_799
+    case = Case(order=known(made), driver_id="", phase=phase, as_of_us=as_of_s * 1_000_000)
+    [prediction] = answer([case], Learned())
+    for stamp in (prediction.pickup_eta, prediction.delivery_eta, prediction.timestamp):
+        assert stamp.ToJsonString()
+    assert math.isfinite(prediction.delivery_eta_minutes)
+    assert math.isfinite(prediction.delivery.p90_minutes)

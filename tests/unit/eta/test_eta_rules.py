@@ -63,6 +63,9 @@ def test_columns_judge_as_the_contract_does(batch: list[GpsEvent]) -> None:
         ({"trip_stage": 0}, "trip_stage"),
         ({"anomaly_flags": [3, 3]}, "anomaly_flags"),
         ({"vehicle_type": 0}, "vehicle_type"),
+        ({"driver_id": "a\0"}, "driver_id"),
+        ({"order_id": "\0"}, "order_id"),
+        ({"event_id": "a\0b"}, "event_id"),
     ],
 )
 def test_the_fault_names_the_field(change: dict[str, Any], field: str) -> None:
