@@ -1,15 +1,15 @@
 """JSON lines on stderr: request_id, service, level, message, duration_ms, timestamp, trace_id.
 
-Use the standard `logging` module; `extra={"duration_ms": 1.5, "fields": {...}}` adds to a line. Values under
-secret names and passwords in texts are masked. Writing never blocks the event loop: what a slow reader of
-stderr does not take waits in a bounded buffer, and beyond that lines are dropped and counted.
+Use the standard `logging` module; `extra` adds to a line: `duration_ms` as it is, everything else under
+`fields`. Values under secret names and secrets in texts are masked (redact.py). Writing never blocks the
+event loop: what a slow reader of stderr does not take waits in a bounded buffer, and beyond that lines are
+dropped and counted.
 """
 
 import contextlib
 import json
 import logging
 import os
-import re
 import select
 import sys
 import traceback
@@ -19,56 +19,19 @@ from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
 from services.mesh import trace
+from services.mesh.redact import redact, redact_text
 
 request_id: ContextVar[str] = ContextVar("waymesh_request_id", default="")
 
-_MASK: Final = "***"
 # Bytes that wait for a slow reader before lines are dropped.
 _BUFFER_BYTES: Final = 1 << 20
 # A pipe that polls as writable takes this many bytes without blocking (PIPE_BUF, pipe(7)).
 _CHUNK_BYTES: Final = 4096
 _MAX_TEXT: Final = 16_384
-
-_SECRET_NAME: Final = re.compile(
-    r"(?i)(ssn|passw(or)?d|pwd|secret|token|api[_\-]?key|authorization|credential|private[_\-]?key|cookie)"
+# What every record has; all other attributes came in by `extra`.
+_OWN: Final = frozenset(
+    {*logging.LogRecord("", 0, "", 0, "", None, None).__dict__, "message", "asctime", "duration_ms"}
 )
-_SECRET_IN_TEXT: Final = (
-    # scheme://user:password@host
-    (re.compile(r"(?i)([a-z][a-z0-9+.\-]*://[^\s/:@]*):[^\s@]+@"), rf"\1:{_MASK}@"),
-    # password=..., "api_key": "...", Authorization: Bearer ...
-    (
-        re.compile(
-            r"(?i)((?:ssn|passw(?:or)?d|pwd|secret|token|api[_\-]?key|authorization)[\"']?\s*[=:]\s*)"
-            r"(?:(?:bearer|basic)\s+)?(\"[^\"]*\"|'[^']*'|[^\s,;&)}\]]+)"
-        ),
-        rf"\1{_MASK}",
-    ),
-    (re.compile(r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=\-]{8,}"), rf"\1 {_MASK}"),
-    (re.compile(r"\bsk-[A-Za-z0-9_\-]{8,}"), _MASK),
-)
-_HINTS: Final = re.compile(r"(?i)@|ssn|passw|pwd|secret|token|api.?key|authorization|bearer|basic|sk-")
-
-
-def scrub(text: str) -> str:
-    """The text with passwords in addresses, key=value secrets and bearer tokens masked."""
-    if _HINTS.search(text) is None:
-        return text
-    for pattern, replacement in _SECRET_IN_TEXT:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-def _clean(value: object) -> object:
-    """Fields of a line: secret names masked at any depth, texts scrubbed, everything else as text."""
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, dict):
-        return {
-            str(key): _MASK if _SECRET_NAME.search(str(key)) else _clean(item) for key, item in value.items()
-        }
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_clean(item) for item in value]
-    return scrub(str(value))[:_MAX_TEXT]
 
 
 class JsonFormatter(logging.Formatter):
@@ -79,7 +42,7 @@ class JsonFormatter(logging.Formatter):
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        message = scrub(record.getMessage())
+        message = redact_text(record.getMessage())
         line: dict[str, Any] = {
             "timestamp": _timestamp(record.created),
             "level": record.levelname,
@@ -90,12 +53,16 @@ class JsonFormatter(logging.Formatter):
             "duration_ms": getattr(record, "duration_ms", None),
             "logger": record.name,
         }
-        fields = getattr(record, "fields", None)
+        fields = {key: value for key, value in record.__dict__.items() if key not in _OWN}
+        fields.update(fields.pop("fields", None) or {})
         if fields:
-            line["fields"] = _clean(fields)
+            line["fields"] = redact(fields)
         if record.exc_info and record.exc_info[0] is not None:
-            line["error"] = scrub("".join(traceback.format_exception(*record.exc_info)))[-_MAX_TEXT:]
-        return json.dumps(line, ensure_ascii=False, default=str)
+            line["error"] = redact_text("".join(traceback.format_exception(*record.exc_info)))[-_MAX_TEXT:]
+        try:
+            return json.dumps(line, ensure_ascii=False, default=str, allow_nan=False)
+        except ValueError:  # not a number, or a circle: readers of the line want JSON all the same
+            return json.dumps(line | {"fields": redact_text(str(fields))}, ensure_ascii=False, default=str)
 
 
 def _timestamp(created_s: float) -> str:

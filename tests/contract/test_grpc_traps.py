@@ -209,7 +209,7 @@ async def test_the_text_of_an_exception_stays_in_the_logs_without_its_secrets():
     assert failed.value.reason == ERROR_REASON_INTERNAL_FAULT
     assert "postgresql" not in str(failed.value)
     logged = stream.getvalue()
-    assert "cannot reach postgresql://waymesh:***@db/waymesh" in logged
+    assert "cannot reach postgresql://waymesh:[redacted]@db/waymesh" in logged
     assert "hunter2" not in logged
 
 
