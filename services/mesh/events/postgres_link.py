@@ -124,7 +124,8 @@ class PostgresLink:
                             await self._serve(connection)
                         finally:
                             self._connection = None
-                            connection.terminate()  # its listeners must not go back to the pool
+                            with contextlib.suppress(asyncpg.InterfaceError):  # the pool has taken it back
+                                connection.terminate()  # its listeners must not go back to the pool
                 except Exception as error:
                     if is_transient(error):
                         _log.warning("the bus lost its store: %s", type(error).__name__)

@@ -20,6 +20,8 @@ _CONTENTION: Final = (
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
 )
+# A pool takes a connection back when it is lost; whoever still holds it is told this.
+_TAKEN_BACK: Final = "released back to the pool"
 # A peer or a limit of ours, not the work itself.
 _PASSING: Final = (Unavailable, DeadlineExceeded, ResourceExhausted, Aborted)
 
@@ -31,6 +33,8 @@ def is_transient(error: BaseException) -> bool:
     and what a peer answers when it is away, late or full.
     """
     if isinstance(error, _CONTENTION):
+        return True
+    if isinstance(error, asyncpg.InterfaceError) and _TAKEN_BACK in str(error):
         return True
     return isinstance(error, Exception) and isinstance(translate(error), _PASSING)
 
