@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from services.mesh.feedback import FeedbackPipeline
-from services.mesh.feedback.outcome import CANCELLED, FAILURE, SUCCESS, outcome
+from services.mesh.feedback.outcome import FAILURE, SUCCESS, outcome
 
 ACTION: Final = "process_fixes"
 _AGENT_TYPE: Final = "engine"
@@ -30,7 +30,7 @@ class Activity:
         self._busy_s += took_s
         self._longest_s = max(self._longest_s, took_s)
 
-    def failed(self, records: int, error: BaseException) -> None:
+    def failed(self, records: int, error: Exception) -> None:
         """A batch failed; it will be tried again."""
         self._pipeline.record_outcome(
             outcome(
@@ -39,7 +39,7 @@ class Activity:
                 action_type=ACTION,
                 started=datetime.now(UTC),
                 duration_ms=0.0,
-                status=CANCELLED if isinstance(error, asyncio.CancelledError) else FAILURE,
+                status=FAILURE,
                 error=error,
                 metadata={"records": records},
             )

@@ -74,7 +74,8 @@ class FixConsumer:
         except BaseException as error:
             # Whatever was changed here was not committed.
             state.forget()
-            self._activity.failed(len(records), error)
+            if isinstance(error, Exception):
+                self._activity.failed(len(records), error)
             raise
         self._activity.done(len(records), predictions, time.monotonic() - began)
 

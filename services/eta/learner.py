@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 from waymesh.feedback.v1.feedback_service_pb2 import ListDeliveryOutcomesRequest
 
-from services.eta.learning import Learned
+from services.eta.drift import Coverage
+from services.eta.learning import MODEL, Learned
+from services.eta.signals import Signals
 from services.eta.store import EtaStore
 from services.mesh.errors import MeshError
 
@@ -24,7 +26,11 @@ _GATHER_S: Final = 0.5
 class Learner:
     """Keeps `learned` up to date. Without feedback it stays what it was."""
 
-    def __init__(self, store: EtaStore, feedback: "FeedbackServiceAsyncStub", *, every_s: float) -> None:
+    def __init__(
+        self, store: EtaStore, feedback: "FeedbackServiceAsyncStub", signals: Signals, *, every_s: float
+    ) -> None:
+        self._signals = signals
+        self._coverage = Coverage()
         self._store = store
         self._feedback = feedback
         self._every_s = every_s
@@ -86,4 +92,6 @@ class Learner:
             learned.learn(page.outcomes)
             await self._store.save_learned(conn, page.next_page_token, learned.dump())
         self.learned, self._page_token = learned, page.next_page_token
+        if self._coverage.add(page.outcomes):
+            self._signals.coverage(MODEL, self._coverage.share, drifted=self._coverage.drifted)
         return page.has_more

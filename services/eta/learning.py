@@ -38,6 +38,8 @@ _PRIORS: Final = {
 }
 VEHICLES: Final = len(priors.SPEED_KPH)
 
+MODEL: Final = "greatcircle-1"
+
 # Names in DeliveryOutcome.context.numbers that carry what the outcome has no field for.
 RAW_MINUTES: Final = "eta_raw_minutes"
 STANDS_FOR: Final = "eta_stands_for"
@@ -72,7 +74,7 @@ class Learned:
     @property
     def version(self) -> str:
         """Name of the model as it stands."""
-        return f"greatcircle-1.{self.revision}"
+        return f"{MODEL}.{self.revision}"
 
     def usual(self, what: str, *, merchant: str = "", area: str = "") -> float:
         """Expected minutes (metres for `approach_m`) of `assign`, `prep`, `dwell`, `handover`."""

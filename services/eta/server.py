@@ -86,7 +86,7 @@ class Eta:
         book = OrderBook()
         signals = Signals(feedback)
         activity = Activity(pipeline, NAME)
-        learner = Learner(store, feedback, every_s=settings.learn_every_s)
+        learner = Learner(store, feedback, signals, every_s=settings.learn_every_s)
         await learner.load()
         group = f"{settings.kafka_group_id}.{NAME}"
         consumer = FixConsumer(

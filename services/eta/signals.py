@@ -146,6 +146,18 @@ class Signals:
             if self._silence.heard(track, now_us):
                 self._silent(track.driver_id, track.order_id, now_us, active=False)
 
+    def coverage(self, model: str, share: float, *, drifted: bool) -> None:
+        """Intervals no longer hold what they promise, or do so again."""
+        self._put(
+            SignalKind.SIGNAL_KIND_COVERAGE_DRIFT,
+            model,
+            Severity.SEVERITY_WARNING,
+            active=drifted,
+            message=f"{share:.0%} of deliveries fell between P10 and P90; 80% should",
+            at_us=int(self._wall() * 1e6),
+            labels={"share": f"{share:.3f}"},
+        )
+
     def sweep(self) -> None:
         """Report who has fallen silent, and end anomalies that have not been seen for long."""
         now_us = int(self._wall() * 1e6)

@@ -9,8 +9,10 @@ from typing import Any
 import asyncpg
 from waymesh.eta.v1.eta_pb2 import EtaPrediction
 from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceStub
+from waymesh.eta.v1.gps_stream_pb2 import GetGpsStatsRequest, StreamGpsRequest
+from waymesh.gps.v1.gps_pb2 import GpsEvent, TripStage
 from waymesh.order.v1.events_pb2 import OrderEvent
-from waymesh.order.v1.order_pb2 import Order
+from waymesh.order.v1.order_pb2 import Order, OrderStatus
 
 from services.eta.server import Eta
 from services.eta.settings import EtaSettings
@@ -23,6 +25,8 @@ from services.mesh.store import Store
 from services.mesh.telemetry import Telemetry
 
 GUARD_S = 60.0
+# 2024-08-28T10:30:00Z
+START_S = 1_724_841_000
 
 
 class Rig:
@@ -138,3 +142,55 @@ async def rig(dsn: str, folder: Path) -> AsyncIterator[Rig]:
         made = Rig(stack, dsn, folder)
         await made.open()
         yield made
+
+
+def order(number: int) -> Order:
+    made = Order(order_id=f"order_{number}", revision=1, status=OrderStatus.ORDER_STATUS_ASSIGNED)
+    made.driver_id = f"driver_{number}"
+    made.pickup.lat, made.pickup.lon = -23.55, -46.63
+    made.dropoff.lat, made.dropoff.lon = -23.52, -46.63
+    made.placed_at.seconds = START_S
+    return made
+
+
+def way(number: int, *, fixes: int = 40, every_s: int = 30) -> list[GpsEvent]:
+    """A courier's way from pickup to dropoff."""
+    events = []
+    for step in range(fixes):
+        stage = TripStage.TRIP_STAGE_TO_DESTINATION
+        if step == 0:
+            stage = TripStage.TRIP_STAGE_AT_PICKUP
+        elif step == fixes - 1:
+            stage = TripStage.TRIP_STAGE_DELIVERED
+        event = GpsEvent(
+            driver_id=f"driver_{number}",
+            order_id=f"order_{number}",
+            speed_kph=20,
+            trip_stage=stage,
+            traffic_density=2,
+            zone_type=1,
+        )
+        event.location.lat, event.location.lon = -23.55 + 0.03 * step / fixes, -46.63
+        event.timestamp.seconds = START_S + step * every_s
+        events.append(event)
+    return events
+
+
+async def stream(stub: Any, events: Sequence[GpsEvent], size: int = 50) -> None:
+    async def requests() -> AsyncIterator[StreamGpsRequest]:
+        for start in range(0, len(events), size):
+            yield StreamGpsRequest(events=events[start : start + size])
+
+    async for response in stub.StreamGps(requests()):
+        assert not response.rejected
+
+
+async def counted(mesh: Rig, stub: Any, total: int) -> Any:
+    """Stats once that many fixes were counted, in whatever way."""
+
+    async def all_there() -> bool:
+        stats = await stub.GetGpsStats(GetGpsStatsRequest())
+        return bool(stats.fixes + stats.duplicates + stats.conflicts >= total)
+
+    await mesh.until(all_there, f"{total} fixes are counted")
+    return await stub.GetGpsStats(GetGpsStatsRequest())

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eta_rig import Rig, rig
-from test_eta_durability import START_S, counted, order, stream, way
+from eta_rig import START_S, Rig, counted, order, rig, stream, way
 from waymesh.eta.v1.eta_pb2 import EtaQuery
 from waymesh.eta.v1.eta_service_pb2 import BatchPredictEtaRequest, PredictEtaRequest
 from waymesh.eta.v1.gps_stream_pb2 import GetGpsStatsRequest

@@ -1,79 +1,22 @@
 """What happens when eta dies, comes back, or is one of several: nothing lost, nothing twice."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from eta_rig import Rig, rig
+from eta_rig import Rig, counted, order, rig, stream, way
 from waymesh.eta.v1.eta_service_pb2 import WatchEtaRequest
-from waymesh.eta.v1.gps_stream_pb2 import GetGpsStatsRequest, ReportGpsRequest, StreamGpsRequest
-from waymesh.gps.v1.gps_pb2 import GpsEvent, TripStage
-from waymesh.order.v1.order_pb2 import Order, OrderStatus
+from waymesh.eta.v1.gps_stream_pb2 import ReportGpsRequest
 
 from services.eta.consumer import FixConsumer
-
-# 2024-08-28T10:30:00Z
-START_S = 1_724_841_000
 
 
 @pytest.fixture
 async def mesh(database: str, tmp_path: Path) -> AsyncIterator[Rig]:
     async with rig(database, tmp_path) as made:
         yield made
-
-
-def order(number: int) -> Order:
-    made = Order(order_id=f"order_{number}", revision=1, status=OrderStatus.ORDER_STATUS_ASSIGNED)
-    made.driver_id = f"driver_{number}"
-    made.pickup.lat, made.pickup.lon = -23.55, -46.63
-    made.dropoff.lat, made.dropoff.lon = -23.52, -46.63
-    made.placed_at.seconds = START_S
-    return made
-
-
-def way(number: int, *, fixes: int = 40, every_s: int = 30) -> list[GpsEvent]:
-    """A courier's way from pickup to dropoff."""
-    events = []
-    for step in range(fixes):
-        stage = TripStage.TRIP_STAGE_TO_DESTINATION
-        if step == 0:
-            stage = TripStage.TRIP_STAGE_AT_PICKUP
-        elif step == fixes - 1:
-            stage = TripStage.TRIP_STAGE_DELIVERED
-        event = GpsEvent(
-            driver_id=f"driver_{number}",
-            order_id=f"order_{number}",
-            speed_kph=20,
-            trip_stage=stage,
-            traffic_density=2,
-            zone_type=1,
-        )
-        event.location.lat, event.location.lon = -23.55 + 0.03 * step / fixes, -46.63
-        event.timestamp.seconds = START_S + step * every_s
-        events.append(event)
-    return events
-
-
-async def stream(stub: Any, events: Sequence[GpsEvent], size: int = 50) -> None:
-    async def requests() -> AsyncIterator[StreamGpsRequest]:
-        for start in range(0, len(events), size):
-            yield StreamGpsRequest(events=events[start : start + size])
-
-    async for response in stub.StreamGps(requests()):
-        assert not response.rejected
-
-
-async def counted(mesh: Rig, stub: Any, total: int) -> Any:
-    """Stats once that many fixes were counted, in whatever way."""
-
-    async def all_there() -> bool:
-        stats = await stub.GetGpsStats(GetGpsStatsRequest())
-        return bool(stats.fixes + stats.duplicates + stats.conflicts >= total)
-
-    await mesh.until(all_there, f"{total} fixes are counted")
-    return await stub.GetGpsStats(GetGpsStatsRequest())
 
 
 async def test_a_crash_in_the_middle_of_a_batch_changes_nothing(

@@ -11,8 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from eta_rig import Rig, rig
-from test_eta_durability import order, way
+from eta_rig import Rig, order, rig, way
 from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceStub
 from waymesh.eta.v1.gps_stream_pb2 import GetGpsStatsRequest
 

@@ -4,8 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from eta_rig import Rig, rig
-from test_eta_durability import START_S, counted, order, stream, way
+from eta_rig import START_S, Rig, counted, order, rig, stream, way
 from waymesh.eta.v1.eta_pb2 import EtaQuery
 from waymesh.eta.v1.eta_service_pb2 import PredictEtaRequest
 from waymesh.feedback.v1.delivery_pb2 import LegKind

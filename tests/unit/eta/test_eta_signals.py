@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from eta_fleet import START_S, columns, fix
 from waymesh.eta.v1.eta_pb2 import EtaPrediction
+from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome
 from waymesh.feedback.v1.feedback_service_pb2 import RecordSignalsRequest, RecordSignalsResponse
 from waymesh.feedback.v1.outcome_pb2 import Severity
 from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 
 from services.eta.cleaning import GPS_SPOOFING, OUT_OF_ORDER, SPEED_ANOMALY
+from services.eta.drift import Coverage
 from services.eta.signals import Signals
 from services.eta.tracks import Track
 from services.mesh.errors import Unavailable
@@ -165,3 +167,22 @@ def test_a_full_queue_loses_the_oldest_and_never_waits(signals: Signals) -> None
         signals.anomalies(columns(fix(second, driver_id=f"driver_{second}")), flags(GPS_SPOOFING))
     assert len(signals.queued) == 10_000
     assert signals.queued[-1].subject == "driver_10049"
+
+
+def _outcome(minutes: float) -> DeliveryOutcome:
+    return DeliveryOutcome(p10_minutes=10, p50_minutes=15, p90_minutes=20, actual_minutes=minutes)
+
+
+def test_intervals_that_stop_holding_are_told_once_and_taken_back() -> None:
+    coverage = Coverage()
+    assert not coverage.add([_outcome(15)] * 80 + [_outcome(30)] * 20)
+    assert not coverage.drifted
+    assert coverage.add([_outcome(30)] * 100)
+    assert coverage.drifted
+    assert not coverage.add([_outcome(30)] * 10)
+    assert coverage.add(([_outcome(15)] * 4 + [_outcome(30)]) * 80)
+    assert not coverage.drifted
+
+
+def test_few_outcomes_say_nothing_about_the_intervals() -> None:
+    assert not Coverage().add([_outcome(30)] * 99)
