@@ -45,14 +45,12 @@ class ErrorsLink(ServerLink):
             call.code = grpc.StatusCode.UNAVAILABLE
             return error
         typed: errors.MeshError
-        if (
-            isinstance(error, TimeoutError)
-            and call.deadline is not None
-            and call.deadline <= time.monotonic()
-        ):
-            typed = deadline.passed(call.deadline - call.started)
+        if isinstance(error, TimeoutError) and passed:
+            typed = deadline.passed(call.budget_s)
         else:
-            typed = errors.translate(error)
+            # A cancellation that nobody asked for is a fault of the handler: it awaited a cancelled task.
+            cancelled = isinstance(error, asyncio.CancelledError)
+            typed = errors.internal() if cancelled else errors.translate(error)
             _log.log(
                 logging.ERROR if isinstance(typed, errors.Internal) else logging.WARNING,
                 "%s failed with an exception that callers see as %s",
