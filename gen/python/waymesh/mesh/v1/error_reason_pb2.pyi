@@ -87,7 +87,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: {"order_id": "order_456", "status": "delivered"}
     """
     ERROR_REASON_POSITION_UNKNOWN: _ErrorReason.ValueType  # 45
-    """No position of the order's courier is known yet. Metadata: `order_id`. Example: {"order_id": "order_456"}"""
+    """No position of the courier is known yet. Metadata: `order_id` or `driver_id`. Example: {"order_id": "order_456"}"""
     ERROR_REASON_NO_FEASIBLE_PLAN: _ErrorReason.ValueType  # 46
     """No plan keeps all the limits. Metadata: `limit`, the first that cannot be kept.
     Example: {"limit": "max_length_km"}
@@ -169,7 +169,7 @@ ERROR_REASON_STATUS_CONFLICT: ErrorReason.ValueType  # 44
 Example: {"order_id": "order_456", "status": "delivered"}
 """
 ERROR_REASON_POSITION_UNKNOWN: ErrorReason.ValueType  # 45
-"""No position of the order's courier is known yet. Metadata: `order_id`. Example: {"order_id": "order_456"}"""
+"""No position of the courier is known yet. Metadata: `order_id` or `driver_id`. Example: {"order_id": "order_456"}"""
 ERROR_REASON_NO_FEASIBLE_PLAN: ErrorReason.ValueType  # 46
 """No plan keeps all the limits. Metadata: `limit`, the first that cannot be kept.
 Example: {"limit": "max_length_km"}

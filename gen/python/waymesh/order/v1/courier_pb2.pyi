@@ -74,7 +74,7 @@ class Courier(_message.Message):
     driver_id: _builtins.str
     """Identity, 1 to 128 characters."""
     revision: _builtins.int
-    """Number of this state of the courier, from 1, growing with each change."""
+    """Number of this state of the courier, from 1 to 2,000,000,000, growing with each change."""
     vehicle_type: _vehicle_pb2.VehicleType.ValueType
     """How the courier moves."""
     capacity: _builtins.float

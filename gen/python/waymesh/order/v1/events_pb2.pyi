@@ -62,7 +62,7 @@ class Cancellation(_message.Message):
     order_id: _builtins.str
     """The order, 1 to 128 characters."""
     revision: _builtins.int
-    """Number of the cancelled state; greater than the order's revision so far. 0: the next one."""
+    """Number of the cancelled state, at most 2,000,000,000; greater than the order's revision so far. 0: the next one."""
     reason: _builtins.str
     """Why, at most 512 characters."""
     def __init__(

@@ -167,7 +167,7 @@ class Order(_message.Message):
     order_id: _builtins.str
     """Identity, 1 to 128 characters."""
     revision: _builtins.int
-    """Number of this state of the order, from 1, growing with each change."""
+    """Number of this state of the order, from 1 to 2,000,000,000, growing with each change."""
     status: Global___OrderStatus.ValueType
     """How far the order has come."""
     size: _builtins.float
