@@ -45,6 +45,7 @@ class Lifecycle:
         self._stop: list[AsyncHook] = []
         self._background: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._running = False
         self._server: GrpcServer | None = None
         self._ending = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -72,7 +73,7 @@ class Lifecycle:
         Returning ends the task for good.
         """
         self._background.append((name, run))
-        if self._tasks or self._server is not None:
+        if self._running:
             self._spawn(name, run)
 
     def end(self) -> None:
@@ -115,6 +116,8 @@ class Lifecycle:
         self._server = server
         for hook in self._start:
             await hook()
+        # What start hooks registered is in the list; what comes later is spawned as it comes.
+        self._running = True
         for name, run in self._background:
             self._spawn(name, run)
         if server is not None:
@@ -131,6 +134,7 @@ class Lifecycle:
 
     async def stop(self) -> None:
         """Stops everything that was started; errors are logged and do not keep the rest from stopping."""
+        self._running = False
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
