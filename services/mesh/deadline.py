@@ -16,8 +16,10 @@ from services.mesh import errors
 
 Clock = Callable[[], float]
 
-# What a caller keeps back for its own answer, in seconds: enough to serialise a fallback and send it.
+# What a caller keeps back for its own answer, in seconds: a tenth of what is left, but at least what it takes
+# to make a fallback and send it, and no more than a busy loop may be late.
 RESERVE_S = 0.010
+_MOST_RESERVE_S = 0.100
 
 _deadline: ContextVar[float | None] = ContextVar("waymesh_deadline", default=None)
 
@@ -52,9 +54,7 @@ def budget(seconds: float | None, clock: Clock = time.monotonic) -> Iterator[Non
         leave(token)
 
 
-def grant(
-    own_s: float | None, *, reserve_s: float = RESERVE_S, clock: Clock = time.monotonic
-) -> float | None:
+def grant(own_s: float | None, *, clock: Clock = time.monotonic) -> float | None:
     """Seconds a call may take: min(own, remaining − reserve); None means without a limit.
 
     Raises DeadlineExceeded, before anything is sent, if nothing is left.
@@ -62,7 +62,8 @@ def grant(
     at = _deadline.get()
     granted = own_s
     if at is not None:
-        left_s = at - clock() - reserve_s
+        left_s = at - clock()
+        left_s -= min(_MOST_RESERVE_S, max(RESERVE_S, left_s / 10))
         if granted is None or left_s < granted:
             granted = left_s
     if granted is None:

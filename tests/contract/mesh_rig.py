@@ -1,14 +1,17 @@
 """Real servers and clients of the mesh in one loop, for tests that need a network."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import grpc
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from waymesh.eta.v1 import eta_pb2, eta_service_pb2, eta_service_pb2_grpc, gps_stream_pb2
 
+from services.mesh import errors
 from services.mesh.client import ClientFactory
 from services.mesh.server import GrpcServer
 from services.mesh.telemetry import Telemetry
@@ -18,6 +21,8 @@ Response = eta_service_pb2.PredictEtaResponse
 Stub = eta_service_pb2_grpc.EtaServiceStub
 SERVICE = "waymesh.eta.v1.EtaService"
 PREDICT = f"/{SERVICE}/PredictEta"
+# Only against hangs: nothing is timed.
+HANG_S = 20.0
 
 Predict = Callable[[Request, Any], Awaitable[Response]]
 
@@ -30,6 +35,15 @@ def request(order_id: str = "order_1") -> Request:
 async def answer(_request: Request, _context: Any) -> Response:
     """The simplest handler."""
     return Response()
+
+
+def error_of(code: grpc.StatusCode) -> Predict:
+    """A handler that fails with this code."""
+
+    async def predict(_request: Request, _context: Any) -> Response:
+        raise errors.error_class(code)("as the test says")
+
+    return predict
 
 
 class Eta(eta_service_pb2_grpc.EtaServiceServicer):
@@ -102,3 +116,50 @@ async def mesh(*, tracing: bool = False) -> AsyncIterator[Mesh]:
     """A mesh that ends with the block."""
     async with AsyncExitStack() as stack:
         yield Mesh(stack, InMemorySpanExporter() if tracing else None)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for something that happens in another task; the bound is against hangs."""
+    async with asyncio.timeout(HANG_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+# Programs for processes of their own.
+
+FROZEN_CALLER = """
+import sys, grpc
+from waymesh.eta.v1 import eta_pb2, eta_service_pb2, eta_service_pb2_grpc
+sys.stdin.readline()
+stub = eta_service_pb2_grpc.EtaServiceStub(grpc.insecure_channel(sys.argv[1]))
+stub.PredictEta(eta_service_pb2.PredictEtaRequest(query=eta_pb2.EtaQuery(order_id="o")), timeout=0.5)
+"""
+
+ONE_LOOP = """
+import asyncio
+from services.mesh.client import ClientFactory
+from services.mesh.lifecycle import run_process
+from services.mesh.server import GrpcServer
+from services.mesh.telemetry import Telemetry
+from waymesh.eta.v1 import eta_pb2, eta_service_pb2, eta_service_pb2_grpc
+
+class Eta(eta_service_pb2_grpc.EtaServiceServicer):
+    async def PredictEta(self, request, context):
+        return eta_service_pb2.PredictEtaResponse()
+
+async def main():
+    telemetry = Telemetry.create("eta")
+    server = GrpcServer("eta", host="127.0.0.1", port=0, admin_port=0, telemetry=telemetry)
+    server.add(eta_service_pb2_grpc.add_EtaServiceServicer_to_server, Eta())
+    await server.start()
+    factory = ClientFactory("test", telemetry=telemetry)
+    stub = factory.stub(eta_service_pb2_grpc.EtaServiceStub, f"127.0.0.1:{server.port}")
+    asks = eta_service_pb2.PredictEtaRequest(query=eta_pb2.EtaQuery(order_id="o"))
+    await asyncio.gather(*(stub.PredictEta(asks) for _ in range(200)))
+    await factory.close()
+    await server.drain()
+    await server.stop()
+    await telemetry.shutdown()
+
+run_process(main)
+"""

@@ -187,6 +187,26 @@ async def test_a_drain_ends_open_streams_so_that_readers_resume_elsewhere():
     assert ended.value.from_peer
 
 
+async def test_a_drain_lets_calls_under_way_end():
+    inside, leave = asyncio.Event(), asyncio.Event()
+    async with mesh() as rig:
+
+        async def waits(_request: Request, _context: Any) -> Response:
+            inside.set()
+            await leave.wait()
+            return Response()
+
+        server = await rig.serve(waits, grace_s=HANG_S)
+        stub = rig.stub(server)
+        call = asyncio.create_task(stub.PredictEta(request()))
+        await inside.wait()
+        drain = asyncio.create_task(server.drain())
+        await asyncio.sleep(0)
+        leave.set()
+        assert await call == Response()
+        await drain
+
+
 async def test_a_successor_takes_over_the_port_without_a_failed_call():
     async with mesh() as rig:
         old = await rig.serve()

@@ -1,14 +1,11 @@
 """The one grpc interceptor of the server: runs the links around every handler."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, Final
 
 import grpc
-from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_DRAINING
 
 from services.mesh import errors
 from services.mesh.chain import order
@@ -20,6 +17,7 @@ from services.mesh.chain.server.errors import ErrorsLink
 from services.mesh.chain.server.log import LogLink
 from services.mesh.chain.server.metrics import MetricsLink
 from services.mesh.chain.server.request_id import RequestIdLink
+from services.mesh.chain.server.stream import ResponseStream
 from services.mesh.chain.server.trace import TraceLink
 from services.mesh.chain.server.validation import ValidationLink
 from services.mesh.telemetry import Telemetry
@@ -53,15 +51,13 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, links: Sequence[ServerLink]) -> None:
         self._links: Around[ServerCall] = Around(links, ServerLink)
         self._wrapped: dict[str, Any] = {}
-        # Handlers of response streams that are under way; they may have no end of their own.
-        self._streams: set[asyncio.Task[Any]] = set()
-        self._ending: set[asyncio.Task[Any]] = set()
+        # Response streams that are under way; they may have no end of their own.
+        self._streams: set[ResponseStream] = set()
 
     def end_streams(self) -> None:
         """Ends response streams with UNAVAILABLE (DRAINING): readers resume from their cursor elsewhere."""
-        for task in list(self._streams):
-            self._ending.add(task)
-            task.cancel()
+        for stream in list(self._streams):
+            stream.end()
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         # The handler runs in the same context; asking grpc again would decode it all again.
@@ -86,7 +82,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             bare = handler.stream_stream if handler.response_streaming else handler.stream_unary
         else:
             bare = handler.unary_stream if handler.response_streaming else handler.unary_unary
-        behaviour = self._streamed(bare) if handler.response_streaming else bare
+        behaviour: Handler = self._streamed(bare) if handler.response_streaming else bare
         behaviour = _plain(behaviour) if path.startswith(_BARE) else self._around(method, behaviour)
         factory: Any = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -130,39 +126,17 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         return behaviour
 
     def _streamed(self, bare: Any) -> Handler:
-        """A response stream as a coroutine that writes.
+        streams = self._streams
 
-        So a cancellation arrives inside the links, while one that met grpc between two items of a generator
-        would leave the generator, and the links in it, to the garbage collector.
-        """
-        streams, ending = self._streams, self._ending
-
-        async def stream(request: Any, context: Any) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            streams.add(task)
+        async def behaviour(request: Any, context: Any) -> None:
+            stream = ResponseStream(context)
+            streams.add(stream)
             try:
-                responses = bare(request, context)
-                if hasattr(responses, "__aiter__"):
-                    write = context.write
-                    async with aclosing(responses):
-                        async for response in responses:
-                            await write(response)
-                else:  # a coroutine that calls context.write() itself
-                    await responses
-            except asyncio.CancelledError:
-                if task not in ending or task.uncancel() > 0:
-                    raise
-                raise errors.Unavailable(
-                    "the server is on its way out",
-                    reason=ERROR_REASON_DRAINING,
-                    retry_after_s=errors.DEFAULT_RETRY_AFTER_S,
-                ) from None
+                await stream.run(bare(request, context))
             finally:
-                streams.discard(task)
-                ending.discard(task)
+                streams.discard(stream)
 
-        return stream
+        return behaviour
 
 
 def _plain(handler: Handler) -> Handler:
