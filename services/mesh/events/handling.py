@@ -37,6 +37,8 @@ class Patience:
     limit: int = 0
     """How many records the next batch may have."""
     failures: int = 0
+    faults: int = 0
+    """How many of the failures were not of the passing kind."""
     retry_at: float = 0.0
     """On the monotonic clock."""
 
@@ -45,7 +47,7 @@ class Patience:
 
     def succeeded(self) -> None:
         """Batches grow again."""
-        self.failures = 0
+        self.failures = self.faults = 0
         self.limit = min(self.limit * 2, self.most)
 
     def failed(self, error: Exception, records: int) -> float:
@@ -58,12 +60,13 @@ class Patience:
         self.failures += 1
         self.retry_at = time.monotonic() + pause_s
         if not is_transient(error):
+            self.faults += 1
             self.limit = max(1, min(self.limit, records) // 2)
         return pause_s
 
     def hopeless(self, error: Exception, records: int) -> bool:
         """Whether the batch is one record on which the handler will never succeed."""
-        return records == 1 and self.failures >= _ATTEMPTS and not is_transient(error)
+        return records == 1 and self.faults >= _ATTEMPTS and not is_transient(error)
 
 
 class BatchHandling(Protocol):
@@ -119,7 +122,7 @@ class Handling:
             )  # fmt: skip
             if not patience.hopeless(error, len(records)):
                 return False
-            reason = f"the handler failed {patience.failures} times: {type(error).__name__}"
+            reason = f"the handler failed {patience.faults} times: {type(error).__name__}"
             await self._apply([], [(first, reason)], advance)
         patience.succeeded()
         self._meter.count(first.topic, "consumed", len(records))

@@ -34,6 +34,9 @@ def is_transient(error: BaseException) -> bool:
     """
     if isinstance(error, _CONTENTION):
         return True
+    # asyncpg's own state after a connection was lost in the middle of a statement.
+    if isinstance(error, asyncpg.InternalClientError):
+        return True
     if isinstance(error, asyncpg.InterfaceError) and _TAKEN_BACK in str(error):
         return True
     return isinstance(error, Exception) and isinstance(translate(error), _PASSING)
