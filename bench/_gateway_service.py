@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 from waymesh.eta.v1 import eta_service_pb2_grpc, gps_stream_pb2
@@ -27,7 +27,7 @@ async def main(port: int) -> None:
         "eta", host="127.0.0.1", port=port, admin_port=None, telemetry=Telemetry.create("eta")
     )
     # The other RPCs of the contract are not asked for here.
-    server.add(eta_service_pb2_grpc.add_EtaServiceServicer_to_server, Eta())  # type: ignore[abstract]
+    server.add(cast(Any, eta_service_pb2_grpc.add_EtaServiceServicer_to_server), Eta())  # type: ignore[abstract]
     await server.start()
     print("ready", flush=True)
     await asyncio.Event().wait()

@@ -104,77 +104,49 @@ def descriptor_set(target: Path) -> None:
     target.write_bytes(files.SerializeToString())
 
 
+def typed(name: str, **fields: Any) -> dict[str, Any]:
+    """An extension's configuration as Envoy wants it."""
+    return {"@type": f"type.googleapis.com/envoy.extensions.{name}", **fields}
+
+
 def envoy_config(folder: Path, port: int, upstream: int) -> Path:
     descriptors = folder / "descriptors.binpb"
     descriptor_set(descriptors)
     transcoder = {
         "name": "envoy.filters.http.grpc_json_transcoder",
-        "typed_config": {
-            "@type": f"{_ENVOY}.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
-            "proto_descriptor": str(descriptors),
-            "services": ["waymesh.eta.v1.EtaService"],
-            "auto_mapping": True,
-            "print_options": {"preserve_proto_field_names": True, "always_print_primitive_fields": True},
-        },
+        "typed_config": typed(
+            "filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
+            proto_descriptor=str(descriptors),
+            services=["waymesh.eta.v1.EtaService"],
+            auto_mapping=True,
+            print_options={"preserve_proto_field_names": True, "always_print_primitive_fields": True},
+        ),
     }
-    router = {
-        "name": "envoy.filters.http.router",
-        "typed_config": {"@type": f"{_ENVOY}.http.router.v3.Router"},
-    }
-    manager = {
-        "@type": f"{_ENVOY}.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "bench",
-        "route_config": {
-            "virtual_hosts": [
-                {
-                    "name": "all",
-                    "domains": ["*"],
-                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "eta", "timeout": "10s"}}],
-                }
-            ]
-        },
-        "http_filters": [transcoder, router],
-    }
+    router = {"name": "envoy.filters.http.router", "typed_config": typed("filters.http.router.v3.Router")}
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "eta", "timeout": "10s"}}
+    manager = typed(
+        "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="bench",
+        route_config={"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        http_filters=[transcoder, router],
+    )
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
     endpoint = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": upstream}}}
-    options = {
-        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-        "explicit_http_config": {"http2_protocol_options": {}},
+    options = typed(
+        "upstreams.http.v3.HttpProtocolOptions", explicit_http_config={"http2_protocol_options": {}}
+    )
+    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+    cluster = {
+        "name": "eta",
+        "type": "STATIC",
+        "connect_timeout": "2s",
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options
+        },
+        "load_assignment": {"cluster_name": "eta", "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}]},
     }
-    config: dict[str, Any] = {
-        "static_resources": {
-            "listeners": [
-                {
-                    "name": "http",
-                    "address": address,
-                    "filter_chains": [
-                        {
-                            "filters": [
-                                {
-                                    "name": "envoy.filters.network.http_connection_manager",
-                                    "typed_config": manager,
-                                }
-                            ]
-                        }
-                    ],
-                }
-            ],
-            "clusters": [
-                {
-                    "name": "eta",
-                    "type": "STATIC",
-                    "connect_timeout": "2s",
-                    "typed_extension_protocol_options": {
-                        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options
-                    },
-                    "load_assignment": {
-                        "cluster_name": "eta",
-                        "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}],
-                    },
-                }
-            ],
-        }
-    }
+    listener = {"name": "http", "address": address, "filter_chains": [chain]}
+    config = {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
     path = folder / "envoy.json"
     path.write_text(json.dumps(config))
     return path

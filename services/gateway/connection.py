@@ -1,7 +1,9 @@
 """One HTTP connection: uvicorn's, with limits it lacks, and without an answer that is not JSON."""
 
 import asyncio
+import re
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,6 +21,11 @@ from services.mesh.chain.server.request_id import new_request_id
 HEAD_S: Final = 10.0
 # What is read and thrown away of a body that nobody wants, so that its sender gets to see the answer.
 _DISCARD_BYTES: Final = 64 << 20
+_CONTINUE: Final = b"HTTP/1.1 100 "
+_UPGRADE: Final = re.compile(rb"\r\n(?i:upgrade)(?=[ \t]*:)")
+
+# Listener's name and status of what was refused before it was a request.
+Refused = Callable[[str, int], None]
 
 
 @dataclass(slots=True)
@@ -26,9 +33,58 @@ class Connections:
     """All connections of one server, and whether it is on its way out."""
 
     max_head_bytes: int
+    refused: Refused
     head_s: float = HEAD_S
     draining: bool = False
     open: "set[Connection]" = field(default_factory=set)
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """A head whose wish for another protocol is not seen by the parser, which would take the body for that.
+
+    Clients that would rather speak HTTP/2 send such a wish with every first request (Java's do); a server may
+    pass over it (RFC 9110, 7.8).
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nIgnored", head) + end + rest
+
+
+class _OneWrite:
+    """A transport for one answer that sends head and body together.
+
+    uvloop writes at once what it is given: two writes are two system calls, two packets, and a client that
+    wakes up twice. An answer of this gateway always has a body message right after its head.
+    """
+
+    __slots__ = ("_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """The head is kept for the body; `100 Continue` goes at once."""
+        if self._head is None:
+            if data.startswith(_CONTINUE):
+                self._transport.write(data)
+            else:
+                self._head = data
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
+        if data:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """After what is kept has been sent."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """As the transport says."""
+        return self._transport.is_closing()
 
 
 class Connection(HttpToolsProtocol):
@@ -41,6 +97,7 @@ class Connection(HttpToolsProtocol):
         self._task: asyncio.Task[None] | None = None
         self._head_open = True
         self._head_bytes = 0
+        self._in_body = False
         self._piece_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._discarded = 0
@@ -65,6 +122,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._piece_bytes = len(data)
+        if not self._in_body and b"pgrade" in data.lower():
+            data = _without_upgrade(data)
         super().data_received(data)
         if not self._head_open:
             return
@@ -83,6 +142,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_open = False
+        self._in_body = True
         if self._head_timer is not None:
             self._cancel_head_timer()
         limit = self._mesh.max_head_bytes
@@ -100,6 +160,10 @@ class Connection(HttpToolsProtocol):
             return
         super().on_body(body)
 
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+
     # --- uvicorn ----------------------------------------------------------------------------------
 
     def send_400_response(self, msg: str) -> None:
@@ -111,6 +175,8 @@ class Connection(HttpToolsProtocol):
         if self._mesh.draining:
             cycle.keep_alive = False
         self._discarded = 0
+        if cycle.scope["method"] != "HEAD":  # which has no body to wait for
+            cycle.transport = _OneWrite(self.transport)  # type: ignore[assignment]
         task = self._task = self.loop.create_task(cycle.run_asgi(app))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -149,6 +215,7 @@ class Connection(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+        self._mesh.refused(self._name, fault.status)
 
     def _exact_head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

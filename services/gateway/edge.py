@@ -1,5 +1,7 @@
 """What all listeners of one gateway share: who may call, how many at once, and what is counted."""
 
+import logging
+
 from services.gateway import faults
 from services.gateway.cors import Cors
 from services.gateway.exchange import Exchange
@@ -8,6 +10,8 @@ from services.gateway.keys import KeyRing
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.spans import Spans
 from services.mesh.telemetry import Telemetry
+
+_log = logging.getLogger("services.gateway.requests")
 
 
 class Edge:
@@ -30,6 +34,13 @@ class Edge:
         """Raises Unavailable if there is too much to do already. The request itself is counted."""
         if self._most is not None and self.in_flight > self._most:
             raise faults.overloaded()
+
+    def refused(self, listener: str, status: int) -> None:
+        """Something was answered that never became a request: a head too large, or no HTTP at all."""
+        self.metrics.answered(listener, "none", status, 0.0)
+        _log.info(
+            "refused before it was a request", extra={"fields": {"listener": listener, "status": status}}
+        )
 
     async def authenticate(self, exchange: Exchange) -> None:
         """Raises Unauthenticated for a missing or wrong key, ResourceExhausted beyond the key's rate."""

@@ -1,6 +1,7 @@
 """The HTTP listeners of a gateway: a successor can share them, and they drain without losing a request."""
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from services.gateway.app import App
-from services.gateway.connection import Connection, Connections
+from services.gateway.connection import Connection, Connections, Refused
 from services.gateway.steering import steer_away
 
 _BACKLOG: Final = 2048
@@ -58,9 +59,10 @@ class HttpServer:
         max_head_bytes: int,
         keep_alive_s: float,
         on_draining: Callable[[], None] = lambda: None,
+        on_refused: Refused = lambda _name, _status: None,
         grace_s: float = 60.0,
     ) -> None:
-        self._connections = Connections(max_head_bytes)
+        self._connections = Connections(max_head_bytes, on_refused)
         self._keep_alive_s = keep_alive_s
         self._on_draining = on_draining
         self._grace_s = grace_s
@@ -76,6 +78,8 @@ class HttpServer:
     async def start(self) -> None:
         """Serves from now on. Raises OSError if a port is taken by another program."""
         loop = asyncio.get_running_loop()
+        # What it warns of is answered and counted here; its lines carry no request's id.
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)
         bound = [listener.bind() for listener in self._listeners]
         self._tell_time()
         self._clock = asyncio.create_task(self._keep_time(), name="http-date")

@@ -1,5 +1,6 @@
 """Wiring of the gateway: settings → keys → tasks → listeners → lifecycle."""
 
+import gc
 import logging
 import sys
 import time
@@ -61,6 +62,7 @@ class Gateway:
             max_head_bytes=settings.max_head_bytes,
             keep_alive_s=settings.keep_alive_s,
             on_draining=self._draining,
+            on_refused=edge.refused,
         )
         public = App(NAME, edge, PublicRoutes(edge, executor, self.status).routes)
         self.public = self.http.add(settings.bind_host, settings.port, public)
@@ -121,8 +123,16 @@ async def run(settings: GatewaySettings) -> int:
     telemetry = Telemetry.create(NAME, settings)
     gateway = Gateway(settings, telemetry)
     _log.info("%s starts", NAME, extra={"fields": {"settings": describe(settings)}})
+    life = gateway.lifecycle()
+    life.on_ready(_settle)
     # Lifecycle asks of a server what HttpServer has: start, drain, stop.
-    return await gateway.lifecycle().run(cast(Any, gateway.http))
+    return await life.run(cast(Any, gateway.http))
+
+
+async def _settle() -> None:
+    """What lives now lives on: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def main() -> NoReturn:

@@ -297,3 +297,25 @@ async def test_a_body_that_does_not_come_is_a_504() -> None:
         writer.write(b"5\r\n12345\r\n")
         reply = await client.receive()
         assert (reply.status, reply.json["reason"]) == (504, "DEADLINE_PASSED")
+
+
+@pytest.mark.parametrize("wish", ["h2c", "websocket"])
+async def test_a_wish_for_another_protocol_is_passed_over(wish: str) -> None:
+    """As Java's client sends it with a body: the request is answered in HTTP/1.1."""
+    async with gateway() as rig:
+        client = rig.client()
+        headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": wish, "HTTP2-Settings": "AAMAAABk"}
+        for _ in range(2):
+            reply = await client.task("report_gps", {**GPS, "driver_id": "Upgrade: x"}, headers=headers)
+            assert reply.status == 200
+        assert (await client.ask("GET", "/health", headers=headers)).status == 200
+        assert client.connections == 1
+
+
+async def test_what_never_became_a_request_is_counted() -> None:
+    async with gateway() as rig:
+        client = rig.client()
+        _, writer = await client.connect()
+        writer.write(b"garbage\r\n\r\n")
+        assert (await client.receive()).status == 400
+        assert rig.metric("http_requests_total", listener="gateway", path="none", code="400") == 1

@@ -71,8 +71,9 @@ def test_any_body_is_answered_or_refused_with_an_error_that_may_be_told(body: by
         answer = run(body)
     except MeshError as error:
         error.message.encode()
-        told = [each.field for each in error.violations]
-        assert all(not field or field.split(".")[0].split("[")[0] for field in told)
+        for violation in error.violations:
+            violation.field.encode()
+            assert violation.description
     else:
         assert isinstance(answer["result"], dict)
 
