@@ -12,7 +12,7 @@ from waymesh.route.v1.route_service_pb2_grpc import add_RouteServiceServicer_to_
 from services.mesh import logs
 from services.mesh.client import ClientFactory
 from services.mesh.events import create_bus
-from services.mesh.feedback import FeedbackPipeline, recorded
+from services.mesh.feedback import FeedbackPipeline, create_dispatcher, recorded
 from services.mesh.lifecycle import Lifecycle, run_process
 from services.mesh.retry import RetryPolicy
 from services.mesh.server import GrpcServer
@@ -29,6 +29,7 @@ from services.route.reroute import Rerouter
 from services.route.service import RouteServicer
 from services.route.settings import RouteSettings
 from services.route.tick import Ticker
+from services.route.tick_task import TickTask
 from services.route.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class Route:
         allocator = Allocator(database, bus, eta, workers, settings)
         ticker = Ticker(
             allocator.any_waiting,
-            allocator.tick,
+            TickTask(allocator, create_dispatcher(pipeline, telemetry=self.telemetry)),
             every_s=settings.allocation_tick_s,
             gap_s=settings.allocation_gap_s,
         )

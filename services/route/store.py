@@ -121,6 +121,9 @@ async def write_orders(conn: Connection, states: Sequence[OrderWrite]) -> None:
     writes = list({state.order_id: state for state in states}.values())
     await conn.execute(
         """
+        WITH written AS (
+            INSERT INTO revisions (kind, id, revision, digest)
+            SELECT 'o', * FROM unnest($8::text[], $9::int[], $10::bytea[]))
         INSERT INTO orders AS o
             (order_id, revision, status, driver_id, priority, placed_at, body)
         SELECT * FROM unnest($1::text[], $2::int[], $3::smallint[], $4::text[], $5::int[], $6::timestamptz[],
@@ -137,8 +140,10 @@ async def write_orders(conn: Connection, states: Sequence[OrderWrite]) -> None:
         [w.priority for w in writes],
         [w.placed_at for w in writes],
         [w.body for w in writes],
+        [s.order_id for s in states],
+        [s.revision for s in states],
+        [s.digest for s in states],
     )
-    await _write_digests(conn, "o", [(s.order_id, s.revision, s.digest) for s in states])
 
 
 async def lock_couriers(conn: Connection, driver_ids: Collection[str]) -> dict[str, int]:
@@ -187,7 +192,15 @@ async def write_couriers(conn: Connection, states: Sequence[CourierWrite]) -> No
         [w.status for w in writes],
         [w.body for w in writes],
     )
-    await _write_digests(conn, "c", [(s.driver_id, s.revision, s.digest) for s in states])
+    await conn.execute(
+        """
+        INSERT INTO revisions (kind, id, revision, digest)
+        SELECT 'c', * FROM unnest($1::text[], $2::int[], $3::bytea[])
+        """,
+        [s.driver_id for s in states],
+        [s.revision for s in states],
+        [s.digest for s in states],
+    )
     await conn.execute(
         """
         DELETE FROM revisions AS r USING unnest($1::text[], $2::int[]) AS t (id, revision)
@@ -199,23 +212,12 @@ async def write_couriers(conn: Connection, states: Sequence[CourierWrite]) -> No
     )
 
 
-async def _write_digests(conn: Connection, kind: Kind, digests: Sequence[tuple[str, int, bytes]]) -> None:
-    await conn.execute(
-        """
-        INSERT INTO revisions (kind, id, revision, digest)
-        SELECT $1::text::"char", * FROM unnest($2::text[], $3::int[], $4::bytea[])
-        """,
-        kind,
-        [d[0] for d in digests],
-        [d[1] for d in digests],
-        [d[2] for d in digests],
-    )
-
-
 async def known(
     conn: Connection, kind: Kind, newest: Mapping[str, tuple[int, Status | None]]
 ) -> dict[str, Known]:
     """What is stored of these ids, given their newest revision and status."""
+    if not newest:
+        return {}
     rows = await conn.fetch(
         """
         SELECT id, revision, digest FROM revisions WHERE kind = $1::text::"char" AND id = ANY ($2::text[])

@@ -2,11 +2,8 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Awaitable, Callable
-
-_log = logging.getLogger(__name__)
 
 
 class Ticker:

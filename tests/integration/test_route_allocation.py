@@ -148,11 +148,11 @@ async def test_an_eta_that_hangs_does_not_take_the_answer_along(mesh: Mesh) -> N
 
 
 async def test_what_does_not_fit_the_deadline_is_left_for_the_next_tick(mesh: Mesh) -> None:
-    await put(mesh, *(courier(f"d{i}") for i in range(20)), *(order(f"o{i}") for i in range(60)))
-    response = await allocate(mesh, timeout=0.5)
+    await put(mesh, *(courier(f"d{i}") for i in range(20)), *(order(f"o{i}") for i in range(150)))
+    response = await allocate(mesh, timeout=1.5)
     assert response.degradation.source == "route.partial_allocation"
-    assert 0 < len(response.allocations) < 60
-    assert len(response.allocations) + len(response.unallocated) == 60
+    assert len(response.unallocated) > 0
+    assert len(response.allocations) + len(response.unallocated) == 150
 
 
 async def test_two_who_allocate_at_once_assign_each_order_once(mesh: Mesh, database: str) -> None:

@@ -12,7 +12,7 @@ from waymesh.route.v1 import route_service_pb2 as api
 
 from services.route.housekeeping import Housekeeping
 from services.route.workers import Workers
-from tests.integration.route_mesh import order, rows, running
+from tests.integration.route_mesh import courier, order, rows, running
 
 
 def where_am_i(word: str, times: int = 1) -> tuple[int, str]:
@@ -62,3 +62,13 @@ async def test_what_is_over_for_long_is_forgotten(database: str, tmp_path: Path)
         left = {row["order_id"] for row in await rows(mesh, "SELECT order_id FROM orders")}
         assert left == {"new", "open"}
         assert not await rows(mesh, "SELECT * FROM revisions WHERE id = 'old'")
+
+
+async def test_calls_and_ticks_leave_their_outcomes(database: str, tmp_path: Path) -> None:
+    async with running(database, tmp_path, enable_outcome_logging=True, allocation_gap_s=0.0) as mesh:
+        await mesh.stub.UpsertCouriers(api.UpsertCouriersRequest(couriers=[courier("d")]))
+        await mesh.stub.UpsertOrders(api.UpsertOrdersRequest(orders=[order("o")]))
+        await mesh.until("driver-allocations", lambda seen: len(seen) == 1)
+    spooled = b"".join(path.read_bytes() for path in (tmp_path / "spool").rglob("*") if path.is_file())
+    for action in (b"upsert_couriers", b"upsert_orders", b"allocation_tick"):
+        assert action in spooled
