@@ -166,7 +166,8 @@ class ServiceRunner:
                 continue
             if now.ready and not ready:
                 self.was_ready.set()
-                self._tell(State.READY, f"{self.address} (pid {child.pid}, {child.age_s:.1f} s)")
+                again = "again" if self.state is State.FAILING else f"{child.age_s:.1f} s"
+                self._tell(State.READY, f"{self.address} (pid {child.pid}, {again})")
             elif not now.ready and (ready or (self.state is State.FAILING and now.detail != detail)):
                 self._tell(State.FAILING, now.detail)
             ready, detail = now.ready, now.detail

@@ -1,0 +1,146 @@
+"""`waymesh up` from ready to Ctrl-C, and the commands that talk to it."""
+
+import asyncio
+import signal
+import socket
+
+import pytest
+
+from tests.faults.up_rig import a_folder, gone, up
+from tests.integration.gateway_rig import GPS, Client
+
+pytestmark = pytest.mark.faults
+
+
+async def test_up_serves_answers_its_own_curl_line_and_stops_in_order_with_nothing_left() -> None:
+    async with up() as mesh:
+        line = await mesh.until_line("^  curl ")
+        answer = await mesh.curl(line)
+        assert answer["status"] == "success"
+        processes = mesh.processes()
+        assert len(processes) > 8
+        mesh.send(signal.SIGINT)
+        assert await mesh.wait() == 0
+        await gone(processes)
+        stopped = [line.split()[1] for line in mesh.lines if " stopped" in line]
+        assert stopped == ["gateway", "route", "eta", "feedback", "postgres"]
+        assert not any("killed" in line or "Traceback" in line for line in mesh.lines)
+        assert not (mesh.folder / "up.json").exists()
+        for name in ("gateway", "route", "eta", "feedback"):
+            assert f'"{name} has stopped"' in (mesh.folder / "logs" / f"{name}.log").read_text()
+
+
+async def test_a_second_start_keeps_the_key_and_the_data() -> None:
+    with a_folder() as folder:
+        async with up(folder=folder) as mesh:
+            key = mesh.key
+            client = Client(mesh.gateway_port)
+            first = await client.task("report_gps", GPS, key=key)
+            assert first.json["result"]["duplicate"] is False
+            await client.close()
+        async with up(folder=folder) as mesh:
+            client = Client(mesh.gateway_port)
+            again = await client.task("report_gps", GPS, key=key)
+            assert again.json["result"] == {**first.json["result"], "duplicate": True}
+            await client.close()
+
+
+async def test_the_given_key_is_the_key() -> None:
+    async with up(FASTAPI_API_KEY="wm_given") as mesh:
+        client = Client(mesh.gateway_port)
+        assert (await client.task("get_gps_stats", {}, key="wm_given")).status == 200
+        assert (await client.task("get_gps_stats", {}, key="wm_other")).status == 401
+        assert not (mesh.folder / "api_key").exists()
+        await client.close()
+
+
+async def test_a_second_up_on_the_folder_and_one_on_the_ports_are_told_what_to_change() -> None:
+    async with up() as mesh:
+        code, _, err = await mesh.run("up")
+        assert code == 1
+        assert err.startswith("waymesh: a mesh already runs on ")
+        assert f"pid {mesh.pid}" in err
+        with a_folder() as other:
+            mesh.environ["WAYMESH_DATA_DIR"] = str(other)
+            code, out, err = await mesh.run("up")
+            assert code == 1
+            assert "is in use by python" in err
+            assert "set WAYMESH_FEEDBACK_PORT to another port" in err
+            assert out == ""
+
+
+async def test_a_wrong_setting_stops_the_start_with_variable_value_and_what_is_allowed() -> None:
+    async with up(ready=False, LOG_LEVEL="LOUD") as mesh:
+        assert await mesh.wait() == 1
+        last = mesh.lines[-1]
+        assert last.startswith("waymesh: ")
+        assert "LOG_LEVEL holds 'LOUD'" in last
+        assert "DEBUG" in last
+        assert not any("Traceback" in line for line in mesh.lines)
+
+
+async def test_a_database_that_refuses_stops_the_start_with_a_line() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+    url = f"postgresql://someone:secretword@127.0.0.1:{port}/nothing"
+    async with up(ready=False, DATABASE_URL=url) as mesh:
+        await mesh.until_line("starting", times=4)
+        mesh.send(signal.SIGINT)  # services wait for a server that is not there; Ctrl-C ends that at once
+        assert await mesh.wait() == 0
+        said = "\n".join(mesh.lines) + "".join(path.read_text() for path in (mesh.folder / "logs").iterdir())
+        assert "secretword" not in said
+
+
+async def test_commands_find_the_mesh_and_do_their_work() -> None:
+    async with up() as mesh:
+        code, out, _ = await mesh.run("status")
+        assert code == 0
+        assert [line.split()[:2] for line in out.splitlines()[1:]] == [
+            ["feedback", "ready"],
+            ["eta", "ready"],
+            ["route", "ready"],
+            ["gateway", "ready"],
+        ]
+
+        code, key, _ = await mesh.run("keys", "add", "partner", "--rate", "5", "--burst", "2")
+        assert code == 0
+        client = Client(mesh.gateway_port)
+        assert (await client.task("get_gps_stats", {}, key=key.strip())).status == 200
+        code, out, _ = await mesh.run("keys", "list")
+        assert "partner" in out
+        assert key.strip() not in out
+        assert (await mesh.run("keys", "revoke", "partner"))[0] == 0
+        async with asyncio.timeout(10):
+            while (await client.task("get_gps_stats", {}, key=key.strip())).status != 401:
+                await asyncio.sleep(0.02)
+        await client.close()
+
+        code, out, _ = await mesh.run("topics", "create")
+        assert code == 0
+        assert "all topics are in the embedded event bus" in out
+
+
+async def test_serve_joins_a_running_mesh_beside_its_service() -> None:
+    async with up() as mesh:
+        for variable in ("WAYMESH_ETA_PORT", "WAYMESH_ETA_ADMIN_PORT"):
+            del mesh.environ[variable]
+        mesh.environ["WAYMESH_ETA_PORT"] = "0"
+        process = await asyncio.create_subprocess_exec(
+            *_serve("eta"), env=mesh.environ, stderr=asyncio.subprocess.PIPE
+        )
+        assert process.stderr is not None
+        async with asyncio.timeout(60):
+            async for line in process.stderr:
+                if b'"eta is ready"' in line:
+                    break
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(60):
+            await process.stderr.read()
+            assert await process.wait() == 0
+
+
+def _serve(service: str) -> list[str]:
+    from tests.faults.up_rig import WAYMESH
+
+    return [*WAYMESH, "serve", service]

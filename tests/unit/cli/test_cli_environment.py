@@ -1,0 +1,69 @@
+"""Where a mesh on this machine listens and keeps its data."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from services.cli import environment
+from services.cli.environment import SERVICES, check_free, ports, service
+from services.cli.errors import CliError
+from services.mesh.settings import default_data_dir
+
+
+def test_default_ports_are_those_of_the_contract() -> None:
+    chosen = ports({})
+    by_name = {spec.name: chosen[spec.port] for spec in SERVICES}
+    assert by_name == {"gateway": 8000, "eta": 50051, "route": 50052, "feedback": 50053}
+    admin = {spec.name: chosen[spec.admin] for spec in SERVICES}
+    assert admin == {"gateway": 8000, "eta": 9101, "route": 9102, "feedback": 9103}
+    assert [chosen[spec] for spec in service("gateway").others] == [3001, 3002]
+
+
+def test_each_port_is_moved_by_its_variable_and_admin_ports_by_their_base() -> None:
+    chosen = ports({"PORT": "8080", "WAYMESH_ETA_PORT": "1234", "PROMETHEUS_PORT": "9500"})
+    assert chosen[service("gateway").port] == 8080
+    assert chosen[service("eta").port] == 1234
+    assert [chosen[service(name).admin] for name in ("eta", "route", "feedback")] == [9500, 9501, 9502]
+
+
+def test_port_0_means_free_ports_each_different() -> None:
+    variables = {spec.variable: "0" for entry in SERVICES for spec in entry.ports}
+    chosen = ports(variables)
+    assert len(set(chosen.values())) == len(chosen)
+    assert 0 not in chosen.values()
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "65536", "8000 ", "٣", "1e3"])
+def test_what_is_no_port_is_refused_with_variable_and_value(text: str) -> None:
+    with pytest.raises(CliError, match=r"^PORT holds '.*': allowed is an integer from 0 to 65535$"):
+        ports({"PORT": text})
+
+
+def test_two_listeners_with_one_port_are_refused_with_both_variables() -> None:
+    with pytest.raises(CliError, match="WAYMESH_ETA_PORT") as refused:
+        ports({"PORT": "50051"})
+    assert "PORT" in str(refused.value)
+    assert "50051" in str(refused.value)
+
+
+def test_a_port_in_use_is_told_with_its_holder_and_its_variable() -> None:
+    spec = service("eta").port
+    with socket.socket() as other:
+        # Such a listener would share the port with ours if nobody looked.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(CliError, match=rf"port {port} \(eta\) is in use.*WAYMESH_ETA_PORT"):
+            check_free(port, "127.0.0.1", spec)
+    check_free(port, "127.0.0.1", spec)
+
+
+def test_the_data_folder_is_the_one_the_services_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/somewhere/state")
+    monkeypatch.delenv("WAYMESH_DATA_DIR", raising=False)
+    for user in (0, 1000):
+        monkeypatch.setattr("os.geteuid", lambda user=user: user)
+        assert environment.data_dir() == default_data_dir()
+    assert environment.data_dir({"WAYMESH_DATA_DIR": "/data/x"}) == Path("/data/x")

@@ -1,0 +1,105 @@
+"""The command line itself: help, exit codes, errors of one line, nothing imported that is not needed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+PROGRAM = [sys.executable, "-c", "from services.cli import main; main()"]
+
+
+def waymesh(
+    *arguments: str, folder: Path, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    return subprocess.run(
+        [*PROGRAM, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**kept, "WAYMESH_DATA_DIR": str(folder), **(variables or {})},
+    )
+
+
+COMMANDS = [
+    ["up"],
+    ["serve"],
+    ["restart"],
+    ["status"],
+    ["replay"],
+    ["replay", "gps"],
+    ["keys"],
+    ["keys", "add"],
+    ["keys", "list"],
+    ["keys", "revoke"],
+    ["topics"],
+    ["topics", "create"],
+]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_every_command_says_what_it_does(arguments: list[str], tmp_path: Path) -> None:
+    done = waymesh(*arguments, "--help", folder=tmp_path)
+    assert done.returncode == 0
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    assert lines[0].startswith("Usage: waymesh")
+    assert len(lines) > 3
+    assert all(len(line) <= 100 for line in lines)
+
+
+def test_help_imports_no_command_and_nothing_heavy(tmp_path: Path) -> None:
+    program = """
+import sys
+from services.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+heavy = {"grpc", "numpy", "rich", "asyncio", "asyncpg", "pydantic", "psutil"} & set(sys.modules)
+commands = {name for name in sys.modules if name.startswith("services.cli.")} - {"services.cli.errors"}
+sys.exit(f"imported: {heavy} {commands}" if heavy or commands else 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "replay" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "code", "words"),
+    [
+        (["nonsense"], {}, 2, "No such command"),
+        (["serve", "nonsense"], {}, 2, "'nonsense' is not one of"),
+        (["replay", "gps", "/nowhere.csv"], {}, 2, "does not exist"),
+        (["replay", "gps", __file__], {}, 1, "line 1 has no column lat, lng, datetime, uid"),
+        (["up"], {"PORT": "eighty"}, 1, "PORT holds 'eighty': allowed is an integer from 0 to 65535"),
+        (["up"], {"WAYMESH_DATA_DIR": "/proc/nowhere"}, 1, "set WAYMESH_DATA_DIR"),
+        (["serve", "eta"], {}, 1, "eta has no database: set DATABASE_URL"),
+        (["restart", "eta"], {}, 1, "no mesh answers"),
+        (["status"], {}, 1, "no mesh answers"),
+        (["topics", "create"], {}, 1, "there is nothing to create topics in"),
+        (["topics", "create"], {"DATABASE_URL": "nonsense"}, 1, "DATABASE_URL holds 'nonsense'"),
+    ],
+)
+def test_errors_are_one_line_that_says_what_to_do(
+    arguments: list[str], variables: dict[str, str], code: int, words: str, tmp_path: Path
+) -> None:
+    done = waymesh(*arguments, folder=tmp_path, variables=variables)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    if code == 1:
+        assert done.stderr.startswith("waymesh: ")
+        assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_the_version_is_the_installed_one(tmp_path: Path) -> None:
+    from importlib.metadata import version
+
+    assert waymesh("--version", folder=tmp_path).stdout == f"waymesh {version('waymesh')}\n"
