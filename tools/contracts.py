@@ -8,6 +8,7 @@ that protoc builds.
 from __future__ import annotations
 
 import filecmp
+import json
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ PROTOS = ROOT / "protos"
 GEN = ROOT / "gen" / "python"
 RELEASED = PROTOS / "released.binpb"
 SITE = Path(sysconfig.get_paths()["purelib"])
+COMMENTS = "waymesh/comments.json"
 BUF_VALIDATE = "buf/validate/validate.proto"
 PACKAGES = ("waymesh", "buf")
 BUF = [str(Path(sys.executable).with_name("buf"))]
@@ -77,6 +79,30 @@ def image(build: Path) -> Path:
     return target
 
 
+def comments(built: Path) -> dict[str, str]:
+    """What our .proto files say of each message and field, by full name; descriptors at run time lack it."""
+    found: dict[str, str] = {}
+
+    def walk(message: descriptor_pb2.DescriptorProto, name: str, path: tuple[int, ...]) -> None:
+        names[path] = name
+        for place, field in enumerate(message.field):
+            names[(*path, message.FIELD_FIELD_NUMBER, place)] = f"{name}.{field.name}"
+        for place, inner in enumerate(message.nested_type):
+            walk(inner, f"{name}.{inner.name}", (*path, message.NESTED_TYPE_FIELD_NUMBER, place))
+
+    for file in descriptor_pb2.FileDescriptorSet.FromString(built.read_bytes()).file:
+        if not file.package.startswith("waymesh."):
+            continue
+        names: dict[tuple[int, ...], str] = {}
+        for place, message in enumerate(file.message_type):
+            walk(message, f"{file.package}.{message.name}", (file.MESSAGE_TYPE_FIELD_NUMBER, place))
+        for location in file.source_code_info.location:
+            name = names.get(tuple(location.path))
+            if name and location.leading_comments:
+                found[name] = " ".join(location.leading_comments.split())
+    return dict(sorted(found.items()))
+
+
 def generate(out: Path, build: Path) -> None:
     plugins = Path(sys.executable).parent
     protoc(
@@ -96,6 +122,7 @@ def generate(out: Path, build: Path) -> None:
         *services,
         build=build,
     )
+    (out / COMMENTS).write_text(json.dumps(comments(image(build)), indent=0, ensure_ascii=False) + "\n")
     for package in PACKAGES:
         for folder in [out / package, *(path for path in (out / package).rglob("*") if path.is_dir())]:
             # No __init__.py: other distributions add to the same namespaces.

@@ -1,6 +1,8 @@
 """The OpenAPI 3.1 document, made of the tasks: a new task is in it without a word here."""
 
+import json
 from collections.abc import Iterable, Mapping
+from importlib import resources
 from typing import Any, Final
 
 from services.gateway.schema import Schema, Schemas, example
@@ -46,7 +48,7 @@ _DURATION: Final[Schema] = {"type": "number", "minimum": 0, "description": "Mill
 def document(tasks: Iterable[Task]) -> dict[str, Any]:
     """The whole document for these tasks."""
     tasks = list(tasks)
-    schemas = Schemas()
+    schemas = Schemas(_comments())
     schemas.components |= _shared()
     bodies = [_body(task, schemas) for task in tasks]
     names = [f"{_camel(task.name)}Task" for task in tasks]
@@ -77,6 +79,12 @@ def document(tasks: Iterable[Task]) -> dict[str, Any]:
             "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}},
         },
     }
+
+
+def _comments() -> dict[str, str]:
+    """Of messages and fields, by full name."""
+    found: dict[str, str] = json.loads(resources.files("waymesh").joinpath("comments.json").read_bytes())
+    return found
 
 
 def _paths(tasks: list[Task]) -> dict[str, Any]:

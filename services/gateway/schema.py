@@ -63,10 +63,14 @@ _KNOWN: Final[Mapping[str, Schema]] = {
 
 
 class Schemas:
-    """Makes schemas and keeps those of messages as components."""
+    """Makes schemas and keeps those of messages as components.
 
-    def __init__(self) -> None:
+    `comments` are what the contracts say of messages and fields, by full name.
+    """
+
+    def __init__(self, comments: Mapping[str, str]) -> None:
         self.components: dict[str, Schema] = {}
+        self._comments = comments
         self._names: dict[tuple[str, Mode], str] = {}
 
     def message(self, descriptor: Descriptor, mode: Mode) -> Schema:
@@ -91,20 +95,21 @@ class Schemas:
     def _object(self, descriptor: Descriptor, mode: Mode) -> Schema:
         properties = {field.name: self._field(field, mode) for field in descriptor.fields}
         schema: Schema = {"type": "object", "properties": properties}
+        said = [self._comments.get(descriptor.full_name, "")]
         if mode == "response":
             required = [field.name for field in descriptor.fields if not field.has_presence]
         else:
             schema["additionalProperties"] = False
             required = [field.name for field in descriptor.fields if _needed(field)]
             rules = descriptor.GetOptions().Extensions[validate_pb2.message]
-            words = [rule.message for rule in rules.cel if rule.message]
-            if words:
-                schema["description"] = "; ".join(words)
+            said += [f"{rule.message}." for rule in rules.cel if rule.message]
             choices = [each for oneof in descriptor.oneofs for each in _choice(oneof)]
             if choices:
                 schema["allOf"] = choices
         if required:
             schema["required"] = required
+        if any(said):
+            schema["description"] = " ".join(filter(None, said))
         return schema
 
     def _field(self, field: FieldDescriptor, mode: Mode) -> Schema:
@@ -119,7 +124,10 @@ class Schemas:
                 schema["uniqueItems"] = True
         else:
             schema = self._value(field, rules, mode)
-        return schema if mode == "response" or _needed(field) else _nullable(schema)
+        if mode == "request" and not _needed(field):
+            schema = _nullable(schema)
+        comment = self._comments.get(field.full_name)
+        return {**schema, "description": comment} if comment else schema
 
     def _map(self, entry: Descriptor, rules: validate_pb2.FieldRules, mode: Mode) -> Schema:
         key = entry.fields_by_name["key"]
