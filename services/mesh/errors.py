@@ -257,7 +257,7 @@ def internal() -> Internal:
 
 
 def _is_store_failure(error: BaseException) -> bool:
-    """Lost or refused connections to PostgreSQL, as against statements it refused."""
+    """Lost or refused connections to PostgreSQL, and transactions that met; not statements it refused."""
     if isinstance(error, ConnectionError):  # asyncpg lets a refused connection through as it is
         return True
     asyncpg = sys.modules.get("asyncpg")  # a process without a store need not import it
@@ -269,13 +269,20 @@ def _is_store_failure(error: BaseException) -> bool:
         asyncpg.AdminShutdownError,
         asyncpg.CrashShutdownError,
         asyncpg.TooManyConnectionsError,
+        # Another transaction got in the way: the same again may succeed.
+        asyncpg.DeadlockDetectedError,
+        asyncpg.SerializationError,
+        asyncpg.LockNotAvailableError,
+        # asyncpg's own state after a connection was lost in the middle of a statement.
+        asyncpg.InternalClientError,
         asyncpg.InterfaceError,
     )
     if not isinstance(error, lost):
         return False
     if isinstance(error, asyncpg.InterfaceError):
-        # InterfaceError also says that a caller misused the API; only these are about the connection.
-        return any(word in str(error) for word in ("closed", "closing", "connection was"))
+        # InterfaceError also says that a caller misused the API; only these are about the connection, which
+        # a pool takes back when it is lost, from whoever still holds it.
+        return any(word in str(error) for word in ("closed", "closing", "connection was", "released back"))
     return True
 
 

@@ -62,13 +62,13 @@ def stamp(seconds: float) -> str:
 
 
 class Varied:
-    """Requests of every task, none like another. What was sent last is asked about later."""
+    """Requests of every task, none like another; `known` are orders whose intake was acknowledged."""
 
     def __init__(self, seed: int = 1) -> None:
         self._rng = random.Random(seed)
         self._prefix = uuid4().hex[:8]
         self._numbers = itertools.count(1)
-        self.orders: list[str] = []
+        self.known: list[str] = []
         self._makers: list[Callable[[int], Request]] = [
             self.fix, self.fix, self.fix, self.order, self.order, self.courier, self.outcome, self.signal,
             self.delivery, self.look_up, self.about_to_place, self.batch, self.stops, self.matrix,
@@ -105,9 +105,7 @@ class Varied:
         }
 
     def order(self, n: int) -> Request:
-        order = self.an_order(n)
-        self.orders.append(order["order_id"])
-        return "upsert_orders", {"orders": [order]}
+        return "upsert_orders", {"orders": [self.an_order(n)]}
 
     def courier(self, n: int) -> Request:
         vehicle = self._rng.choice(["bicycle", "motorcycle", "car"])
@@ -153,8 +151,7 @@ class Varied:
         return "record_delivery_outcomes", {"outcomes": [outcome]}
 
     def look_up(self, n: int) -> Request:
-        # The oldest but some: its intake has been answered by now, whoever sent it.
-        return ("get_order", {"order_id": self.orders[0]}) if len(self.orders) > 200 else self.order(n)
+        return ("get_order", {"order_id": self._rng.choice(self.known)}) if self.known else self.order(n)
 
     def about_to_place(self, n: int) -> Request:
         return "predict_eta", {"order": self.an_order(n)}
@@ -171,7 +168,7 @@ class Varied:
         return "get_travel_times", {"origins": places, "destinations": places}
 
     def would_allocate(self, n: int) -> Request:
-        return "allocate_drivers", {"dry_run": True, "order_ids": self.orders[-3:]}
+        return "allocate_drivers", {"dry_run": True, "order_ids": self.known[-3:]}
 
     def stats(self, n: int) -> Request:
         return "get_gps_stats", {}
@@ -227,7 +224,10 @@ class Traffic:
         client = Client(self.port)
         try:
             while not self._stop:
-                self.answers.append(await self._ask(client, *next(source)))
+                answer = await self._ask(client, *next(source))
+                self.answers.append(answer)
+                if answer.task == "upsert_orders" and answer.taken:
+                    self.requests.known.append(answer.parameters["orders"][0]["order_id"])
         finally:
             await client.close()
 

@@ -2,7 +2,6 @@
 
 from typing import Final
 
-import asyncpg
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_STORE_UNAVAILABLE
 
 from services.mesh.errors import (
@@ -14,14 +13,6 @@ from services.mesh.errors import (
     translate,
 )
 
-# Another transaction got in the way: the same again may succeed.
-_CONTENTION: Final = (
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.LockNotAvailableError,
-)
-# A pool takes a connection back when it is lost; whoever still holds it is told this.
-_TAKEN_BACK: Final = "released back to the pool"
 # A peer or a limit of ours, not the work itself.
 _PASSING: Final = (Unavailable, DeadlineExceeded, ResourceExhausted, Aborted)
 
@@ -32,13 +23,6 @@ def is_transient(error: BaseException) -> bool:
     True for lost and refused connections, a server that starts or stops, contention between transactions,
     and what a peer answers when it is away, late or full.
     """
-    if isinstance(error, _CONTENTION):
-        return True
-    # asyncpg's own state after a connection was lost in the middle of a statement.
-    if isinstance(error, asyncpg.InternalClientError):
-        return True
-    if isinstance(error, asyncpg.InterfaceError) and _TAKEN_BACK in str(error):
-        return True
     return isinstance(error, Exception) and isinstance(translate(error), _PASSING)
 
 

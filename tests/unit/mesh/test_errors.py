@@ -141,6 +141,9 @@ def test_foreign_exceptions_become_internal_without_their_text(error: Exception)
         asyncpg.TooManyConnectionsError("too many"),
         asyncpg.InterfaceError("connection is closed"),
         asyncpg.InterfaceError("pool is closing"),
+        asyncpg.InterfaceError("connection has been released back to the pool"),
+        asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress"),
+        asyncpg.DeadlockDetectedError("deadlock detected"),
     ],
 )
 def test_a_lost_store_is_unavailable_and_worth_another_try(error: Exception):
