@@ -230,13 +230,14 @@ class Supervisor:
                 runner.kill()
 
     def _changed(self, runner: ServiceRunner, detail: str) -> None:
-        self._screen.change(runner.name, runner.state, detail)
+        # Who acts on the line finds the state that goes with it.
         self._save()
+        self._screen.change(runner.name, runner.state, detail)
 
     def _database_changed(self, state: State, detail: str) -> None:
-        self._screen.change("postgres", state, detail)
         if self._dsn:
             self._save()
+        self._screen.change("postgres", state, detail)
 
     def _save(self, *more: Child) -> None:
         children = [runner.child for runner in self._runners.values() if runner.child is not None]

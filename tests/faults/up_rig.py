@@ -186,6 +186,21 @@ async def up(
             await running.close()
 
 
+def living_off(folder: Path) -> list[str]:
+    """Command lines of processes that name the folder, or were given it in a variable."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            try:
+                command = (process / "cmdline").read_bytes()
+                given = (process / "environ").read_bytes()
+            except OSError:
+                continue
+            if str(folder).encode() in command + given:
+                found.append(command.replace(b"\0", b" ").decode())
+    return found
+
+
 async def gone(processes: list[ProcessId]) -> None:
     """Until none of them lives."""
     async with asyncio.timeout(GUARD_S):
