@@ -25,6 +25,7 @@ SERVER_REASONS: Final = (
 )
 CLIENT_REASONS: Final = (
     Place("trace", ("breaker", "retry"), "a refused call has its span, and all attempts share one"),
+    Place("trace", ("request_id",), "the span carries the id"),
     Place("request_id", ("retry",), "all attempts are one request"),
     Place("metrics", ("breaker", "retry"), "what the caller waited for is counted, refusals too"),
     Place("breaker", ("retry",), "a call is one outcome, however often it was tried"),

@@ -6,9 +6,12 @@ from services.mesh.chain.server.request_id import KEY, new_request_id
 
 
 class RequestIdLink(ClientLink):
-    """Adds `x-request-id`."""
+    """Adds `x-request-id`, to the span too."""
 
     name = "request_id"
 
     def before(self, call: ClientCall) -> None:
-        call.metadata.append((KEY, logs.request_id.get() or new_request_id()))
+        request_id = logs.request_id.get() or new_request_id()
+        call.metadata.append((KEY, request_id))
+        if call.span is not None:
+            call.span.set_attribute("waymesh.request_id", request_id)
