@@ -116,18 +116,15 @@ class Eta:
         # Nobody is to hear that an order is unknown only because this process has just begun.
         await _until_caught_up(orders, settings.orders_wait_s)
 
-        async def work() -> None:
-            lifecycle.background("orders", orders.run)
-            lifecycle.background("arrivals", arrivals.run)
-            lifecycle.background("fixes", fixes.run)
-            lifecycle.background("outcomes", OutcomeSender(store, feedback, on_sent=learner.soon).run)
-            lifecycle.background("learning", learner.run)
-            lifecycle.background("signals", signals.run)
-            lifecycle.background("housekeeping", housekeeping.run)
-            lifecycle.background("activity", activity.run)
-            lifecycle.background("recorder", pipeline.run)
-
-        lifecycle.on_ready(work)
+        lifecycle.background("orders", orders.run)
+        lifecycle.background("arrivals", arrivals.run)
+        lifecycle.background("fixes", fixes.run)
+        lifecycle.background("outcomes", OutcomeSender(store, feedback, on_sent=learner.soon).run)
+        lifecycle.background("learning", learner.run)
+        lifecycle.background("signals", signals.run)
+        lifecycle.background("housekeeping", housekeeping.run)
+        lifecycle.background("activity", activity.run)
+        lifecycle.background("recorder", pipeline.run)
 
         servicer = EtaServicer(
             intake=Intake(bus=bus, store=store, partitions=partitions),

@@ -1,6 +1,5 @@
 """Wiring of route: settings → store → bus → engines → servicer → consumers → lifecycle. No logic."""
 
-import logging
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, NoReturn
@@ -9,15 +8,14 @@ from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceStub
 from waymesh.route.v1 import route_service_pb2
 from waymesh.route.v1.route_service_pb2_grpc import add_RouteServiceServicer_to_server
 
-from services.mesh import logs
 from services.mesh.client import ClientFactory
 from services.mesh.events import create_bus
 from services.mesh.feedback import FeedbackPipeline, create_dispatcher, recorded
-from services.mesh.lifecycle import Lifecycle, run_process
+from services.mesh.lifecycle import Lifecycle
+from services.mesh.process import run_service
 from services.mesh.retry import RetryPolicy
 from services.mesh.server import GrpcServer
-from services.mesh.settings import SettingsError, describe, load
-from services.mesh.store import Store, running_dsn
+from services.mesh.store import Store
 from services.mesh.telemetry import Telemetry
 from services.route.allocator import Allocator
 from services.route.announce import ORDERS
@@ -31,8 +29,6 @@ from services.route.settings import RouteSettings
 from services.route.tick import Ticker
 from services.route.tick_task import TickTask
 from services.route.workers import Workers
-
-log = logging.getLogger(__name__)
 
 NAME: Final = "route"
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -99,16 +95,13 @@ class Route:
         changes = ChangeConsumer(rerouter, ticker.soon)
         housekeeping = Housekeeping(database, keep=timedelta(days=settings.keep_orders_days))
 
-        async def begin() -> None:
-            lifecycle.background("recorder", pipeline.run)
-            lifecycle.background("routes", rerouter.run)
-            lifecycle.background("fixes", bus.consume(group, [GPS_EVENTS], fixes.handle).run)
-            lifecycle.background("commands", bus.consume(group, [ORDER_COMMANDS], commands.handle).run)
-            lifecycle.background("changes", bus.consume(group, [ORDERS], changes.handle).run)
-            lifecycle.background("allocation", ticker.run)
-            lifecycle.background("housekeeping", housekeeping.run)
-
-        lifecycle.on_ready(begin)
+        lifecycle.background("recorder", pipeline.run)
+        lifecycle.background("routes", rerouter.run)
+        lifecycle.background("fixes", bus.consume(group, [GPS_EVENTS], fixes.handle).run)
+        lifecycle.background("commands", bus.consume(group, [ORDER_COMMANDS], commands.handle).run)
+        lifecycle.background("changes", bus.consume(group, [ORDERS], changes.handle).run)
+        lifecycle.background("allocation", ticker.run)
+        lifecycle.background("housekeeping", housekeeping.run)
 
         servicer = RouteServicer(
             database=database,
@@ -123,25 +116,6 @@ class Route:
         )
 
 
-async def serve() -> int:
-    """Runs until a signal; gives the exit code."""
-    try:
-        settings = load(RouteSettings)
-        dsn = settings.database_url or running_dsn(settings.data_dir)
-        if dsn is None:
-            raise SettingsError(
-                f"DATABASE_URL is not set and no `waymesh up` runs in {settings.data_dir} (WAYMESH_DATA_DIR)"
-            )
-    except SettingsError as error:
-        logs.configure(NAME)
-        log.error("%s", error)
-        return 1
-    logs.configure(NAME, settings.log_level)
-    log.info("route starts", extra={"settings": describe(settings)})
-    route = Route(settings, dsn)
-    return await route.lifecycle.run(route.server)
-
-
 def main() -> NoReturn:
     """Entry of the process."""
-    run_process(serve)
+    run_service(NAME, RouteSettings, Route)

@@ -131,6 +131,33 @@ async def test_a_background_task_that_fails_starts_again(
     assert caplog.text.count("background task consumer failed") == 3
 
 
+@pytest.mark.parametrize("registered", ["before the start", "by a start hook", "by a ready hook", "later"])
+async def test_a_background_task_runs_once_whenever_it_is_registered(registered: str):
+    runs = 0
+    life = Lifecycle("test", drain_s=0.0)
+
+    async def consumer() -> None:
+        nonlocal runs
+        runs += 1
+        await asyncio.Event().wait()
+
+    async def registers() -> None:
+        life.background("consumer", consumer)
+
+    if registered == "before the start":
+        await registers()
+    elif registered == "by a start hook":
+        life.on_start(registers)
+    elif registered == "by a ready hook":
+        life.on_ready(registers)
+    await life.start()
+    if registered == "later":
+        await registers()
+    await asyncio.sleep(0)  # every task that was made has begun
+    await life.stop()
+    assert runs == 1
+
+
 async def test_background_tasks_are_cancelled_before_the_stop_hooks_run():
     seen: list[str] = []
     running = asyncio.Event()
