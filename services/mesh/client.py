@@ -58,17 +58,8 @@ class ClientFactory:
         self._listeners: list[Callable[[Breaker], None]] = []
         self._watches: dict[tuple[str, str], asyncio.Task[None]] = {}
 
-    def stub(
-        self,
-        stub_class: Callable[[grpc.aio.Channel], Stub],
-        target: str,
-        service_full_name: str | None = None,
-    ) -> Stub:
-        """A stub whose calls raise MeshErrors; unary ones give coroutines, streams give async iterators.
-
-        `service_full_name` is not needed: each call's path names its service.
-        """
-        del service_full_name
+    def stub(self, stub_class: Callable[[grpc.aio.Channel], Stub], target: str) -> Stub:
+        """A stub whose calls raise MeshErrors; unary ones give coroutines, streams give async iterators."""
         return stub_class(self.channel(target))
 
     def channel(self, target: str) -> MeshChannel:
