@@ -9,7 +9,7 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_CURSOR_INVALID
 
 from services.eta.fixes import FLAGS
 from services.eta.store import Counts
-from services.mesh.errors import OutOfRange
+from services.mesh.errors import FieldViolation, OutOfRange
 
 _PREFIX: Final = "gps"
 _MAX: Final = 2**32 - 1
@@ -53,4 +53,5 @@ def _invalid(cursor: str) -> OutOfRange:
         "the cursor is not one of eta's counters",
         reason=ERROR_REASON_CURSOR_INVALID,
         metadata={"cursor": cursor},
+        violations=[FieldViolation("cursor", "is not a cursor that an earlier answer gave")],
     )

@@ -8,7 +8,7 @@ from typing import Final
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_CURSOR_INVALID
 
 from services.eta.store import EtaStore, StoredPrediction
-from services.mesh.errors import OutOfRange
+from services.mesh.errors import FieldViolation, OutOfRange
 from services.mesh.store import is_transient
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class PredictionWatch:
             "the cursor is not one of eta's, or too old",
             reason=ERROR_REASON_CURSOR_INVALID,
             metadata={"cursor": cursor},
+            violations=[FieldViolation("cursor", "is not a cursor that an earlier answer gave, or too old")],
         )
 
     async def follow(self, seq: int, order_ids: Sequence[str]) -> AsyncIterator[StoredPrediction]:
