@@ -74,6 +74,9 @@ _TEXT_RULES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
         rf"\1{MASK}",
     ),
 )
+# In a text that is an address and nothing else: from the first colon that is not the scheme's to the last @,
+# so that odd passwords are covered whole.
+_USER_INFO: Final = re.compile(r":(?!//)\S*@")
 # Without one of these characters or words no rule can match; most text is short and has none.
 _SUSPICIOUS: Final = re.compile(
     r"(?i)[=:@]|\d-\d|bearer|basic|eyJ|[sr]k[-_]|gh[pousr]_|github_pat|xox|AKIA|AIza|-----BEGIN"
@@ -96,6 +99,16 @@ def redact_text(text: str) -> str:
     for pattern, replacement in _TEXT_RULES:
         text = pattern.sub(replacement, text)
     return text
+
+
+def redact_setting(name: str, value: str) -> str:
+    """The value of a variable or a setting, to be shown: masked whole under a secret name.
+
+    Of an address, which a name in _url has, all but the password is worth seeing.
+    """
+    if is_secret_name(name) and not name.lower().endswith("_url"):
+        return MASK if value else value
+    return redact_text(_USER_INFO.sub(f":{MASK}@", value))
 
 
 def is_secret_name(name: str) -> bool:

@@ -16,12 +16,10 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
+from services.mesh.redact import MASK, redact_setting
+
 S = TypeVar("S", bound=BaseSettings)
 
-_MASK: Final = "***"
-_SECRET_NAME: Final = re.compile(r"(?i)(key|secret|token|password|passwd|credential)")
-# From the first colon that is not the scheme's to the last @, so that odd passwords are covered whole.
-_URL_PASSWORD: Final = re.compile(r":(?!//)\S*@")
 # Ports of Jaeger's old UDP agent; an OTLP collector does not listen there.
 _JAEGER_UDP_PORTS: Final = frozenset({5775, 6831, 6832})
 _OTLP_HTTP_PORT: Final = 4318
@@ -150,9 +148,9 @@ def describe(settings: BaseSettings) -> dict[str, object]:
 def _masked(name: str, value: object) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
-    if isinstance(value, SecretStr) or _SECRET_NAME.search(name):
-        return _MASK if value else value
-    return _URL_PASSWORD.sub(f":{_MASK}@", str(value))
+    if isinstance(value, SecretStr):
+        return MASK if value else ""
+    return redact_setting(name, str(value))
 
 
 def _explain(cls: type[BaseSettings], error: ValidationError) -> str:
@@ -167,7 +165,7 @@ def _explain(cls: type[BaseSettings], error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{variable} is not set: needed is {allowed}{others}"
     secret = info is not None and "SecretStr" in str(info.annotation)
-    held = _MASK if secret else _masked(variable, first["input"])
+    held = MASK if secret else _masked(variable, first["input"])
     text = " ".join(str(held).split())
     shown = text if len(text) <= 80 else text[:77] + "..."
     return f"{variable} holds '{shown}': allowed is {allowed}{others}"

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.mesh.redact import MASK, MAX_DEPTH, TOO_DEEP, is_secret_name, redact, redact_text
+from services.mesh.redact import (
+    MASK,
+    MAX_DEPTH,
+    TOO_DEEP,
+    is_secret_name,
+    redact,
+    redact_setting,
+    redact_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -176,3 +184,20 @@ def test_a_secret_never_survives_wherever_it_is(value: object, secret: str) -> N
 def test_redacting_twice_is_redacting_once(value: object) -> None:
     once = redact(value)
     assert repr(redact(once)) == repr(once)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("DATABASE_URL", "postgresql://w:it's@b:2\"<x@db/w", f"postgresql://w:{MASK}@db/w"),
+        ("DATABASE_URL", "postgresql://w@db/w?password=hunter2", f"postgresql://w@db/w?password={MASK}"),
+        ("DATABASE_URL", "w:hunter2@db", f"w:{MASK}@db"),
+        ("endpoint", "http://u:p@c:4318/x?api_key=abc", f"http://u:{MASK}@c:4318/x?api_key={MASK}"),
+        ("OPENAI_API_KEY", "abc", MASK),
+        ("OPENAI_API_KEY", "", ""),
+        ("KAFKA_BOOTSTRAP_SERVERS", "a:9092,b:9092", "a:9092,b:9092"),
+        ("WAYMESH_MAX_TOKENS", "many", "many"),
+    ],
+)
+def test_a_setting_is_shown_without_what_is_secret_in_it(name: str, value: str, shown: str) -> None:
+    assert redact_setting(name, value) == shown

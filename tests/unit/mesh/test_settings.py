@@ -98,14 +98,18 @@ def test_kafka_is_used_if_there_are_servers_and_it_is_not_switched_off(
         (
             "DATABASE_URL",
             "mysql://waymesh:hunter2@db/x",
-            "DATABASE_URL holds 'mysql://waymesh:***@db/x': allowed is a postgresql:// address",
+            "DATABASE_URL holds 'mysql://waymesh:[redacted]@db/x': allowed is a postgresql:// address",
         ),
         (
             "DATABASE_URL",
             "mysql://waymesh:h@nt:er/2@db/x",
-            "DATABASE_URL holds 'mysql://waymesh:***@db/x': allowed is a postgresql:// address",
+            "DATABASE_URL holds 'mysql://waymesh:[redacted]@db/x': allowed is a postgresql:// address",
         ),
-        ("FASTAPI_API_KEY", "short", "FASTAPI_API_KEY holds '***': allowed is text of at least 8 characters"),
+        (
+            "FASTAPI_API_KEY",
+            "short",
+            "FASTAPI_API_KEY holds '[redacted]': allowed is text of at least 8 characters",
+        ),
         (
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             "collector:4318",
@@ -152,8 +156,8 @@ def test_the_start_line_shows_everything_but_secrets(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("FASTAPI_API_KEY", "a-very-secret-key")
     monkeypatch.setenv("DATABASE_URL", "postgresql://waymesh:hunter2@db/waymesh")
     shown = describe(load(Settings))
-    assert shown["key"] == "***"
-    assert shown["database_url"] == "postgresql://waymesh:***@db/waymesh"
+    assert shown["key"] == "[redacted]"
+    assert shown["database_url"] == "postgresql://waymesh:[redacted]@db/waymesh"
     assert shown["port"] == 8000
     assert "hunter2" not in str(shown)
     assert "a-very-secret-key" not in str(shown)
