@@ -9,6 +9,7 @@ import protovalidate
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
 from services.feedback.intake import Intake
+from services.feedback.refusals import faults_of
 from services.feedback.store import Fate
 from services.mesh.events import EventBus, PoisonMessage, Record, decode_value
 
@@ -42,4 +43,6 @@ class OutcomeConsumer:
             first = violations[0].proto
             path = ".".join(element.field_name for element in first.field.elements) if first.field else ""
             raise PoisonMessage(record, f"{path}: {first.message}" if path else first.message)
+        for fault in faults_of(event):
+            raise PoisonMessage(record, f"{fault.field}: {fault.description}")
         return event
