@@ -26,6 +26,8 @@ _SEVERITY: Final[Mapping[int, Severity.ValueType]] = {
     TIMEOUT: Severity.SEVERITY_ERROR,
     FAILURE: Severity.SEVERITY_ERROR,
 }
+# Of an agent or an action without a name, which the contract asks for.
+UNNAMED: Final = "unnamed"
 _MAX_MESSAGE: Final = 8192
 _MAX_TRACE: Final = 65_536
 _MAX_NAME: Final = 128
@@ -74,10 +76,10 @@ def outcome(
     end.FromMicroseconds(start.ToMicroseconds() + round(duration_ms * 1000))
     event = OutcomeEvent(
         event_id=new_id(),
-        run_id=links.run_id or new_id(),
-        agent_name=agent_name[:_MAX_NAME],
-        agent_type=agent_type[:_MAX_NAME],
-        action_type=action_type[:_MAX_NAME],
+        run_id=_text(links.run_id)[:_MAX_NAME] or new_id(),
+        agent_name=_text(agent_name)[:_MAX_NAME] or UNNAMED,
+        agent_type=_text(agent_type)[:_MAX_NAME],
+        action_type=_text(action_type)[:_MAX_NAME] or UNNAMED,
         timestamp=end,
         start_time=start,
         end_time=end,
@@ -85,12 +87,12 @@ def outcome(
         latency_ms=duration_ms,
         status=status,
         severity=Severity.SEVERITY_WARNING if expected and error is not None else _SEVERITY[status],
-        tags=[tag[:_MAX_NAME] for tag in tags][:64],
+        tags=[_text(tag)[:_MAX_NAME] for tag in tags][:64],
     )
     for name in ("correlation_id", "workflow_id", "parent_event_id"):
         value = getattr(links, name)
         if value:
-            setattr(event, name, value[:_MAX_NAME])
+            setattr(event, name, _text(value)[:_MAX_NAME])
     if input_data is not None:
         event.input.CopyFrom(as_struct(input_data))
     if output is not None:
@@ -98,11 +100,11 @@ def outcome(
     if metadata:
         event.metadata.CopyFrom(as_struct(metadata))
     if error is not None:
-        event.error_type = type(error).__name__[:256]
-        event.error_message = redact_text(str(error))[:_MAX_MESSAGE]
+        event.error_type = _text(type(error).__name__)[:256]
+        event.error_message = redact_text(_text(str(error)))[:_MAX_MESSAGE]
         if not expected:
             trace = "".join(traceback.format_exception(error))
-            event.stack_trace = redact_text(trace)[-_MAX_TRACE:]
+            event.stack_trace = redact_text(_text(trace))[-_MAX_TRACE:]
     return event
 
 
@@ -118,15 +120,26 @@ def as_struct(value: object) -> struct_pb2.Struct:
 def _plain(value: object) -> object:
     """What JSON can say: other things as their text, numbers that JSON has not as text too."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {_text(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    if value is None or isinstance(value, str | bool):
+    if isinstance(value, str):
+        return _text(value)
+    if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
         return value if abs(value) < 2**53 else str(value)
     if isinstance(value, datetime):
         return value.isoformat()
-    return redact_text(str(value))
+    return redact_text(_text(str(value)))
+
+
+def _text(text: str) -> str:
+    """Text as it can be recorded, whatever it was: U+FFFD for half a surrogate pair and for U+0000."""
+    if "\0" in text:
+        text = text.replace("\0", "\ufffd")
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

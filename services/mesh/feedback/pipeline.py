@@ -187,12 +187,8 @@ class FeedbackPipeline:
             await self._to_spool(batch)
             return
         try:
-            await self._send(batch)
+            await self._send_or_drop(batch)
         except MeshError as error:
-            if error.code in _REFUSED:
-                _log.error("%d outcomes were refused: %s", len(batch), error)
-                self._count("dropped", len(batch))
-                return
             _log.warning("feedback is away, outcomes go to the spool: %s", error)
             self._away = True
             await self._to_spool(batch)
@@ -200,6 +196,24 @@ class FeedbackPipeline:
             # The answer may be lost, the events must not be; feedback knows them again by their id.
             self._queue.extendleft(reversed(batch))
             raise
+
+    async def _send_or_drop(self, batch: list[OutcomeEvent]) -> None:
+        """Sends; of a batch that is refused, only those that are refused alone are dropped.
+
+        Raises MeshErrors that pass; what was sent before may then be sent again, which changes nothing.
+        """
+        try:
+            await self._send(batch)
+        except MeshError as error:
+            if error.code not in _REFUSED:
+                raise
+            if len(batch) == 1:
+                _log.error("an outcome was refused: %s", error)
+                self._count("dropped", 1)
+                return
+            half = len(batch) // 2
+            await self._send_or_drop(batch[:half])
+            await self._send_or_drop(batch[half:])
         else:
             self._count("delivered", len(batch))
 
@@ -229,13 +243,10 @@ class FeedbackPipeline:
             events = [OutcomeEvent.FromString(record) for record in records]
             try:
                 for at in range(0, len(events), _MAX_RPC):
-                    await self._send(events[at : at + _MAX_RPC])
-            except MeshError as error:
-                if error.code not in _REFUSED:
-                    self._away = True
-                    return False
-                _log.error("outcomes in the spool were refused: %s", error)
-            self._count("delivered", len(events))
+                    await self._send_or_drop(events[at : at + _MAX_RPC])
+            except MeshError:
+                self._away = True
+                return False
             await asyncio.to_thread(self._spool.discard, path)
 
     def _count(self, what: str, number: int) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus, Severity
 
-from services.mesh.errors import NotFound, Unavailable
+from services.mesh.chain.server.validation import check
+from services.mesh.errors import InvalidArgument, NotFound, Unavailable
 from services.mesh.feedback import Action, Dispatcher, DispatchResult, FeedbackPipeline, create_dispatcher
 from services.mesh.feedback.spool import Spool
 
@@ -252,6 +253,37 @@ async def test_events_wait_on_disk_while_feedback_is_away_and_come_once_it_is_ba
     running.cancel()
     await pipeline.close()
     assert pipeline.dropped == 0
+
+
+async def test_of_a_refused_batch_only_what_is_refused_alone_is_dropped(tmp_path: Path) -> None:
+    taken: list[str] = []
+
+    async def send(events: Sequence[OutcomeEvent]) -> None:
+        names = [event.action_type for event in events]
+        if "bad" in names:
+            raise InvalidArgument("events: one is bad")
+        taken.extend(names)
+
+    pipeline = FeedbackPipeline(send=send, spool=Spool(tmp_path))
+    dispatcher = create_dispatcher(pipeline)
+    for name in ("a", "bad", "b", "c", "bad", "d"):
+        await dispatcher.dispatch(echo, name, {})
+    await pipeline.close()
+    assert taken == ["a", "b", "c", "d"]
+    assert (pipeline.delivered, pipeline.dropped) == (4, 2)
+
+
+async def test_texts_that_no_store_holds_are_recorded_all_the_same(pipeline: FeedbackPipeline) -> None:
+    async def fails(input_data: Any, context: Mapping[str, Any]) -> Any:
+        raise ValueError("embedded \0 null byte, half a \ud800")
+
+    await create_dispatcher(pipeline).dispatch(fails, "", {"a\0": "b\ud800"}, tags=["c\0"])
+    [event] = await recent(pipeline)
+    assert event.error_message == "embedded \ufffd null byte, half a \ufffd"
+    assert event.action_type == "unnamed"
+    assert "\0" not in event.tags[0] + event.stack_trace
+    assert dict(event.input) == {"a\ufffd": "b\ufffd"}
+    check(event)
 
 
 async def test_a_process_that_ends_while_feedback_is_away_leaves_its_events_to_the_next(
