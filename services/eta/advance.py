@@ -264,6 +264,10 @@ def _point(
     if order.cancelled:
         return
     track.awaiting = False
+    if order.handed_over and not track.over and order.delivered_us <= at_us:
+        # The status counts from its own time on: fixes before it were those of an order under way.
+        track.end(order.delivered_us)
+        result.delivered.append(track)
     result.cases.append(
         case_of(
             order,

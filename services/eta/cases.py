@@ -65,6 +65,7 @@ def trips_of(cases: Sequence[Case], learned: Learned) -> Trips:
         dropoff_lon=dropoff[:, 1],
         placed_us=ints([case.order.placed_us for case in cases]),
         ready_us=ints([case.order.ready_us for case in cases]),
+        picked_up_us=ints([case.picked_up_us for case in cases]),
         since_us=ints([case.since_us for case in cases]),
         run_m=np.array([case.run_m for case in cases], dtype=np.float64),
         run_s=np.array([case.run_s for case in cases], dtype=np.float64),

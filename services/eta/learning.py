@@ -15,6 +15,7 @@ from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome, LegKind, LegOutcom
 from services.eta import priors
 from services.eta.geo import Floats
 from services.eta.spread import AFTER_PICKUP, BEFORE_PICKUP, Spread
+from services.eta.spread import OVERDUE as OVERDUE_GROUP
 
 # Observations that the level above counts as.
 _WEIGHT: Final = 8.0
@@ -44,6 +45,7 @@ MODEL: Final = "greatcircle-1"
 RAW_MINUTES: Final = "eta_raw_minutes"
 STANDS_FOR: Final = "eta_stands_for"
 FOOD_WAIT_MINUTES: Final = "eta_food_wait_minutes"
+OVERDUE: Final = "eta_overdue"
 
 
 @dataclass(slots=True)
@@ -117,7 +119,8 @@ class Learned:
                 after = outcome.HasField("picked_up_at") and _us(outcome.picked_up_at) <= _us(
                     outcome.predicted_at
                 )
-                groups.append(AFTER_PICKUP if after else BEFORE_PICKUP)
+                carried = OVERDUE_GROUP if numbers.get(OVERDUE) else AFTER_PICKUP
+                groups.append(carried if after else BEFORE_PICKUP)
                 predicted.append(raw)
                 actual.append(outcome.actual_minutes)
                 weights.append(min(max(numbers.get(STANDS_FOR, 1.0), 0.1), _MAX_MIN))

@@ -77,6 +77,11 @@ class KnownOrder:
         return self.status in (OrderStatus.ORDER_STATUS_DELIVERED, OrderStatus.ORDER_STATUS_CANCELLED)
 
     @property
+    def handed_over(self) -> bool:
+        """Delivered, and it is known when."""
+        return self.status == OrderStatus.ORDER_STATUS_DELIVERED and self.delivered_us != NEVER
+
+    @property
     def cancelled(self) -> bool:
         return self.status == OrderStatus.ORDER_STATUS_CANCELLED
 

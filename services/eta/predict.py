@@ -17,6 +17,7 @@ from services.eta.couriers import NEVER
 from services.eta.fixes import Ints
 from services.eta.geo import Floats, great_circle_m
 from services.eta.learning import Learned
+from services.eta.progress import overdue
 
 Table = NDArray[np.float64]
 
@@ -63,6 +64,7 @@ class Trips:
     dropoff_lon: Floats
     placed_us: Ints
     ready_us: Ints
+    picked_up_us: Ints
     since_us: Ints
     """When the phase began."""
     run_m: Floats
@@ -131,8 +133,7 @@ def estimate(trips: Trips, learned: Learned) -> Estimate:
     totals = np.stack([step.sum(axis=1) for step in steps])
     raw_delivery = totals[-1]
     raw_pickup = last[:, : WAIT + 1].sum(axis=1)
-    group = np.where(trips.phase >= Phase.TO_DESTINATION, spread.AFTER_PICKUP, spread.BEFORE_PICKUP)
-    delivery_table = learned.spread.minutes(group, raw_delivery)
+    delivery_table = learned.spread.minutes(_groups(trips), raw_delivery)
     pickup_table = learned.spread.minutes(np.full(len(trips), spread.BEFORE_PICKUP), raw_pickup)
     done = (trips.phase == Phase.DONE)[:, None]
     delivery_table = np.where(done, 0.0, delivery_table)
@@ -189,6 +190,15 @@ class _Standing:
     @classmethod
     def typical(cls, learned: Learned, count: int) -> "_Standing":
         return cls(*(np.full(count, learned.usual(what)) for what in ("assign", "prep", "dwell", "handover")))
+
+
+def _groups(trips: Trips) -> Ints:
+    """Whose errors tell of each order's, see spread.py."""
+    carried_min = _minutes_since(trips.picked_up_us, trips.as_of_us)
+    straight_m = great_circle_m(trips.pickup_lat, trips.pickup_lon, trips.dropoff_lat, trips.dropoff_lon)
+    late = overdue(straight_m, trips.vehicle, carried_min)
+    after = np.where(late, spread.OVERDUE, spread.AFTER_PICKUP)
+    return np.where(trips.phase >= Phase.TO_DESTINATION, after, spread.BEFORE_PICKUP)
 
 
 def _ways(trips: Trips, learned: Learned) -> Table:

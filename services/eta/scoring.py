@@ -12,9 +12,10 @@ from waymesh.gps.v1.location_pb2 import Location
 from services.eta.answers import stamp
 from services.eta.couriers import NEVER
 from services.eta.geo import great_circle_m
-from services.eta.learning import FOOD_WAIT_MINUTES, RAW_MINUTES, STANDS_FOR
+from services.eta.learning import FOOD_WAIT_MINUTES, OVERDUE, RAW_MINUTES, STANDS_FOR
 from services.eta.orders import KnownOrder, micros
 from services.eta.predict import CORRECTION, FACTORS, STEADINESS
+from services.eta.progress import overdue
 from services.eta.spread import NODES_MIN
 from services.eta.tracks import Track
 
@@ -56,6 +57,8 @@ def outcomes_of(
 ) -> list[DeliveryOutcome]:
     """One outcome for each chosen prediction. Sent again they are the same, by their ids too."""
     actual = _actual_legs(order, track)
+    pickup, dropoff = np.array(order.pickup), np.array(order.dropoff)
+    straight_m = great_circle_m(pickup[:1], pickup[1:], dropoff[:1], dropoff[1:])
     food_wait = _span_min(track.at_pickup_us, order.ready_us)
     result = []
     for prediction, stands_for in chosen(predictions, track.delivered_us):
@@ -84,6 +87,10 @@ def outcomes_of(
             context.vehicle_type = vehicle  # type: ignore[assignment]
         if order.merchant_id and not context.HasField("merchant_id"):
             context.merchant_id = order.merchant_id
+        if track.picked_up_us != NEVER:
+            carried_min = np.array([(predicted_us - track.picked_up_us) / _US_PER_MIN])
+            kind = np.array([context.vehicle_type])
+            context.numbers[OVERDUE] = float(overdue(straight_m, kind, carried_min)[0])
         context.numbers[RAW_MINUTES] = raw_minutes(prediction)
         context.numbers[STANDS_FOR] = stands_for
         if food_wait is not None:

@@ -99,9 +99,14 @@ class Eta:
             activity=activity,
             seen_limit=settings.dedupe_fixes,
         )
-        arrivals = OrderArrivals(store=store, book=book, consumer=consumer)
-        orders = bus.broadcast([ORDERS], arrivals.handle, from_start=True)
         fixes = bus.consume(group, [FIXES], consumer.handle, max_batch=settings.gps_batch)
+        arrivals = OrderArrivals(
+            store=store,
+            book=book,
+            consumer=consumer,
+            behind=lambda: {number: count for (_, number), count in fixes.lag().items()},
+        )
+        orders = bus.broadcast([ORDERS], arrivals.handle, from_start=True)
         housekeeping = Housekeeping(
             store,
             partitions=lambda: list(consumer.partitions),

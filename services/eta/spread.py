@@ -1,8 +1,8 @@
 """How far predictions were off, and what that says about the next one.
 
-Errors are kept as ln((actual + 1) / (predicted + 1)), minutes, near nodes of the predicted minutes: a
-quantile of what was seen there, drawn towards a prior while little was seen. This is split conformal
-prediction with a normalised score (Papadopoulos et al. 2002), one calibration set per node.
+Errors are kept as ln((actual + 1) / (predicted + 1)), minutes, near nodes of the predicted minutes: the
+quantiles are those of what was seen there, among samples of a prior with a long tail. This is split conformal
+prediction with a normalised score (Papadopoulos et al. 2002), one calibration set per group and node.
 """
 
 from statistics import NormalDist
@@ -16,21 +16,49 @@ from services.eta.geo import Floats
 
 BEFORE_PICKUP: Final = 0
 AFTER_PICKUP: Final = 1
-GROUPS: Final = 2
+OVERDUE: Final = 2
+"""After pickup, for longer than the direct way takes (progress.py)."""
+GROUPS: Final = 3
 
 NODES_MIN: Final = np.array([0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
 _NODE_LOGS: Final = np.log1p(NODES_MIN)
 LEVELS: Final = (np.arange(40) + 0.5) / 40
 _SAMPLES_PER_NODE: Final = 800
-# Samples that the prior counts as. Its shape: a third more or less in two of three cases, as is usual for
-# deliveries with street distances unknown; ln-normal quantiles at LEVELS, standard deviation 0.4.
-_PRIOR_SAMPLES: Final = 10.0
-_PRIOR_SIGMA: Final = 0.4
-# Along the nodes a quantile's minutes must not fall as predicted minutes rise.
+# Samples that the prior counts as: 20 deliveries, which give two each. Errors of one trip are alike, and the
+# trips that end first are the short ones.
+_PRIOR_SAMPLES: Final = 40.0
+# What is believed before any error was seen. Going straight to the door, two of three couriers take at most
+# 1.8 times as long as estimated and at least that much shorter: nothing is known yet of the city's streets,
+# of the fleet's speeds and of the time at doors.
+_PRIOR_SIGMA: Final = 0.6
+# But eta is not told what else a courier has to do first: up to three other orders may be on board, and
+# people run errands. If there is another stop, every further one is as likely as not, and each takes about
+# ten minutes with the way there: an exponential time of 20 minutes on average.
+_STOPS_MIN: Final = 20.0
+# How likely there is one: an even chance before pickup, less for who has just left with the order, more for
+# who should be there by now.
+_STOP_CHANCE: Final = (1 / 2, 1 / 3, 2 / 3)
+# A quantile's minutes must not fall as predicted minutes rise: how fast scores may fall along the nodes.
 _STEEPEST: Final = 0.95
 
 
-_PRIOR: Final = np.array([NormalDist(0, _PRIOR_SIGMA).inv_cdf(level) for level in LEVELS.tolist()])
+def _prior() -> NDArray[np.float64]:
+    """Scores at LEVELS before anything was seen, by group and node."""
+    log_minutes = np.linspace(0, np.log1p(3000.0), 500)
+    straight_steps = [NormalDist(0, _PRIOR_SIGMA).inv_cdf((step + 0.5) / 100) for step in range(100)]
+    table = np.empty((GROUPS, len(NODES_MIN), len(LEVELS)))
+    for place, node in enumerate(_NODE_LOGS.tolist()):
+        straight_min = np.maximum(np.expm1(node + np.array(straight_steps)), 0.0)
+        beyond = np.expm1(log_minutes)[:, None] - straight_min
+        by_then = (beyond >= 0).mean(axis=1)
+        with_stops = (1 - np.exp(-np.maximum(beyond, 0) / _STOPS_MIN)).mean(axis=1)
+        for group, chance in enumerate(_STOP_CHANCE):
+            reached = (1 - chance) * by_then + chance * with_stops
+            table[group, place] = np.interp(LEVELS, reached, log_minutes) - node
+    return table
+
+
+_PRIOR: Final = _prior()
 
 
 class Spread:
@@ -39,7 +67,7 @@ class Spread:
     def __init__(self) -> None:
         # For each group and node a 3 × k table: scores, their weights, and how much of a sample each is here.
         self._samples = [[np.empty((3, 0)) for _ in NODES_MIN] for _ in range(GROUPS)]
-        self._grid: NDArray[np.float64] = np.tile(_PRIOR, (GROUPS, len(NODES_MIN), 1))
+        self._grid: NDArray[np.float64] = _PRIOR.copy()
 
     def learn(self, group: Ints, predicted_min: Floats, actual_min: Floats, weight: Floats) -> None:
         """Take in what became of predictions, oldest first; `weight`: how many each stands for."""
@@ -58,14 +86,19 @@ class Spread:
 
     def _fit(self, group: int) -> None:
         grid = self._grid[group]
+        weights = np.empty(len(NODES_MIN))
         for place, samples in enumerate(self._samples[group]):
             count = float(samples[2].sum())
-            share = count / (count + _PRIOR_SAMPLES)
-            seen = _quantiles(samples[0], samples[1]) if samples.shape[1] else 0.0
-            grid[place] = share * seen + (1 - share) * _PRIOR
-        for place in range(1, len(NODES_MIN)):
-            step = _NODE_LOGS[place] - _NODE_LOGS[place - 1]
-            grid[place] = np.maximum(grid[place], grid[place - 1] - _STEEPEST * step)
+            # The prior's scores stand among those seen as so many samples of usual weight: its far ends stay
+            # until there are enough to tell how far errors really go.
+            weight = samples[1].sum() / count if count else 1.0
+            made_up = np.full(len(LEVELS), weight * _PRIOR_SAMPLES / len(LEVELS))
+            grid[place] = _quantiles(
+                np.concatenate([samples[0], _PRIOR[group, place]]), np.concatenate([samples[1], made_up])
+            )
+            weights[place] = count + _PRIOR_SAMPLES
+        lift = _STEEPEST * _NODE_LOGS[:, None]
+        grid[:] = _rising(grid + lift, weights) - lift
 
     def minutes(self, group: Ints, predicted_min: Floats) -> NDArray[np.float64]:
         """The actual minutes at each of LEVELS, ascending: an n × 40 table."""
@@ -95,6 +128,21 @@ def _between(logs: Floats) -> tuple[Ints, Floats]:
     above = np.clip(np.searchsorted(_NODE_LOGS, logs), 1, len(NODES_MIN) - 1)
     low, high = _NODE_LOGS[above - 1], _NODE_LOGS[above]
     return above, np.clip((logs - low) / (high - low), 0, 1)
+
+
+def _rising(values: NDArray[np.float64], weights: Floats) -> NDArray[np.float64]:
+    """The nearest values (n × k) that never fall down a column: isotonic regression by its max-min formula
+    (Barlow et al. 1972), so that a place of much evidence gives way little to one of hardly any.
+    """
+    reach = np.concatenate([[0.0], np.cumsum(weights)])[:, None]
+    sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values * weights[:, None], axis=0)])
+    # Means from `first` to each place at or behind it.
+    highest = np.full_like(values, -np.inf)
+    for first in range(len(values)):
+        means = (sums[first + 1 :] - sums[first]) / (reach[first + 1 :] - reach[first])
+        lowest = np.minimum.accumulate(means[::-1])[::-1]
+        highest[first:] = np.maximum(highest[first:], lowest)
+    return highest
 
 
 def _quantiles(scores: Floats, weight: Floats) -> Floats:

@@ -72,6 +72,10 @@ class Track:
         if stage == TripStage.TRIP_STAGE_TO_PICKUP:
             self.start_lat, self.start_lon = here
 
+    def end(self, at_us: int) -> None:
+        """Handed over, as the order's status says."""
+        self.enter(TripStage.TRIP_STAGE_DELIVERED, at_us, (self.start_lat, self.start_lon))
+
     @property
     def over(self) -> bool:
         return self.delivered_us != NEVER

@@ -18,7 +18,7 @@ from services.eta.couriers import NEVER
 from services.eta.learning import Learned
 from services.eta.orders import micros
 from services.eta.predict import Phase
-from services.eta.spread import AFTER_PICKUP, BEFORE_PICKUP, LEVELS, Spread, chance_by, quantile
+from services.eta.spread import AFTER_PICKUP, BEFORE_PICKUP, LEVELS, OVERDUE, Spread, chance_by, quantile
 from services.eta.steady import held
 
 MINUTE_US = 60_000_000
@@ -31,7 +31,9 @@ def experience(draw: st.DrawFn) -> Learned:
     learned = Learned()
     count = draw(st.integers(0, 40))
     minutes = st.lists(st.floats(0, 300), min_size=count, max_size=count)
-    groups = draw(st.lists(st.sampled_from([BEFORE_PICKUP, AFTER_PICKUP]), min_size=count, max_size=count))
+    groups = draw(
+        st.lists(st.sampled_from([BEFORE_PICKUP, AFTER_PICKUP, OVERDUE]), min_size=count, max_size=count)
+    )
     learned.spread.learn(
         np.array(groups, dtype=np.int64),
         np.array(draw(minutes), dtype=np.float64),
@@ -235,7 +237,52 @@ def test_quantiles_approach_what_was_seen() -> None:
     for level in (0.1, 0.5, 0.9):
         assert quantile(table, level)[0] == pytest.approx(np.quantile(actual[-400:], level), rel=0.06)
     untouched = spread.minutes(np.array([BEFORE_PICKUP]), np.array([16.0]))
-    assert quantile(untouched, 0.5)[0] == pytest.approx(16.0, rel=1e-3)
+    fresh = Spread().minutes(np.array([BEFORE_PICKUP]), np.array([16.0]))
+    np.testing.assert_allclose(untouched, fresh)
+
+
+@pytest.mark.parametrize("predicted_min", [0.0, 3.0, 16.0, 50.0, 200.0])
+def test_before_anything_was_seen_an_order_may_take_much_longer_but_hardly_less(predicted_min: float) -> None:
+    groups = np.array([AFTER_PICKUP, BEFORE_PICKUP, OVERDUE])
+    table = Spread().minutes(groups, np.full(3, predicted_min))
+    p10, p50, p90 = (quantile(table, level) for level in (0.1, 0.5, 0.9))
+    assert (np.diff(table, axis=1) >= 0).all()
+    assert (p90 - p50 > p50 - p10).all()
+    assert (p10 <= predicted_min).all()
+    # The more reason there is for further stops, the later and the wider.
+    assert (np.diff(p50) > 0).all()
+    assert (p90 > 2 * predicted_min).all()
+    assert (p90 < 3 * predicted_min + 60).all()
+
+
+def test_experience_narrows_the_interval_step_by_step() -> None:
+    random, widths = np.random.default_rng(4), []
+    for count in (0, 5, 50, 500):
+        spread = Spread()
+        actual = 16.0 * np.exp(random.normal(0.0, 0.15, size=count))
+        spread.learn(np.full(count, AFTER_PICKUP), np.full(count, 16.0), actual, np.ones(count))
+        table = spread.minutes(np.array([AFTER_PICKUP]), np.array([16.0]))
+        widths.append(float(quantile(table, 0.9)[0] - quantile(table, 0.1)[0]))
+    assert widths == sorted(widths, reverse=True)
+    true_width = 17.0 * 2 * 1.28 * 0.15
+    assert true_width < widths[-1] < 1.6 * true_width
+
+
+def test_who_should_be_there_by_now_is_expected_later_and_less_surely() -> None:
+    def carried(minutes: int) -> Case:
+        return Case(
+            order=known(order()),
+            driver_id="driver_1",
+            phase=Phase.TO_DESTINATION,
+            as_of_us=NOW_US,
+            here=(-23.54, -46.63),
+            picked_up_us=NOW_US - minutes * MINUTE_US,
+        )
+
+    on_time, late = answer([carried(5), carried(60)], Learned(), chained=False)
+    assert late.delivery_eta_minutes > on_time.delivery_eta_minutes
+    assert late.delivery.p90_minutes > on_time.delivery.p90_minutes
+    assert late.confidence < on_time.confidence
 
 
 @given(experience(), st.floats(0, 200), st.floats(0, 400))

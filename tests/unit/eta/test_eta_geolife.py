@@ -1,5 +1,6 @@
 """Real traces through the pure middle: every injected fault is found, nothing else is made up."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -36,10 +37,11 @@ pytestmark = [
 
 
 class Middle:
-    """What eta does with fixes, without a store."""
+    """What eta does with fixes, without a store. What it delivers is learned at once, or never."""
 
-    def __init__(self, book: OrderBook) -> None:
+    def __init__(self, book: OrderBook, *, learns: bool = True) -> None:
         self.book = book
+        self._learns = learns
         self.seen, self.couriers, self.learned = SeenFixes(), CourierTable(), Learned()
         self.tracks: dict[str, Track] = {}
         self.fixes = self.duplicates = self.conflicts = 0
@@ -81,7 +83,38 @@ class Middle:
             order = self.book.order(track.order_id)
             assert order is not None
             self.delivered[track.order_id] = track.delivered_us
-            self.learned.learn(outcomes_of(order, track, 0, self._by_order[track.order_id]))
+            if self._learns:
+                self.learned.learn(outcomes_of(order, track, 0, self._by_order[track.order_id]))
+
+    def forecast_table(self) -> np.ndarray:
+        """Minutes left, P10, P50, P90 and confidence of each forecast made before the handover."""
+        return np.array(
+            [
+                ((self.delivered[order_id] - at_us) / 6e7, *forecast)
+                for order_id, at_us, *forecast in self.forecasts
+                if at_us < self.delivered[order_id]
+            ]
+        ).T
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_intervals_hold_from_the_first_delivery_on(learns: bool) -> None:
+    traces = read_traces(SAMPLE)
+    plan = schedule.plan(traces, side_by_side=128, duplicates=0, disorder=0, seed=1)
+    recording = Recording(traces, "test")
+    book = OrderBook()
+    book.apply(OrderEvent(order=order) for order in recording.orders())
+    middle = Middle(book, learns=learns)
+    for start in range(0, len(plan), 1000):
+        middle.take(recording.events(plan, start, min(start + 1000, len(plan))))
+    left, low, mid, high, confidence = middle.forecast_table()
+    held = (low <= left) & (left <= high)
+    assert 0.72 < held.mean() < 0.88
+    for shortest, longest in itertools.pairwise((0, 5, 10, 20, 40, 1000)):
+        alike = (shortest <= mid) & (mid < longest)
+        assert held[alike].mean() > 0.65
+    within = (np.abs(left - mid) <= 5).mean()
+    assert abs(within - confidence.mean()) < 0.1
 
 
 def test_real_traces_with_injected_faults_are_counted_exactly_and_predicted_with_known_spread() -> None:
@@ -101,13 +134,7 @@ def test_real_traces_with_injected_faults_are_counted_exactly_and_predicted_with
     assert middle.flags[LOCATION_JUMP] < 200
     assert middle.delivered == recording.delivered_us
 
-    left, low, mid, high, confidence = np.array(
-        [
-            ((middle.delivered[order_id] - at_us) / 6e7, *forecast)
-            for order_id, at_us, *forecast in middle.forecasts
-            if at_us < middle.delivered[order_id]
-        ]
-    ).T
+    left, low, mid, high, confidence = middle.forecast_table()
     half = len(left) // 2
     held = ((low <= left) & (left <= high))[half:].mean()
     assert 0.6 < held < 0.95

@@ -6,8 +6,9 @@ from eta_fleet import START_S
 from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome, LegKind, LegOutcome
 
 from services.eta import priors
-from services.eta.learning import Learned
-from services.eta.spread import BEFORE_PICKUP, quantile
+from services.eta.learning import OVERDUE, Learned
+from services.eta.spread import AFTER_PICKUP, BEFORE_PICKUP, quantile
+from services.eta.spread import OVERDUE as OVERDUE_GROUP
 
 
 def outcome(number: int, *, merchant: str = "", area: str = "", **legs: LegOutcome) -> DeliveryOutcome:
@@ -85,3 +86,18 @@ def test_predictions_that_were_too_early_make_the_next_ones_later() -> None:
     learned.learn(outcome(number) for number in range(200))
     table = learned.spread.minutes(np.array([BEFORE_PICKUP]), np.array([20.0]))
     assert quantile(table, 0.5)[0] == pytest.approx(25, abs=1.0)
+
+
+def test_who_was_overdue_teaches_of_those_who_are_overdue_alone() -> None:
+    learned = Learned()
+    made = [outcome(number) for number in range(200)]
+    for one in made:
+        one.picked_up_at.seconds = START_S - 3600
+        one.context.numbers[OVERDUE] = 1.0
+    learned.learn(made)
+    groups = np.array([BEFORE_PICKUP, AFTER_PICKUP, OVERDUE_GROUP])
+    taught, fresh = (
+        quantile(one.spread.minutes(groups, np.full(3, 20.0)), 0.5) for one in (learned, Learned())
+    )
+    assert taught[:2] == pytest.approx(fresh[:2])
+    assert taught[2] == pytest.approx(25, abs=2.0)
