@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from waymesh.gps.v1.gps_pb2 import AnomalyFlag, GpsEvent
 
 from services.eta.geo import Floats
+from services.mesh import holdable
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -16,8 +17,8 @@ Bools = NDArray[np.bool_]
 # Bit of each flag in a mask; bit n - 1 for AnomalyFlag n.
 FLAGS: Final = tuple(number for number in AnomalyFlag.values() if number)
 # Times that RFC 3339 can write, 0001-01-01 to 9999-12-31, in seconds since 1970.
-MIN_SECONDS: Final = -62_135_596_800
-MAX_SECONDS: Final = 253_402_300_799
+MIN_SECONDS: Final = holdable.FIRST_SECOND
+MAX_SECONDS: Final = holdable.LAST_SECOND
 
 
 def bit(flag: int) -> int:

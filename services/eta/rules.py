@@ -1,9 +1,8 @@
 """Which fixes keep the rules of the contract: a fast look at columns, and the contract's own words for the
 rest.
 
-The columns decide only what may go by; whatever looks odd is judged by protovalidate, so there is one set
-of rules. Besides the contract's there are two that it cannot say: a time must be one that RFC 3339 can write,
-and ids must not hold the character that PostgreSQL cannot store.
+The columns decide only what may go by; whatever looks odd is judged by the mesh's rule for all messages and
+by protovalidate, so there is one set of rules.
 """
 
 from collections.abc import Sequence
@@ -14,7 +13,8 @@ import protovalidate
 from waymesh.gps.v1.gps_pb2 import GpsEvent, TrafficDensity, TripStage, ZoneType
 from waymesh.gps.v1.vehicle_pb2 import VehicleType
 
-from services.eta.fixes import MAX_SECONDS, MIN_SECONDS, UNWRITABLE_TIME, Bools, Fixes
+from services.eta.fixes import UNWRITABLE_TIME, Bools, Fixes
+from services.mesh import holdable
 
 _ID_LENGTH = 128
 
@@ -79,18 +79,10 @@ def faults(fixes: Fixes, events: Sequence[GpsEvent]) -> list[Fault]:
 
 def fault_of(event: GpsEvent) -> tuple[str, str] | None:
     """Field and description of the first rule a fix breaks, or None."""
+    for fault in holdable.faults(event):
+        return fault.field, fault.description
     for violation in protovalidate.collect_violations(event):
         path = violation.proto.field
         field = ".".join(element.field_name for element in path.elements) if path is not None else ""
         return field or "order_id", violation.proto.message or "is not allowed"
-    for name in ("driver_id", "order_id", "event_id"):
-        if "\0" in getattr(event, name):
-            return name, "must not contain the character U+0000"
-    if not _writable(event):
-        return "timestamp", "must be a time between the years 0001 and 9999"
     return None
-
-
-def _writable(event: GpsEvent) -> bool:
-    stamp = event.timestamp
-    return MIN_SECONDS <= stamp.seconds <= MAX_SECONDS and 0 <= stamp.nanos < 1_000_000_000

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import Final
 
 import asyncpg
-import protovalidate
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
 from services.feedback.intake import Intake
-from services.feedback.refusals import faults_of
 from services.feedback.store import Fate
+from services.mesh.chain.server.validation import check
+from services.mesh.errors import InvalidArgument
 from services.mesh.events import EventBus, PoisonMessage, Record, decode_value
 
 _log = logging.getLogger(__name__)
@@ -38,11 +38,8 @@ class OutcomeConsumer:
 
     def _read(self, record: Record) -> OutcomeEvent:
         event = decode_value(record, OutcomeEvent)
-        violations = protovalidate.collect_violations(event)
-        if violations:
-            first = violations[0].proto
-            path = ".".join(element.field_name for element in first.field.elements) if first.field else ""
-            raise PoisonMessage(record, f"{path}: {first.message}" if path else first.message)
-        for fault in faults_of(event):
-            raise PoisonMessage(record, f"{fault.field}: {fault.description}")
+        try:
+            check(event)
+        except InvalidArgument as error:
+            raise PoisonMessage(record, error.message) from error
         return event

@@ -15,7 +15,6 @@ from services.feedback import store
 from services.feedback.cursors import number_token, parse_number, parse_place, place_token
 from services.feedback.intake import Intake
 from services.feedback.records import OUTCOMES
-from services.feedback.refusals import refuse, refuse_records
 from services.feedback.store import Fate, Filter
 from services.mesh.errors import AlreadyExists, to_status
 from services.mesh.store import Store
@@ -37,14 +36,12 @@ class FeedbackServicer(FeedbackServiceServicer):
     async def RecordOutcomes(  # noqa: N802 - the contract's name
         self, request: pb.RecordOutcomesRequest, context: Any
     ) -> pb.RecordOutcomesResponse:
-        refuse_records("events", request.events)
         fates = await self._intake.outcomes(request.events)
         return pb.RecordOutcomesResponse(**_results([event.event_id for event in request.events], fates))
 
     async def RecordDeliveryOutcomes(  # noqa: N802 - the contract's name
         self, request: pb.RecordDeliveryOutcomesRequest, context: Any
     ) -> pb.RecordDeliveryOutcomesResponse:
-        refuse_records("outcomes", request.outcomes)
         fates = await self._intake.deliveries(request.outcomes)
         ids = [outcome.outcome_id for outcome in request.outcomes]
         return pb.RecordDeliveryOutcomesResponse(**_results(ids, fates))
@@ -52,14 +49,12 @@ class FeedbackServicer(FeedbackServiceServicer):
     async def RecordSignals(  # noqa: N802 - the contract's name
         self, request: pb.RecordSignalsRequest, context: Any
     ) -> pb.RecordSignalsResponse:
-        refuse_records("signals", request.signals)
         fates = await self._intake.signals(request.signals)
         return pb.RecordSignalsResponse(**_results([one.signal_id for one in request.signals], fates))
 
     async def ListOutcomes(  # noqa: N802 - the contract's name
         self, request: pb.ListOutcomesRequest, context: Any
     ) -> pb.ListOutcomesResponse:
-        refuse(request)
         size = request.page_size or _PAGE
         before = parse_place(request.page_token, "page_token") if request.page_token else None
         wanted = Filter(
@@ -80,7 +75,6 @@ class FeedbackServicer(FeedbackServiceServicer):
     async def ListDeliveryOutcomes(  # noqa: N802 - the contract's name
         self, request: pb.ListDeliveryOutcomesRequest, context: Any
     ) -> pb.ListDeliveryOutcomesResponse:
-        refuse(request)
         size = request.page_size or _PAGE
         after = parse_number(request.page_token, "page_token") if request.page_token else 0
         found = await store.deliveries_after(
@@ -103,7 +97,6 @@ class FeedbackServicer(FeedbackServiceServicer):
     async def ListFailureCounts(  # noqa: N802 - the contract's name
         self, request: pb.ListFailureCountsRequest, context: Any
     ) -> pb.ListFailureCountsResponse:
-        refuse(request)
         start = _time(request.HasField("start_time"), request.start_time)
         counts = await store.failure_counts(
             self._database.pool, start or datetime.now(UTC) - _DEFAULT_SPAN, request.agent_name
@@ -113,7 +106,6 @@ class FeedbackServicer(FeedbackServiceServicer):
     async def WatchOutcomes(  # noqa: N802 - the contract's name
         self, request: pb.WatchOutcomesRequest, context: Any
     ) -> AsyncIterator[pb.WatchOutcomesResponse]:
-        refuse(request)
         pool = self._database.pool
         wanted = Filter(statuses=request.statuses, agent_name=request.agent_name)
         if request.cursor:

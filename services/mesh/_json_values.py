@@ -18,6 +18,8 @@ from google.protobuf import struct_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
+from services.mesh.holdable import FIRST_SECOND, LAST_SECOND, is_time
+
 DOUBLE_MAX: Final = 1.7976931348623157e308
 FLOAT_MAX: Final = 3.4028234663852886e38
 # A plain JSON object takes three levels of a binary message (Struct, map entry, Value) and a parser of
@@ -29,9 +31,6 @@ _DURATION_MAX_S: Final = 315_576_000_000.0
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()
-# First and last second that RFC 3339 can write: years 1 to 9999.
-_FIRST_SECOND: Final = -62_135_596_800
-_LAST_SECOND: Final = 253_402_300_799
 # RFC 3339, section 5.6, without leap seconds, which a Timestamp cannot hold.
 _RFC_3339: Final = re.compile(
     r"\d{4}-\d\d-\d\d[Tt](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.(\d{1,9}))?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
@@ -60,7 +59,7 @@ def read_timestamp(text: str) -> dict[str, int]:
     # RFC 3339 lets z be small, datetime does not.
     since = datetime.fromisoformat(text if text[-1] != "z" else text.upper()) - _EPOCH
     seconds = since.days * 86_400 + since.seconds
-    if not _FIRST_SECOND <= seconds <= _LAST_SECOND:
+    if not FIRST_SECOND <= seconds <= LAST_SECOND:
         raise Fault
     fraction = match.group(1)
     if fraction is None:
@@ -78,7 +77,7 @@ def write_timestamp(timestamp: Any) -> str:
     """RFC 3339 with `Z` and the fewest of 0, 3, 6 or 9 digits. ValueError outside the years 1 to 9999."""
     seconds = timestamp.seconds
     nanos = timestamp.nanos
-    if not _FIRST_SECOND <= seconds <= _LAST_SECOND or not 0 <= nanos < 1_000_000_000:
+    if not is_time(timestamp):
         raise ValueError(f"a Timestamp of {seconds} s and {nanos} ns cannot be written as RFC 3339")
     days, second = divmod(seconds, 86_400)
     minute, second = divmod(second, 60)

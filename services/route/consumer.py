@@ -147,8 +147,6 @@ def _change(record: Record) -> Change:
     except InvalidArgument as error:
         raise PoisonMessage(record, error.message) from error
     if command.WhichOneof("command") == "cancel":
-        if (fault := refusals.text_fault(command.cancel.order_id)) is not None:
-            raise PoisonMessage(record, f"cancel.order_id: {fault}")
         return command.cancel
     if (wrong := refusals.order_fault(command.upsert, "upsert")) is not None:
         raise PoisonMessage(record, wrong.message)

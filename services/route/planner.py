@@ -237,8 +237,6 @@ def _response(
 
 def _check(request: OptimizeRouteRequest) -> None:
     """What the contract's rules cannot say."""
-    if (fault := refusals.text_fault(request.driver_id)) is not None:
-        raise refusals.invalid("driver_id", fault)
     if request.HasField("start_time") and not 0 <= seconds(request.start_time) < _LAST_START_S:
         raise refusals.invalid("start_time", "must be within the years 1970 to 2999")
     if request.WhichOneof("travel_times") == "matrix" and not request.orders:
@@ -255,10 +253,3 @@ def _check_orders(orders: Sequence[Order]) -> None:
         status = Status(order.status)
         if status not in OPEN:
             raise refusals.invalid(f"orders[{index}].status", f"{status.name.lower()} needs no route")
-        for name, at in (
-            ("ready_at", order.ready_at),
-            ("promised_window.earliest", order.promised_window.earliest),
-            ("promised_window.latest", order.promised_window.latest),
-        ):
-            if (fault := refusals.time_fault(at)) is not None:
-                raise refusals.invalid(f"orders[{index}].{name}", fault)

@@ -1,9 +1,5 @@
 """Why a write is refused, as errors of the contract."""
 
-from datetime import UTC, datetime
-from typing import Final
-
-from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_CONFLICTING_CONTENT,
     ERROR_REASON_COURIER_UNKNOWN,
@@ -12,7 +8,6 @@ from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_STALE_REVISION,
     ERROR_REASON_STATUS_CONFLICT,
 )
-from waymesh.order.v1.courier_pb2 import Courier
 from waymesh.order.v1.order_pb2 import Order
 
 from services.mesh.errors import (
@@ -25,10 +20,6 @@ from services.mesh.errors import (
     NotFound,
 )
 from services.route.identity import Status, holder_fault
-
-# The years 1 to 9999, which is what RFC 3339 and the store can hold.
-_FIRST_S: Final = round(datetime(1, 1, 1, tzinfo=UTC).timestamp())
-_LAST_S: Final = round(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 
 
 def conflict(id_: str, revision: int) -> MeshError:
@@ -85,47 +76,5 @@ def invalid(field: str, description: str) -> InvalidArgument:
 
 def order_fault(order: Order, path: str) -> InvalidArgument | None:
     """What is wrong with an order that the contract's rules cannot say; `path` is where it stands."""
-    if (fault := text_fault(order.order_id)) is not None:
-        return invalid(f"{path}.order_id", fault)
-    if (fault := text_fault(order.driver_id)) is not None:
-        return invalid(f"{path}.driver_id", fault)
-    if holder := holder_fault(Status(order.status), order.driver_id):
-        return invalid(f"{path}.driver_id", holder)
-    window = order.promised_window
-    for name, stamp in (
-        ("placed_at", order.placed_at),
-        ("ready_at", order.ready_at),
-        ("promised_window.earliest", window.earliest),
-        ("promised_window.latest", window.latest),
-        ("picked_up_at", order.picked_up_at),
-        ("delivered_at", order.delivered_at),
-    ):
-        if (fault := time_fault(stamp)) is not None:
-            return invalid(f"{path}.{name}", fault)
-    return None
-
-
-def courier_fault(courier: Courier, path: str) -> InvalidArgument | None:
-    """What is wrong with a courier that the contract's rules cannot say."""
-    if (fault := text_fault(courier.driver_id)) is not None:
-        return invalid(f"{path}.driver_id", fault)
-    for name, stamp in (
-        ("shift.earliest", courier.shift.earliest),
-        ("shift.latest", courier.shift.latest),
-        ("position_at", courier.position_at),
-    ):
-        if (fault := time_fault(stamp)) is not None:
-            return invalid(f"{path}.{name}", fault)
-    return None
-
-
-def text_fault(text: str) -> str | None:
-    """What is wrong with an id: the store cannot hold the character U+0000."""
-    return "must not hold the character U+0000" if "\0" in text else None
-
-
-def time_fault(stamp: Timestamp) -> str | None:
-    """What is wrong with a time."""
-    if not _FIRST_S <= stamp.seconds <= _LAST_S or not 0 <= stamp.nanos < 10**9:
-        return "must be within the years 1 to 9999"
-    return None
+    holder = holder_fault(Status(order.status), order.driver_id)
+    return invalid(f"{path}.driver_id", holder) if holder else None

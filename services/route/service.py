@@ -1,14 +1,14 @@
 """RouteService: messages in, calls of the rooms behind, messages out."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from waymesh.order.v1.courier_pb2 import Courier
 from waymesh.order.v1.order_pb2 import Order
 from waymesh.route.v1 import allocation_pb2, route_service_pb2
 from waymesh.route.v1.route_service_pb2_grpc import RouteServiceServicer
 
-from services.mesh.errors import MeshError, to_status
+from services.mesh.errors import to_status
 from services.mesh.events import EventBus
 from services.mesh.store import Store
 from services.route import refusals, store
@@ -16,8 +16,6 @@ from services.route.allocator import Allocator
 from services.route.group_writes import GroupWriter
 from services.route.intake import Change, Taken, take_couriers, take_orders
 from services.route.planner import Planner
-
-Item = TypeVar("Item", Order, Courier)
 
 
 class RouteServicer(RouteServiceServicer):
@@ -47,8 +45,16 @@ class RouteServicer(RouteServiceServicer):
         self, request: route_service_pb2.UpsertOrdersRequest, context: Any
     ) -> route_service_pb2.UpsertOrdersResponse:
         """Each order once by its id and revision; a refused one fails a call that holds no other."""
-        faults = [refusals.order_fault(order, f"orders[{i}]") for i, order in enumerate(request.orders)]
-        results = await _submit(self._orders, request.orders, faults, lambda order: order.order_id)
+        orders = request.orders
+        faults = [refusals.order_fault(order, f"orders[{i}]") for i, order in enumerate(orders)]
+        good = [order for order, fault in zip(orders, faults, strict=True) if fault is None]
+        written = iter(await self._orders.submit(good)) if good else iter(())
+        results = _unless_alone(
+            [
+                next(written) if fault is None else Taken(order.order_id, 0, error=fault)
+                for order, fault in zip(orders, faults, strict=True)
+            ]
+        )
         return route_service_pb2.UpsertOrdersResponse(
             results=[_result(taken) for taken in results], duplicate=_all_duplicates(results)
         )
@@ -57,8 +63,7 @@ class RouteServicer(RouteServiceServicer):
         self, request: route_service_pb2.UpsertCouriersRequest, context: Any
     ) -> route_service_pb2.UpsertCouriersResponse:
         """Each courier once by id and revision."""
-        faults = [refusals.courier_fault(c, f"couriers[{i}]") for i, c in enumerate(request.couriers)]
-        results = await _submit(self._couriers, request.couriers, faults, lambda c: c.driver_id)
+        results = _unless_alone(await self._couriers.submit(request.couriers))
         return route_service_pb2.UpsertCouriersResponse(
             results=[_result(taken) for taken in results], duplicate=_all_duplicates(results)
         )
@@ -67,8 +72,6 @@ class RouteServicer(RouteServiceServicer):
         self, request: route_service_pb2.CancelOrderRequest, context: Any
     ) -> route_service_pb2.CancelOrderResponse:
         """Raises NotFound for an unknown order, FailedPrecondition for one that is picked up or over."""
-        if (fault := refusals.text_fault(request.cancellation.order_id)) is not None:
-            raise refusals.invalid("cancellation.order_id", fault)
         (taken,) = await self._orders.submit([request.cancellation])
         if taken.error is not None:
             raise taken.error
@@ -78,8 +81,6 @@ class RouteServicer(RouteServiceServicer):
         self, request: route_service_pb2.GetOrderRequest, context: Any
     ) -> route_service_pb2.GetOrderResponse:
         """Raises NotFound for an unknown order."""
-        if (fault := refusals.text_fault(request.order_id)) is not None:
-            raise refusals.invalid("order_id", fault)
         async with self._database.pool.acquire() as conn:
             found = await store.get_order(conn, request.order_id)
         if found is None:
@@ -100,9 +101,6 @@ class RouteServicer(RouteServiceServicer):
         self, request: route_service_pb2.AllocateDriversRequest, context: Any
     ) -> route_service_pb2.AllocateDriversResponse:
         """See Allocator.on_demand."""
-        for index, order_id in enumerate(request.order_ids):
-            if (fault := refusals.text_fault(order_id)) is not None:
-                raise refusals.invalid(f"order_ids[{index}]", fault)
         answer = await self._allocator.on_demand(request.order_ids, dry_run=request.dry_run)
         response = route_service_pb2.AllocateDriversResponse(
             allocations=answer.allocations,
@@ -130,19 +128,8 @@ class RouteServicer(RouteServiceServicer):
         return taken
 
 
-async def _submit(
-    writer: GroupWriter[Any, Taken],
-    items: Sequence[Item],
-    faults: Sequence[MeshError | None],
-    id_of: Callable[[Item], str],
-) -> list[Taken]:
-    """Writes the items without fault; results in the order of the items. A lone refusal fails the call."""
-    good = [item for item, fault in zip(items, faults, strict=True) if fault is None]
-    written = iter(await writer.submit(good)) if good else iter(())
-    results = [
-        next(written) if fault is None else Taken(id_of(item), 0, error=fault)
-        for item, fault in zip(items, faults, strict=True)
-    ]
+def _unless_alone(results: Sequence[Taken]) -> Sequence[Taken]:
+    """The results; a refusal that is the only one fails the call."""
     if len(results) == 1 and results[0].error is not None:
         raise results[0].error
     return results

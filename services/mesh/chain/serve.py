@@ -19,7 +19,7 @@ from services.mesh.chain.server.metrics import MetricsLink
 from services.mesh.chain.server.request_id import RequestIdLink
 from services.mesh.chain.server.stream import ResponseStream
 from services.mesh.chain.server.trace import TraceLink
-from services.mesh.chain.server.validation import ValidationLink
+from services.mesh.chain.server.validation import ValidationLink, readable
 from services.mesh.telemetry import Telemetry
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
@@ -83,7 +83,12 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         else:
             bare = handler.unary_stream if handler.response_streaming else handler.unary_unary
         behaviour: Handler = self._streamed(bare) if handler.response_streaming else bare
-        behaviour = _plain(behaviour) if path.startswith(_BARE) else self._around(method, behaviour)
+        deserializer = handler.request_deserializer
+        if path.startswith(_BARE):
+            behaviour = _plain(behaviour)
+        else:
+            behaviour = self._around(method, behaviour)
+            deserializer = readable(deserializer) if deserializer is not None else None
         factory: Any = {
             (False, False): grpc.unary_unary_rpc_method_handler,
             (False, True): grpc.unary_stream_rpc_method_handler,
@@ -92,7 +97,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         }[handler.request_streaming, handler.response_streaming]
         return factory(
             behaviour,
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=deserializer,
             response_serializer=handler.response_serializer,
         )
 

@@ -1,23 +1,45 @@
-"""Checks requests against the rules of the contract before a handler sees them."""
+"""Checks requests against the rules of the contract, and of the mesh, before a handler sees them."""
 
-from collections.abc import AsyncIterable, AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from typing import Any, Final
 
 import protovalidate
-from google.protobuf.message import Message
-from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_INVALID_FIELD
+from google.protobuf.message import DecodeError, Message
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_INVALID_FIELD, ERROR_REASON_MALFORMED_BODY
 
+from services.mesh import holdable
 from services.mesh.chain.server.call import ServerCall, ServerLink
 from services.mesh.errors import FieldViolation, InvalidArgument
 
 # More violations than this say nothing new, and they travel in the trailing metadata.
 _MOST = 50
 
+# Stands for a message whose bytes could not be read: grpc would answer UNKNOWN with the parser's own words.
+_UNREADABLE: Final = object()
+
 _collect = protovalidate.Validator().collect_violations
 
 
+def readable(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """The deserializer, which leaves what it cannot read to this link."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _UNREADABLE
+
+    return read
+
+
 def check(message: Message) -> None:
-    """Raises InvalidArgument with one violation per broken rule, paths from the message's root."""
+    """Raises InvalidArgument with one violation per broken rule, paths from the message's root.
+
+    What no message may hold is looked at first: a rule that computes need not cope with it.
+    """
+    broken = holdable.faults(message)
+    if broken:
+        raise invalid(broken)
     violations = _collect(message)
     if violations:
         raise invalid([to_field_violation(violation) for violation in violations])
@@ -57,9 +79,17 @@ def _subscript(element: Any) -> str | None:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
+def _check_any(request: Any) -> None:
+    if request is _UNREADABLE:
+        text = "the request cannot be read as a message of its type"
+        raise InvalidArgument(text, reason=ERROR_REASON_MALFORMED_BODY, violations=[FieldViolation("", text)])
+    if isinstance(request, Message):
+        check(request)
+
+
 async def _checked(requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
     async for request in requests:
-        check(request)
+        _check_any(request)
         yield request
 
 
@@ -71,5 +101,5 @@ class ValidationLink(ServerLink):
     def before(self, call: ServerCall) -> None:
         if call.method.request_streaming:
             call.request = _checked(call.request)
-        elif isinstance(call.request, Message):
-            check(call.request)
+        else:
+            _check_any(call.request)
