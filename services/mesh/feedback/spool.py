@@ -3,12 +3,13 @@
 A record is its length and CRC-32 (4 bytes each, big-endian) and its bytes. A file whose end was torn by a
 crash gives everything up to there. Each process appends to files of its own and holds a lock on the one it
 writes to, so processes of one service may share a folder; a dead process's lock is gone with it, and its
-files are read by whoever comes next. Calls block on the disk: run them in a thread.
+files are read by whoever comes next. Calls block on the disk: run them in a thread, or in several.
 """
 
 import fcntl
 import os
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -45,9 +46,15 @@ class Spool:
         self._file_bytes = file_bytes
         self._out: BinaryIO | None = None
         self._count = 0
+        # Over the file being written: a reader must not close it under a writer.
+        self._lock = threading.Lock()
 
     def append(self, records: Sequence[bytes]) -> int:
         """Takes records in order and returns how many had room; those are durable. Raises OSError."""
+        with self._lock:
+            return self._append(records)
+
+    def _append(self, records: Sequence[bytes]) -> int:
         room = self._max_bytes - self.size()
         taken: list[bytes] = []
         for record in records:
@@ -74,15 +81,16 @@ class Spool:
 
     def oldest(self) -> tuple[Path, list[bytes]] | None:
         """The oldest file that no process writes to, and its records; `discard` it once delivered."""
-        self._close()
-        for path in self._paths():
-            with path.open("rb") as file:
+        with self._lock:
+            self._close()
+            for path in self._paths():
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                    with path.open("rb") as file:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        return path, list(frames(file.read()))
+                except (BlockingIOError, FileNotFoundError):  # still written to, or just delivered
                     continue
-                return path, list(frames(file.read()))
-        return None
+            return None
 
     def discard(self, path: Path) -> None:
         """Forgets a file whose records are delivered."""
@@ -99,8 +107,9 @@ class Spool:
         return total
 
     def close(self) -> None:
-        """Lets go of the file being written."""
-        self._close()
+        """Lets go of the file being written; the next record begins another."""
+        with self._lock:
+            self._close()
 
     def _paths(self) -> list[Path]:
         return sorted(self._folder.glob(f"*{_SUFFIX}")) if self._folder.exists() else []

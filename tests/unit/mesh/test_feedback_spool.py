@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hypothesis import given
@@ -77,3 +78,30 @@ def test_a_file_another_process_writes_to_is_left_alone(tmp_path: Path) -> None:
     assert Spool(tmp_path).oldest() is None
     other.close()
     assert Spool(tmp_path).oldest() is not None
+
+
+def test_writers_readers_and_a_close_at_once_lose_nothing(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, file_bytes=200)
+    wanted = {f"{writer} {number}".encode() for writer in range(4) for number in range(50)}
+
+    def write(writer: int) -> int:
+        return sum(spool.append([f"{writer} {number}".encode()]) for number in range(50))
+
+    def read(_reader: int) -> set[bytes]:
+        back: set[bytes] = set()
+        for _ in range(50):
+            if (found := spool.oldest()) is not None:
+                path, some = found
+                back.update(some)
+                spool.discard(path)
+            spool.close()
+        return back
+
+    with ThreadPoolExecutor(6) as pool:
+        writing, reading = pool.map(write, range(4)), pool.map(read, range(2))
+        assert sum(writing) == len(wanted)
+        back = set().union(*reading)
+    while (found := spool.oldest()) is not None:
+        back.update(found[1])
+        spool.discard(found[0])
+    assert back == wanted
