@@ -4,31 +4,32 @@ A client of this kind repeats nothing: an answer that does not come, or comes as
 """
 
 import asyncio
-import itertools
 import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
 
+from tests.faults.varied import Varied
 from tests.integration.gateway_rig import Client, Reply
 
 # A hang is what takes this much longer than the request itself allowed.
 SLACK_S = 5.0
 TIMEOUT_MS = 5000
-PLACE = {"lat": 41.39, "lon": 2.16}
-Request = tuple[str, dict[str, Any]]
+# What came back where nothing did.
+BROKEN = 0
+HUNG = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one request. `status` is 0 where the connection broke, -1 where nothing came in time."""
+    """What became of one request. `status` is BROKEN where the connection broke, HUNG where nothing came."""
 
     task: str
     parameters: dict[str, Any]
+    way: str
     status: int
     headers: dict[str, str]
     body: dict[str, Any]
@@ -37,159 +38,63 @@ class Answer:
 
     @property
     def taken(self) -> bool:
-        """Whether it was acknowledged."""
-        return self.status == 200
+        """Whether it was acknowledged, and by an answer to this request, not to another one."""
+        if self.status != 200 or self.body["status"] != "success":
+            return False
+        result = self.body["result"]
+        match self.task:
+            case "report_gps":
+                return bool(result["event_id"] == self.parameters["event_id"])
+            case "get_order":
+                return bool(result["order"]["order_id"] == self.parameters["order_id"])
+            case "batch_predict_eta":
+                return len(result["results"]) == len(self.parameters["queries"])
+        return True
+
+    @property
+    def refused(self) -> bool:
+        """Whether it was told to come back later, and when."""
+        return self.status == 503 and int(self.headers.get("retry-after", "0")) >= 1
+
+    @property
+    def degraded(self) -> bool:
+        """Whether a fallback had a part in it."""
+        return self.taken and "degraded" in self.body
 
     def told(self) -> str:
         """In a line, for the message of an assertion."""
         why = self.body.get("error") or self.body.get("degraded") or ""
-        return f"{self.task}: {self.status} in {self.took_s:.3f} s {why}"
+        return f"{self.task} by {self.way}: {self.status} in {self.took_s:.3f} s {why}"
 
 
-def near(rng: random.Random) -> dict[str, float]:
-    """A place within some kilometres."""
-    return {
-        "lat": round(PLACE["lat"] + rng.uniform(-0.03, 0.03), 6),
-        "lon": round(PLACE["lon"] + rng.uniform(-0.03, 0.03), 6),
-    }
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a client sends: where to, on one connection or on a new one each time, with pauses or without."""
+
+    name: str
+    port: int
+    path: str = "/execute"
+    fresh: bool = False
+    pause_s: float = 0.0
 
 
-def stamp(seconds: float) -> str:
-    """A time of a day in 2024, to the microsecond."""
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"2024-08-28T{10 + hours % 10:02}:{minutes:02}:{rest:09.6f}Z"
-
-
-class Varied:
-    """Requests of every task, none like another; `known` are orders whose intake was acknowledged."""
-
-    def __init__(self, seed: int = 1) -> None:
-        self._rng = random.Random(seed)
-        self._prefix = uuid4().hex[:8]
-        self._numbers = itertools.count(1)
-        self.known: list[str] = []
-        self._makers: list[Callable[[int], Request]] = [
-            self.fix, self.fix, self.fix, self.order, self.order, self.courier, self.outcome, self.signal,
-            self.delivery, self.look_up, self.about_to_place, self.batch, self.stops, self.matrix,
-            self.would_allocate, self.stats, self.outcomes, self.counts, self.deliveries,
-        ]  # fmt: skip
-
-    def __iter__(self) -> Iterator[Request]:
-        while True:
-            for maker in self._makers:
-                yield maker(next(self._numbers))
-
-    def fix(self, n: int) -> Request:
-        return "report_gps", {
-            "driver_id": f"driver-{self._prefix}-{n % 7}",
-            "order_id": f"{self._prefix}-{n}",
-            "location": near(self._rng),
-            "speed_kph": round(self._rng.uniform(0, 40), 1),
-            "trip_stage": "to_pickup",
-            "traffic_density": self._rng.choice(["light", "moderate", "heavy"]),
-            "zone_type": "commercial",
-            "timestamp": stamp(n / 10),
-            "anomaly_flags": [],
-            "event_id": f"fix-{self._prefix}-{n}",
-        }
-
-    def an_order(self, n: int) -> dict[str, Any]:
-        return {
-            "order_id": f"{self._prefix}-{n}",
-            "revision": 1,
-            "status": "placed",
-            "pickup": near(self._rng),
-            "dropoff": near(self._rng),
-            "placed_at": stamp(n / 10),
-        }
-
-    def order(self, n: int) -> Request:
-        return "upsert_orders", {"orders": [self.an_order(n)]}
-
-    def courier(self, n: int) -> Request:
-        vehicle = self._rng.choice(["bicycle", "motorcycle", "car"])
-        courier = {
-            "driver_id": f"driver-{self._prefix}-{n}",
-            "revision": 1,
-            "vehicle_type": vehicle,
-            "status": "off_shift",
-        }
-        return "upsert_couriers", {"couriers": [courier]}
-
-    def outcome(self, n: int) -> Request:
-        event = {
-            "event_id": f"outcome-{self._prefix}-{n}",
-            "run_id": f"run-{n}",
-            "agent_name": f"agent-{self._prefix}",
-            "action_type": "probe",
-            "timestamp": stamp(n / 10),
-            "status": self._rng.choice(["success", "failure"]),
-            "severity": "info",
-        }
-        return "record_outcomes", {"events": [event]}
-
-    def signal(self, n: int) -> Request:
-        signal = {
-            "signal_id": f"signal-{self._prefix}-{n}",
-            "kind": "gps_anomaly",
-            "source": "tests",
-            "subject": f"driver-{n}",
-            "severity": "info",
-            "timestamp": stamp(n / 10),
-        }
-        return "record_signals", {"signals": [signal]}
-
-    def delivery(self, n: int) -> Request:
-        outcome = {
-            "outcome_id": f"delivery-{self._prefix}-{n}",
-            "order_id": f"{self._prefix}-{n}",
-            "driver_id": "driver-1",
-            "predicted_at": stamp(n / 10),
-            "delivered_at": stamp(n / 10 + 600),
-        }
-        return "record_delivery_outcomes", {"outcomes": [outcome]}
-
-    def look_up(self, n: int) -> Request:
-        return ("get_order", {"order_id": self._rng.choice(self.known)}) if self.known else self.order(n)
-
-    def about_to_place(self, n: int) -> Request:
-        return "predict_eta", {"order": self.an_order(n)}
-
-    def batch(self, n: int) -> Request:
-        return "batch_predict_eta", {"queries": [{"order": self.an_order(n * 1000 + k)} for k in range(3)]}
-
-    def stops(self, n: int) -> Request:
-        orders = [self.an_order(n * 1000 + k) for k in range(self._rng.randint(1, 2))]
-        return "optimize_route", {"start": near(self._rng), "orders": orders, "plane": {"speed_kph": 60}}
-
-    def matrix(self, n: int) -> Request:
-        places = [near(self._rng) for _ in range(3)]
-        return "get_travel_times", {"origins": places, "destinations": places}
-
-    def would_allocate(self, n: int) -> Request:
-        return "allocate_drivers", {"dry_run": True, "order_ids": self.known[-3:]}
-
-    def stats(self, n: int) -> Request:
-        return "get_gps_stats", {}
-
-    def outcomes(self, n: int) -> Request:
-        return "list_outcomes", {"agent_name": f"agent-{self._prefix}", "page_size": 3}
-
-    def counts(self, n: int) -> Request:
-        return "list_failure_counts", {}
-
-    def deliveries(self, n: int) -> Request:
-        return "list_delivery_outcomes", {"page_size": 3}
+def ways(gateway: int, runtimes: list[int], connections: int = 6) -> list[Way]:
+    """Those of a busy day. The pauses are shorter than the time in which a gateway drains."""
+    return [
+        *(Way(f"connection {n}", gateway) for n in range(connections)),
+        Way("new connections", gateway, fresh=True),
+        Way("more new connections", gateway, fresh=True),
+        Way("a slow client", gateway, pause_s=0.2),
+        *(Way(f"runtime at {port}", port, path="/run") for port in runtimes),
+    ]
 
 
 @dataclass
 class Traffic:
-    """Connections that send one request after the other until told to stop."""
+    """Clients that send one request after the other until told to stop."""
 
-    port: int
+    ways: list[Way]
     key: str
-    connections: int = 8
     requests: Varied = field(default_factory=Varied)
     answers: list[Answer] = field(default_factory=list)
     timeout_ms: int = TIMEOUT_MS
@@ -198,7 +103,7 @@ class Traffic:
 
     async def __aenter__(self) -> "Traffic":
         source = iter(self.requests)
-        self._workers = [asyncio.create_task(self._work(source)) for _ in range(self.connections)]
+        self._workers = [asyncio.create_task(self._work(way, source)) for way in self.ways]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -220,30 +125,38 @@ class Traffic:
         """How often each status came."""
         return Counter(answer.status for answer in self.answers)
 
-    async def _work(self, source: Iterator[Request]) -> None:
-        client = Client(self.port)
+    async def _work(self, way: Way, source: Iterator[tuple[str, dict[str, Any]]]) -> None:
+        client = Client(way.port)
+        pauses = random.Random(way.name)
         try:
             while not self._stop:
-                answer = await self._ask(client, *next(source))
+                answer = await self._ask(client, way, *next(source))
                 self.answers.append(answer)
                 if answer.task == "upsert_orders" and answer.taken:
                     self.requests.known.append(answer.parameters["orders"][0]["order_id"])
+                if way.fresh:
+                    await client.close()
+                if way.pause_s:
+                    await asyncio.sleep(pauses.uniform(0, way.pause_s))
         finally:
             await client.close()
 
-    async def _ask(self, client: Client, task: str, parameters: dict[str, Any]) -> Answer:
+    async def _ask(self, client: Client, way: Way, task: str, parameters: dict[str, Any]) -> Answer:
         began = time.monotonic()
         reply: Reply | None = None
-        status = 0
+        status = BROKEN
         try:
             async with asyncio.timeout(self.timeout_ms / 1000 + SLACK_S):
-                reply = await client.task(task, parameters, key=self.key, timeout_ms=self.timeout_ms)
+                reply = await client.task(
+                    task, parameters, path=way.path, key=self.key, timeout_ms=self.timeout_ms
+                )
         except TimeoutError:
-            status = -1
+            status = HUNG
             await client.close()
         except (OSError, EOFError):
             await client.close()
         took_s = time.monotonic() - began
         if reply is None:
-            return Answer(task, parameters, status, {}, {}, began, took_s)
-        return Answer(task, parameters, reply.status, reply.headers, json.loads(reply.body), began, took_s)
+            return Answer(task, parameters, way.name, status, {}, {}, began, took_s)
+        body = json.loads(reply.body)
+        return Answer(task, parameters, way.name, reply.status, reply.headers, body, began, took_s)

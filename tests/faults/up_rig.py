@@ -19,6 +19,8 @@ from services.cli.environment import SERVICES, free_port
 from services.cli.state import MeshState, ProcessId, load
 
 GUARD_S = 90.0
+# Nothing but the load itself bounds a client.
+UNLIMITED: dict[str, Any] = {"WAYMESH_RATE_PER_S": "1000000", "WAYMESH_RATE_BURST": "1000000"}
 WAYMESH = (sys.executable, "-c", "from services.cli import main; main()")
 
 
@@ -82,6 +84,11 @@ class Up:
     @property
     def gateway_port(self) -> int:
         return self.state.services["gateway"].port
+
+    @property
+    def runtime_ports(self) -> list[int]:
+        """Of the listeners that speak the runtime contract."""
+        return [int(self.environ[f"WAYMESH_AGENT_{name}_PORT"]) for name in ("DEMO", "CUSTOM")]
 
     @property
     def key(self) -> str:
