@@ -75,7 +75,7 @@ class EtaQueries:
 
     async def predict(self, queries: Sequence[EtaQuery]) -> Answers:
         """Answer every query; while the store is away, from what this process remembers."""
-        order_ids = _storable(_order_id(query) for query in queries)
+        order_ids = _each(_order_id(query) for query in queries)
         degradation = None
         try:
             async with asyncio.timeout(grant(_STORE_S)):
@@ -122,7 +122,7 @@ class EtaQueries:
         drivers = {query.driver_id or query.order.driver_id for query in queries}
         drivers |= {track.driver_id for track in tracks.values()}
         drivers |= {order.driver_id for one in order_ids if (order := self._book.order(one)) is not None}
-        return _storable(drivers)
+        return _each(drivers)
 
     def _slice(self, queries: Sequence[EtaQuery], seen: _Seen) -> list[EtaPrediction | MeshError]:
         now_us = int(self._clock() * 1e6)
@@ -234,9 +234,9 @@ def _order_id(query: EtaQuery) -> str:
     return query.order.order_id if query.HasField("order") else query.order_id
 
 
-def _storable(ids: Iterable[str]) -> list[str]:
-    """Each id that the store can hold, once; of the others it knows nothing."""
-    return list({one for one in ids if one and "\0" not in one})
+def _each(ids: Iterable[str]) -> list[str]:
+    """Each id once; an empty one is none."""
+    return list({one for one in ids if one})
 
 
 def _first_known(*times_us: int) -> int:

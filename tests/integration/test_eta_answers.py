@@ -20,7 +20,7 @@ from waymesh.mesh.v1.error_reason_pb2 import (
 from waymesh.order.v1.context_pb2 import DeliveryContext
 from waymesh.order.v1.order_pb2 import Order, OrderStatus
 
-from services.mesh.errors import MeshError, OutOfRange, from_status
+from services.mesh.errors import InvalidArgument, MeshError, OutOfRange, from_status
 
 
 @pytest.fixture
@@ -165,10 +165,13 @@ async def test_counters_go_on_from_a_cursor(mesh: Rig) -> None:
             await stub.GetGpsStats(GetGpsStatsRequest(cursor=cursor))
 
 
-async def test_an_id_that_no_store_can_hold_is_nobody(mesh: Rig) -> None:
+async def test_an_id_that_no_store_can_hold_is_refused_by_field(mesh: Rig) -> None:
     stub = mesh.stub(await mesh.start())
-    response = await stub.BatchPredictEta(
-        BatchPredictEtaRequest(queries=[EtaQuery(order_id="a\0"), EtaQuery(order=placed(), driver_id="\0")])
-    )
-    errors = [from_status(result.error).reason for result in response.results]
-    assert errors == [ERROR_REASON_ORDER_UNKNOWN, ERROR_REASON_POSITION_UNKNOWN]
+    with pytest.raises(InvalidArgument) as refused:
+        await stub.BatchPredictEta(
+            BatchPredictEtaRequest(
+                queries=[EtaQuery(order_id="a\0"), EtaQuery(order=placed(), driver_id="\0")]
+            )
+        )
+    fields = [violation.field for violation in refused.value.violations]
+    assert fields == ["queries[0].order_id", "queries[1].driver_id"]
