@@ -253,12 +253,11 @@ def _choice(oneof: OneofDescriptor) -> list[Schema]:
 
 
 def example(descriptor: Any) -> dict[str, Any]:
-    """A request that keeps the rules: what is needed, and names of things."""
+    """A request that keeps the rules: what is needed, or where nothing is, names of things."""
     plain = [field for field in descriptor.fields if not field.has_presence and not field.is_repeated]
-    chosen = [
-        field
-        for field in descriptor.fields
-        if _needed(field) or (field.name.endswith("_id") and field in plain)
+    # A name beside what is needed may not go with it: an order that is placed has no courier yet.
+    chosen = [field for field in descriptor.fields if _needed(field)] or [
+        field for field in plain if field.name.endswith("_id")
     ]
     # A place has nothing that is needed, but 0° 0° said aloud is better than an empty object.
     return {

@@ -1,13 +1,15 @@
 """The OpenAPI document: true to the contracts, and to what the running mesh does."""
 
-import asyncio
 import contextlib
 import json
 import os
 import re
-import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+import urllib.parse
+import urllib.request
+from collections import Counter, defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,8 @@ from hypothesis import strategies as st
 from services.gateway import openapi, schema, tasks
 from services.mesh.chain.server.validation import check
 from services.mesh.errors import MeshError
+from tests.running_mesh import KEY, ROOT, RunningMesh, running_mesh
 
-ROOT = Path(__file__).resolve().parents[2]
-KEY = "wm_contract"
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -139,101 +140,106 @@ def test_responses_that_say_when_to_come_back_say_so_in_the_document() -> None:
 
 # --- the running mesh -----------------------------------------------------------------------------
 
-
-def free_ports(count: int) -> list[str]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [str(probe.getsockname()[1]) for probe in probes]
-
-
-async def ready(port: str) -> bool:
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
-    except OSError:
-        return False
-    try:
-        writer.write(b"GET /health/ready HTTP/1.1\r\nHost: mesh\r\nConnection: close\r\n\r\n")
-        return (await reader.read()).startswith(b"HTTP/1.1 200")
-    finally:
-        writer.close()
-
-
-@contextlib.asynccontextmanager
-async def running_mesh(dsn: str, folder: Path) -> AsyncIterator[str]:
-    """feedback, eta, route and the gateway as processes of their own; the gateway's address."""
-    public, demo, custom, *rest = free_ports(9)
-    environ = {
-        **os.environ,
-        "DATABASE_URL": dsn,
-        "WAYMESH_DATA_DIR": str(folder),
-        "WAYMESH_DRAIN_S": "0",
-        "FASTAPI_API_KEY": KEY,
-        "WAYMESH_RATE_PER_S": "1000000",
-        "WAYMESH_RATE_BURST": "1000000",
-        "PORT": public,
-        "WAYMESH_AGENT_DEMO_PORT": demo,
-        "WAYMESH_AGENT_CUSTOM_PORT": custom,
-    }
-    probes = {"gateway": public}
-    for name, port, admin in zip(("feedback", "eta", "route"), rest[::2], rest[1::2], strict=True):
-        environ[f"WAYMESH_{name.upper()}_PORT"] = port
-        environ[f"WAYMESH_{name.upper()}_ADMIN_PORT"] = admin
-        environ[f"WAYMESH_{name.upper()}_TARGET"] = f"127.0.0.1:{port}"
-        probes[name] = admin
-    processes: dict[str, asyncio.subprocess.Process] = {}
-    try:
-        for name in ("feedback", "eta", "route", "gateway"):
-            with (folder / f"{name}.log").open("wb") as log:
-                processes[name] = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", f"services.{name}"), env=environ, cwd=ROOT, stderr=log, stdout=log
-                )
-        async with asyncio.timeout(60):
-            for name, port in probes.items():
-                while not await ready(port):
-                    assert processes[name].returncode is None, (folder / f"{name}.log").read_text()[-2000:]
-                    await asyncio.sleep(0.05)
-        yield f"http://127.0.0.1:{public}"
-    finally:
-        for process in processes.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-        for process in processes.values():
-            await process.wait()
+# More of them find more, and take longer: about half a minute with 50.
+EXAMPLES = os.environ.get("WAYMESH_SCHEMATHESIS_EXAMPLES", "50")
+HERE = {"lat": 0, "lon": 0}
+# What the examples of the document are about.
+KNOWN: dict[str, dict[str, Any]] = {
+    "upsert_orders": {
+        "orders": [
+            {
+                "order_id": "order_1",
+                "revision": 1,
+                "status": "placed",
+                "pickup": HERE,
+                "dropoff": {"lat": 0, "lon": 0.01},
+                "placed_at": "2024-08-28T10:30:00Z",
+            }
+        ]
+    },
+    "upsert_couriers": {
+        "couriers": [
+            {
+                "driver_id": "driver_1",
+                "revision": 1,
+                "vehicle_type": "car",
+                "status": "off_shift",
+                "position": HERE,
+                "position_at": "2024-08-28T10:30:00Z",
+            }
+        ]
+    },
+}
 
 
-def faults(folder: Path) -> str:
-    """What the services say of their own errors."""
-    lines: list[Mapping[str, Any]] = []
-    for log in sorted(folder.glob("*.log")):
-        for line in log.read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
-    wrong = [
-        f"{each['service']}: {each['message']} {each['error'][-300:]}" for each in lines if each.get("error")
-    ]
-    return "\n".join(wrong[:10])
+def execute(mesh: RunningMesh, task: str, parameters: object) -> int:
+    """The status of one task."""
+    request = urllib.request.Request(
+        f"{mesh.address}/execute",
+        json.dumps({"task": task, "parameters": parameters}).encode(),
+        {"X-API-Key": KEY, "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return int(answer.status)
 
 
-async def test_schemathesis_finds_no_failure_in_the_running_mesh(database: str, tmp_path: Path) -> None:
-    async with running_mesh(database, tmp_path) as address:
-        process = await asyncio.create_subprocess_exec(
-            *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{address}/openapi.json"),
-            *(
-                "--checks",
-                ",".join(CHECKS),
-                "-H",
-                f"X-API-Key: {KEY}",
-                "--phases",
-                "examples,coverage,fuzzing",
-            ),
-            *("--max-examples", "50", "--generation-deterministic", "--no-color"),
+@dataclass
+class Traffic:
+    """What went over the wire, out of an HTTP archive: statuses by path, and by path and task."""
+
+    by_path: dict[str, Counter[int]]
+    by_task: dict[tuple[str, str], Counter[int]]
+
+    @classmethod
+    def read(cls, archive: Path) -> "Traffic":
+        found = cls(defaultdict(Counter), defaultdict(Counter))
+        for entry in json.loads(archive.read_text())["log"]["entries"]:
+            path = urllib.parse.urlsplit(entry["request"]["url"]).path
+            status = entry["response"]["status"]
+            found.by_path[path][status] += 1
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                task = json.loads(entry["request"]["postData"]["text"])["task"]
+                if task in TASKS:
+                    found.by_task[path, task][status] += 1
+        return found
+
+
+def test_schemathesis_finds_no_failure_in_the_running_mesh(database: str, tmp_path: Path) -> None:
+    with running_mesh(database, tmp_path) as mesh:
+        assert [execute(mesh, task, parameters) for task, parameters in KNOWN.items()] == [200, 200]
+        run = subprocess.run(
+            [
+                *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{mesh.address}/openapi.json"),
+                *("--checks", ",".join(CHECKS), "-H", f"X-API-Key: {KEY}"),
+                *("--phases", "examples,coverage,fuzzing", "--continue-on-failure"),
+                *("--max-examples", EXAMPLES, "--generation-deterministic", "--no-color"),
+                *("--report-har-path", str(tmp_path / "traffic.har")),
+            ],
             cwd=tmp_path,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            env={
+                **os.environ,
+                "SCHEMATHESIS_HOOKS": "tests.contract.schemathesis_hooks",
+                "PYTHONPATH": str(ROOT),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
         )
-        output, _ = await process.communicate()
-    report = output.decode()
-    assert "7 selected / 7 total" in report or "8 selected / 8 total" in report, report
-    assert process.returncode == 0, f"{report}\n{faults(tmp_path)}"
+    report = run.stdout[:2_000] + "\n…\n" + run.stdout[-4_000:]
+    assert run.returncode == 0, f"{report}\n{mesh.faults()}"
+
+    traffic = Traffic.read(tmp_path / "traffic.har")
+    # The document itself is what schemathesis reads, not an operation that it tests.
+    assert {*traffic.by_path, "/openapi.json"} >= set(DOCUMENT["paths"]), report
+    for path in ("/execute", "/run"):
+        assert sum(traffic.by_path[path].values()) >= 20 * int(EXAMPLES)
+        untried = {
+            name: dict(traffic.by_task[path, name]) for name in TASKS if not served(traffic, path, name)
+        }
+        assert not untried, "tasks that were not seen both to answer and to refuse"
+
+
+def served(traffic: Traffic, path: str, name: str) -> bool:
+    """Whether a task has answered well and has refused something."""
+    return {200, 400} <= set(traffic.by_task[path, name])
