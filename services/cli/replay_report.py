@@ -1,7 +1,7 @@
 """What a replay came to, as tables for people and as one JSON line for programs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -29,6 +29,7 @@ class Report:
     other_flags: dict[str, int]
     result: ReplayResult
     accuracy: list[BucketScore]
+    by_predicted: list[BucketScore]
     overall: BucketScore | None
     cpu_s: dict[str, float]
 
@@ -54,6 +55,7 @@ class Report:
             other_flags={name: count for name, count in result.flags.items() if name != _OUT_OF_ORDER},
             result=result,
             accuracy=outcome.accuracy.by_remaining_time(),
+            by_predicted=outcome.accuracy.by_predicted_time(),
             overall=outcome.accuracy.overall(),
             cpu_s=outcome.cpu_s,
         )
@@ -107,6 +109,7 @@ class Report:
                 "cpu_s": {name: round(seconds, 2) for name, seconds in self.cpu_s.items()},
                 "eta": None if self.overall is None else _score(self.overall),
                 "eta_by_remaining_time": [_score(score) for score in self.accuracy],
+                "eta_by_predicted_time": [_score(score) for score in self.by_predicted],
             }
         )
 
@@ -140,22 +143,28 @@ def tables(report: Report) -> None:
     if result.resent:
         console.print(f"{result.resent:,} fixes were sent again after a break")
     if report.overall is not None:
-        scores = Table(
-            "time left", "predictions", "mean error", "bias", "P10-P90 held", "P10-P90 width",
-            title="arrival time against what happened", title_justify="left",
-        )  # fmt: skip
-        for column in scores.columns[1:]:
-            column.justify = "right"
-        for score in (*report.accuracy, report.overall):
-            scores.add_row(
-                score.label,
-                f"{score.count:,}",
-                f"{score.mae_minutes:.1f} min",
-                f"{score.bias_minutes:+.1f} min",
-                f"{score.coverage:.0%}",
-                f"{score.width_minutes:.1f} min",
-            )
-        console.print(scores)
+        title = "arrival time against what happened"
+        console.print(_scores("time left", title, (*report.accuracy, report.overall)))
+        console.print(_scores("time predicted", "the same by what was predicted", report.by_predicted))
+
+
+def _scores(first: str, title: str, scores: Iterable[BucketScore]) -> Table:
+    table = Table(
+        first, "predictions", "mean error", "bias", "P10-P90 held", "P10-P90 width",
+        title=title, title_justify="left",
+    )  # fmt: skip
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for score in scores:
+        table.add_row(
+            score.label,
+            f"{score.count:,}",
+            f"{score.mae_minutes:.1f} min",
+            f"{score.bias_minutes:+.1f} min",
+            f"{score.coverage:.0%}",
+            f"{score.width_minutes:.1f} min",
+        )
+    return table
 
 
 def _score(score: BucketScore) -> dict[str, object]:

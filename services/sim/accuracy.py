@@ -1,6 +1,7 @@
 """Predicted arrival times against what happened, by how much time was left."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,10 +67,19 @@ class Accuracy:
 
     def by_remaining_time(self) -> list[BucketScore]:
         """The buckets that hold something, shortest time first."""
+        return self._by(lambda remaining, _: remaining)
+
+    def by_predicted_time(self) -> list[BucketScore]:
+        """The same by the minutes that were predicted: what P10 and P90 promise holds here, whereas an actual
+        time that was long is one that few predictions reached.
+        """
+        return self._by(lambda remaining, error: remaining + error)
+
+    def _by(self, minutes: Callable[[float, float], float]) -> list[BucketScore]:
         scores = []
         low = 0.0
         for high in (*BUCKETS_MINUTES, float("inf")):
-            entries = [entry for entry in self._scored if low <= entry[0] < high]
+            entries = [entry for entry in self._scored if low <= minutes(entry[0], entry[1]) < high]
             label = f"{low:g}-{high:g} min" if high != float("inf") else f"over {low:g} min"
             if entries:
                 scores.append(_summary(label, entries))

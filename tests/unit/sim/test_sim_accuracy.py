@@ -50,3 +50,12 @@ def test_latencies_have_quantiles_of_the_newest() -> None:
     assert latencies.quantile_ms(0.5) == pytest.approx(51)
     assert latencies.quantile_ms(0.99) == pytest.approx(100)
     assert latencies.count == 100
+
+
+def test_buckets_by_predicted_time_hold_what_was_promised_there() -> None:
+    accuracy = Accuracy()
+    accuracy.delivered("order_1", 30 * 60_000_000)
+    for minutes in (3.0, 4.0, 12.0, 70.0):
+        accuracy.predicted("order_1", Forecast(0, minutes / 2, minutes, 40.0))
+    found = {score.label: (score.count, score.coverage) for score in accuracy.by_predicted_time()}
+    assert found == {"0-5 min": (2, 1.0), "10-20 min": (1, 1.0), "over 60 min": (1, 0.0)}
