@@ -18,10 +18,10 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 run: $(PRODUCT) ## set up and start the whole mesh with a demo fleet
-	exec $(BIN)/waymesh up --demo
+	@exec $(BIN)/waymesh up --demo
 
 test: $(DEV) ## run every test
-	$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest $(ARGS)
 
 lint: $(DEV) ## style, types, import rules, contracts; regenerated stubs leave no diff
 	$(BIN)/ruff check .
@@ -47,33 +47,35 @@ lock: $(DEV) ## resolve the newest versions into requirements/*.txt, with hashes
 	done
 
 bench: $(BENCH) ## measure against the peers (see docs/benchmarks.md)
-	$(BIN)/python -m bench
+	@$(BIN)/python -m bench
 
 clean: ## remove environments and caches
-	rm -rf $(VENV) .tools .build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .tools .build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .tools/uv/bin/uv:
-	$(PYTHON) -m venv .tools/uv
-	.tools/uv/bin/pip install --quiet --disable-pip-version-check uv
+	@echo "setting up .tools/uv, which installs the rest (once)"
+	@$(PYTHON) -m venv .tools/uv
+	@.tools/uv/bin/pip install --quiet --disable-pip-version-check uv
 
 # One recipe for the three sets: sync to the lock, then the two packages of this repository without their dependencies.
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "waymesh needs Python >= 3.11; name one with PYTHON=...")'
-	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes $(1)
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps -e gen/python -e .
-	rm -f $(PRODUCT) $(DEV) $(BENCH)
+	@echo "setting up $(VENV) from $(1) (once)"
+	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes $(1)
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -e gen/python -e .
+	@rm -f $(PRODUCT) $(DEV) $(BENCH)
 endef
 
 # A larger set holds the smaller ones, so a development environment is never cut back by `make run`.
 $(PRODUCT): requirements/product.txt pyproject.toml gen/python/pyproject.toml | $(UV)
 	$(call install,requirements/product.txt)
-	touch $(PRODUCT)
+	@touch $(PRODUCT)
 
 $(DEV): requirements/dev.txt pyproject.toml gen/python/pyproject.toml | $(UV)
 	$(call install,requirements/dev.txt)
-	touch $(PRODUCT) $(DEV)
+	@touch $(PRODUCT) $(DEV)
 
 $(BENCH): requirements/bench.txt pyproject.toml gen/python/pyproject.toml | $(UV)
 	$(call install,requirements/bench.txt)
-	touch $(PRODUCT) $(DEV) $(BENCH)
+	@touch $(PRODUCT) $(DEV) $(BENCH)
