@@ -25,14 +25,10 @@ from services.eta.settings import EtaSettings
 from services.eta.signals import Signals
 from services.eta.store import EtaStore
 from services.eta.watch import PredictionWatch
-from services.mesh.client import ClientFactory
-from services.mesh.events import Consumer, create_bus
+from services.mesh.events import Consumer
 from services.mesh.feedback import FeedbackPipeline, recorded
-from services.mesh.lifecycle import Lifecycle
 from services.mesh.process import run_service
-from services.mesh.server import GrpcServer
-from services.mesh.store import Store
-from services.mesh.telemetry import Telemetry
+from services.mesh.service import GrpcService
 
 log = logging.getLogger(__name__)
 
@@ -41,46 +37,20 @@ ORDERS: Final = "orders"
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
-class Eta:
-    """One process's eta; `server.port` is bound once `lifecycle` has started."""
+class Eta(GrpcService[EtaSettings]):
+    """One process's eta."""
 
     def __init__(self, settings: EtaSettings, dsn: str) -> None:
-        self._settings = settings
-        self._dsn = dsn
-        self.lifecycle = Lifecycle(NAME, drain_s=settings.drain_s)
-        self.telemetry = Telemetry.create(NAME, settings)
-        self.server = GrpcServer(
-            NAME,
-            host=settings.bind_host,
-            port=settings.port,
-            admin_port=settings.admin_listen,
-            telemetry=self.telemetry,
-            max_message_mib=settings.max_message_mib,
-            max_concurrent=settings.max_concurrent_rpcs,
-        )
-        self.lifecycle.on_stop(self.telemetry.shutdown)
-        self.lifecycle.on_start(self._open)
+        super().__init__(NAME, settings, dsn)
 
-    async def start(self) -> None:
-        """Serve, in the caller's loop."""
-        await self.lifecycle.start(self.server)
-
-    async def stop(self) -> None:
-        await self.lifecycle.stop()
-
-    async def _open(self) -> None:
-        settings, lifecycle = self._settings, self.lifecycle
-        pool = await Store.open(self._dsn, schema=NAME, migrations=MIGRATIONS)
-        lifecycle.on_stop(pool.close)
-        self.server.check("store", pool.ping)
-        clients = ClientFactory(NAME, telemetry=self.telemetry)
-        lifecycle.on_stop(clients.close)
+    async def wire(self) -> None:
+        settings, lifecycle = self.settings, self.lifecycle
+        pool = await self.open_store(MIGRATIONS)
+        clients = self.clients()
         feedback = clients.stub(FeedbackServiceStub, settings.feedback_target)
         pipeline = FeedbackPipeline.create(NAME, settings, clients, self.telemetry)
         lifecycle.on_stop(pipeline.close)
-        bus = create_bus(settings, service=NAME, pool=pool.pool, telemetry=self.telemetry)
-        await bus.start()
-        lifecycle.on_stop(bus.close)
+        bus = await self.open_bus(pool)
 
         store = EtaStore(pool)
         book = OrderBook()

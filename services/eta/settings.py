@@ -1,12 +1,16 @@
 """Settings of eta, beyond those all services share."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
-from services.mesh.settings import MeshSettings, Port
+from services.mesh.settings import GrpcSettings, Port
 
 
-class EtaSettings(MeshSettings):
+class EtaSettings(GrpcSettings):
     """What eta reads from the environment, once."""
+
+    admin_place: ClassVar[int] = 0
 
     port: Port = Field(50051, validation_alias="WAYMESH_ETA_PORT")
     admin: Port | None = Field(None, validation_alias="WAYMESH_ETA_ADMIN_PORT")
@@ -19,8 +23,3 @@ class EtaSettings(MeshSettings):
     )
     learn_every_s: float = Field(30.0, validation_alias="WAYMESH_ETA_LEARN_EVERY_S", gt=0, le=3600)
     orders_wait_s: float = Field(20.0, validation_alias="WAYMESH_ETA_ORDERS_WAIT_S", ge=0, le=600)
-
-    @property
-    def admin_listen(self) -> int:
-        """Port of metrics and health: its own, or the common base itself."""
-        return self.admin_port(0) if self.admin is None else self.admin

@@ -12,14 +12,10 @@ from services.feedback.consumer import OutcomeConsumer
 from services.feedback.intake import Intake
 from services.feedback.service import FeedbackServicer
 from services.feedback.settings import FeedbackSettings
-from services.mesh.events import create_bus
 from services.mesh.feedback import FeedbackPipeline, recorded
 from services.mesh.feedback.spool import Spool
-from services.mesh.lifecycle import Lifecycle
 from services.mesh.process import run_service
-from services.mesh.server import GrpcServer
-from services.mesh.store import Store
-from services.mesh.telemetry import Telemetry
+from services.mesh.service import GrpcService
 
 NAME: Final = "feedback"
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -27,41 +23,16 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _UNRECORDED: Final = ("record_outcomes", "record_delivery_outcomes", "record_signals")
 
 
-class Feedback:
-    """One process's feedback; `server.port` is bound once `lifecycle` has started."""
+class Feedback(GrpcService[FeedbackSettings]):
+    """One process's feedback."""
 
     def __init__(self, settings: FeedbackSettings, dsn: str) -> None:
-        self._settings = settings
-        self._dsn = dsn
-        self.lifecycle = Lifecycle(NAME, drain_s=settings.drain_s)
-        self.telemetry = Telemetry.create(NAME, settings)
-        self.server = GrpcServer(
-            NAME,
-            host=settings.bind_host,
-            port=settings.port,
-            admin_port=settings.admin_listen,
-            telemetry=self.telemetry,
-            max_message_mib=settings.max_message_mib,
-            max_concurrent=settings.max_concurrent_rpcs,
-        )
-        self.lifecycle.on_stop(self.telemetry.shutdown)
-        self.lifecycle.on_start(self._open)
+        super().__init__(NAME, settings, dsn)
 
-    async def start(self) -> None:
-        """Serve, in the caller's loop."""
-        await self.lifecycle.start(self.server)
-
-    async def stop(self) -> None:
-        await self.lifecycle.stop()
-
-    async def _open(self) -> None:
-        settings, lifecycle = self._settings, self.lifecycle
-        database = await Store.open(self._dsn, schema=NAME, migrations=MIGRATIONS)
-        lifecycle.on_stop(database.close)
-        self.server.check("store", database.ping)
-        bus = create_bus(settings, service=NAME, pool=database.pool)
-        await bus.start()
-        lifecycle.on_stop(bus.close)
+    async def wire(self) -> None:
+        settings, lifecycle = self.settings, self.lifecycle
+        database = await self.open_store(MIGRATIONS)
+        bus = await self.open_bus(database)
 
         intake = Intake(database, bus, outcome_topic=settings.kafka_outcome_topic)
 

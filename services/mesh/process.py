@@ -2,33 +2,23 @@
 
 import logging
 from collections.abc import Callable
-from typing import NoReturn, Protocol, TypeVar
+from typing import NoReturn, TypeVar
 
 from services.mesh import logs
-from services.mesh.lifecycle import Lifecycle, run_process
-from services.mesh.server import GrpcServer
-from services.mesh.settings import MeshSettings, SettingsError, describe, load
+from services.mesh.lifecycle import run_process
+from services.mesh.service import GrpcService
+from services.mesh.settings import GrpcSettings, SettingsError, describe, load
 from services.mesh.store import running_dsn
 
-S = TypeVar("S", bound=MeshSettings)
+S = TypeVar("S", bound=GrpcSettings)
 
 _log = logging.getLogger(__name__)
 
 
-class Service(Protocol):
-    """What a service's wiring makes."""
-
-    @property
-    def lifecycle(self) -> Lifecycle: ...
-
-    @property
-    def server(self) -> GrpcServer: ...
-
-
-def run_service(name: str, settings_class: type[S], wire: Callable[[S, str], Service]) -> NoReturn:
+def run_service(name: str, settings_class: type[S], make: Callable[[S, str], GrpcService[S]]) -> NoReturn:
     """Serves until a signal and exits: 0 after a clean end, 1 with one clear line if it could not start.
 
-    `wire` gets the settings and the DSN of the store: DATABASE_URL, or that of the `waymesh up` that runs in
+    `make` gets the settings and the DSN of the store: DATABASE_URL, or that of the `waymesh up` that runs in
     the data folder.
     """
 
@@ -47,7 +37,7 @@ def run_service(name: str, settings_class: type[S], wire: Callable[[S, str], Ser
             return 1
         logs.configure(name, settings.log_level)
         _log.info("%s starts", name, extra={"settings": describe(settings)})
-        service = wire(settings, dsn)
+        service = make(settings, dsn)
         return await service.lifecycle.run(service.server)
 
     run_process(serve)

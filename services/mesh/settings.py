@@ -8,7 +8,7 @@ import re
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import annotated_types
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
@@ -125,6 +125,21 @@ class MeshSettings(BaseSettings):
     def admin_port(self, place: int) -> int:
         """Admin port of the service at this place, counted from 0, above the base (PROMETHEUS_PORT)."""
         return self.prometheus_port + place
+
+
+class GrpcSettings(MeshSettings):
+    """Of a service that serves gRPC; a subclass says which variables give its ports, and their defaults."""
+
+    # Place of its admin port above the common base, counted from 0.
+    admin_place: ClassVar[int]
+
+    port: Port
+    admin: Port | None
+
+    @property
+    def admin_listen(self) -> int:
+        """Port of metrics and health: its own, or its place above the common base."""
+        return self.admin_port(self.admin_place) if self.admin is None else self.admin
 
 
 def load(cls: type[S], **overrides: Any) -> S:

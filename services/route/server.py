@@ -8,15 +8,10 @@ from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceStub
 from waymesh.route.v1 import route_service_pb2
 from waymesh.route.v1.route_service_pb2_grpc import add_RouteServiceServicer_to_server
 
-from services.mesh.client import ClientFactory
-from services.mesh.events import create_bus
 from services.mesh.feedback import FeedbackPipeline, create_dispatcher, recorded
-from services.mesh.lifecycle import Lifecycle
 from services.mesh.process import run_service
 from services.mesh.retry import RetryPolicy
-from services.mesh.server import GrpcServer
-from services.mesh.store import Store
-from services.mesh.telemetry import Telemetry
+from services.mesh.service import GrpcService
 from services.route.allocator import Allocator
 from services.route.announce import ORDERS
 from services.route.consumer import GPS_EVENTS, ORDER_COMMANDS, ChangeConsumer, CommandConsumer, FixConsumer
@@ -34,52 +29,24 @@ NAME: Final = "route"
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
-class Route:
-    """One process's route; `server.port` is bound once `lifecycle` has started."""
+class Route(GrpcService[RouteSettings]):
+    """One process's route."""
 
     def __init__(self, settings: RouteSettings, dsn: str) -> None:
-        self._settings = settings
-        self._dsn = dsn
-        self.lifecycle = Lifecycle(NAME, drain_s=settings.drain_s)
-        self.telemetry = Telemetry.create(NAME, settings)
-        self.server = GrpcServer(
-            NAME,
-            host=settings.bind_host,
-            port=settings.port,
-            admin_port=settings.admin_listen,
-            telemetry=self.telemetry,
-            max_message_mib=settings.max_message_mib,
-            max_concurrent=settings.max_concurrent_rpcs,
-        )
-        self.lifecycle.on_stop(self.telemetry.shutdown)
-        self.lifecycle.on_start(self._open)
+        super().__init__(NAME, settings, dsn)
 
-    async def start(self) -> None:
-        """Serve, in the caller's loop."""
-        await self.lifecycle.start(self.server)
-
-    async def stop(self) -> None:
-        """The end of `start`."""
-        await self.lifecycle.stop()
-
-    async def _open(self) -> None:
-        settings, lifecycle = self._settings, self.lifecycle
-        database = await Store.open(self._dsn, schema=NAME, migrations=MIGRATIONS)
-        lifecycle.on_stop(database.close)
-        self.server.check("store", database.ping)
-        clients = ClientFactory(NAME, telemetry=self.telemetry)
-        lifecycle.on_stop(clients.close)
+    async def wire(self) -> None:
+        settings, lifecycle = self.settings, self.lifecycle
+        database = await self.open_store(MIGRATIONS)
+        clients = self.clients()
         pipeline = FeedbackPipeline.create(NAME, settings, clients, self.telemetry)
         lifecycle.on_stop(pipeline.close)
-        bus = create_bus(settings, service=NAME, pool=database.pool, telemetry=self.telemetry)
-        await bus.start()
-        lifecycle.on_stop(bus.close)
+        bus = await self.open_bus(database)
 
         workers = Workers()
         lifecycle.on_stop(workers.close)
         # A fallback is there at once; it should not come after a back-off.
-        peers = ClientFactory(NAME, telemetry=self.telemetry, retry=RetryPolicy(retries=0))
-        lifecycle.on_stop(peers.close)
+        peers = self.clients(RetryPolicy(retries=0))
         eta = EtaClient(peers.stub(EtaServiceStub, settings.eta_target), settings.eta_timeout_s)
         allocator = Allocator(database, bus, eta, workers, settings)
         ticker = Ticker(

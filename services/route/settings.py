@@ -1,12 +1,16 @@
 """Settings of route, beyond those all services share."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
-from services.mesh.settings import MeshSettings, Port
+from services.mesh.settings import GrpcSettings, Port
 
 
-class RouteSettings(MeshSettings):
+class RouteSettings(GrpcSettings):
     """What route reads from the environment, once."""
+
+    admin_place: ClassVar[int] = 1
 
     port: Port = Field(50052, validation_alias="WAYMESH_ROUTE_PORT")
     admin: Port | None = Field(None, validation_alias="WAYMESH_ROUTE_ADMIN_PORT")
@@ -20,8 +24,3 @@ class RouteSettings(MeshSettings):
     reroute_saving_s: float = Field(30.0, validation_alias="WAYMESH_REROUTE_SAVING_S", ge=0, le=3600)
     keep_orders_days: float = Field(30.0, validation_alias="WAYMESH_KEEP_ORDERS_DAYS", gt=0, le=3650)
     eta_timeout_s: float = Field(1.0, validation_alias="WAYMESH_ROUTE_ETA_TIMEOUT_S", gt=0, le=60)
-
-    @property
-    def admin_listen(self) -> int:
-        """Port of metrics and health: its own, or the second above the common base."""
-        return self.admin_port(1) if self.admin is None else self.admin

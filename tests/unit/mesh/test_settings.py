@@ -7,7 +7,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field, SecretStr
 
-from services.mesh.settings import MeshSettings, SettingsError, describe, load
+from services.mesh.settings import GrpcSettings, MeshSettings, Port, SettingsError, describe, load
 
 
 class Settings(MeshSettings):
@@ -69,6 +69,19 @@ def test_defaults_are_those_of_the_requirements():
     assert (settings.kafka_outcome_topic, settings.kafka_metrics_topic) == ("agent-outcomes", "agent-metrics")
     assert settings.bind_host == "127.0.0.1"
     assert [settings.admin_port(place) for place in range(4)] == [9101, 9102, 9103, 9104]
+
+
+def test_the_admin_port_is_a_services_own_or_at_its_place_above_the_base(monkeypatch: pytest.MonkeyPatch):
+    class Second(GrpcSettings):
+        admin_place = 1
+        port: Port = Field(1, validation_alias="WAYMESH_SECOND_PORT")
+        admin: Port | None = Field(None, validation_alias="WAYMESH_SECOND_ADMIN_PORT")
+
+    assert load(Second).admin_listen == 9102
+    monkeypatch.setenv("PROMETHEUS_PORT", "9500")
+    assert load(Second).admin_listen == 9501
+    monkeypatch.setenv("WAYMESH_SECOND_ADMIN_PORT", "0")
+    assert load(Second).admin_listen == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""What every service that serves gRPC is made of, around its own wiring."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from services.mesh.client import ClientFactory
+from services.mesh.events import EventBus, create_bus
+from services.mesh.lifecycle import Lifecycle
+from services.mesh.retry import RetryPolicy
+from services.mesh.server import GrpcServer
+from services.mesh.settings import GrpcSettings
+from services.mesh.store import Store
+from services.mesh.telemetry import Telemetry
+
+S = TypeVar("S", bound=GrpcSettings)
+
+
+class GrpcService(ABC, Generic[S]):
+    """One process of a service; `server.port` is bound once `lifecycle` has started.
+
+    What `open_store`, `open_bus` and `clients` give is closed when the service stops, last first.
+    """
+
+    def __init__(self, name: str, settings: S, dsn: str) -> None:
+        self.name = name
+        self.settings = settings
+        self._dsn = dsn
+        self.lifecycle = Lifecycle(name, drain_s=settings.drain_s)
+        self.telemetry = Telemetry.create(name, settings)
+        self.server = GrpcServer(
+            name,
+            host=settings.bind_host,
+            port=settings.port,
+            admin_port=settings.admin_listen,
+            telemetry=self.telemetry,
+            max_message_mib=settings.max_message_mib,
+            max_concurrent=settings.max_concurrent_rpcs,
+        )
+        self.lifecycle.on_stop(self.telemetry.shutdown)
+        self.lifecycle.on_start(self.wire)
+
+    @abstractmethod
+    async def wire(self) -> None:
+        """Makes the service of its parts, adds its servicer and its background work; a start hook."""
+
+    async def start(self) -> None:
+        """Serves, in the caller's loop."""
+        await self.lifecycle.start(self.server)
+
+    async def stop(self) -> None:
+        """The end of `start`."""
+        await self.lifecycle.stop()
+
+    async def open_store(self, migrations: Path) -> Store:
+        """The service's schema; while it cannot be reached, the service is not well."""
+        store = await Store.open(self._dsn, schema=self.name, migrations=migrations)
+        self.lifecycle.on_stop(store.close)
+        self.server.check("store", store.ping)
+        return store
+
+    async def open_bus(self, store: Store) -> EventBus:
+        """The bus that the settings name."""
+        bus = create_bus(self.settings, service=self.name, pool=store.pool, telemetry=self.telemetry)
+        await bus.start()
+        self.lifecycle.on_stop(bus.close)
+        return bus
+
+    def clients(self, retry: RetryPolicy | None = None) -> ClientFactory:
+        """Stubs of other services."""
+        factory = ClientFactory(
+            self.name,
+            telemetry=self.telemetry,
+            retry=retry,
+            max_message_mib=self.settings.max_message_mib,
+        )
+        self.lifecycle.on_stop(factory.close)
+        return factory
