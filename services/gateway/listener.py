@@ -14,11 +14,9 @@ from uvicorn.server import ServerState
 
 from services.gateway.app import App
 from services.gateway.connection import Connection, Connections, Refused
-from services.gateway.steering import steer_away
+from services.mesh.steering import SETTLE_S, steer_away
 
 _BACKLOG: Final = 2048
-# Time for connections already in the queue to be taken over, in seconds, even if nobody asks for a wait.
-_SETTLE_S: Final = 0.05
 _LOOK_S: Final = 0.02
 
 
@@ -117,7 +115,7 @@ class HttpServer:
                 steer_away(listener.bound)
         for connection in list(self._connections.open):
             connection.drain()
-        await asyncio.sleep(max(wait_s, _SETTLE_S))
+        await asyncio.sleep(max(wait_s, SETTLE_S))
         for listener in self._listeners:
             if listener.server is not None:
                 listener.server.close()

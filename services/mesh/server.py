@@ -9,7 +9,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
-from services.mesh import transport
+from services.mesh import steering, transport
 from services.mesh.admin import AdminServer
 from services.mesh.chain.serve import ServerInterceptor, server_links
 from services.mesh.health import Health, Probe
@@ -114,12 +114,17 @@ class GrpcServer:
         await self.health.start(names)
 
     async def drain(self, wait_s: float = 0.0) -> None:
-        """Says NOT_SERVING, serves on for `wait_s` while callers look elsewhere, then lets calls end."""
+        """Says NOT_SERVING, serves on for `wait_s` while callers look elsewhere, then lets calls end.
+
+        A connection that were still in the queue when the listener closes would be reset, and its client's
+        calls refused until it tries again: new ones go to the successor that shares the port, if there is
+        one.
+        """
         await self.health.drain()
         if self._server is None:
             return
-        if wait_s > 0:
-            await asyncio.sleep(wait_s)
+        steering.steer_port_away(self.port)
+        await asyncio.sleep(max(wait_s, steering.SETTLE_S))
         self._interceptor.end_streams()
         await self._server.stop(self._grace_s)
 

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from mesh_rig import SERVICE, Eta, Request, Response, Stub, address, mesh, request
+from mesh_rig import SERVICE, Eta, Request, Response, Stub, address, mesh, request, until
 from waymesh.eta.v1 import eta_pb2, eta_service_pb2, gps_stream_pb2
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_DRAINING, ERROR_REASON_INTERNAL_FAULT
 
@@ -230,6 +230,31 @@ async def test_a_successor_takes_over_the_port_without_a_failed_call():
             while answered < after + 500:
                 await asyncio.sleep(0.005)
             ending = True
+
+
+async def test_while_a_server_drains_all_new_connections_go_to_its_successor():
+    """One in the queue of a listener that closes is reset: the old one must get no more of them before."""
+    reached: list[str] = []
+
+    def told(name: str) -> Any:
+        async def predict(_request: Request, _context: Any) -> Response:
+            reached.append(name)
+            return Response()
+
+        return predict
+
+    async with mesh() as rig:
+        old = await rig.serve(told("old"))
+        await rig.serve(told("successor"), port=old.port)
+        drain = asyncio.create_task(old.drain(wait_s=HANG_S))
+        await until(lambda: old.health.draining)
+        for _ in range(30):  # by chance alone, one in two
+            # A pool of its own is a connection of its own.
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            async with grpc.aio.insecure_channel(address(old), options=options) as channel:
+                await Stub(channel).PredictEta(request())
+        drain.cancel()
+    assert reached == ["successor"] * 30
 
 
 async def test_a_taken_port_is_an_os_error():
