@@ -18,6 +18,7 @@ from services.mesh.events.postgres import PostgresBus
 from services.mesh.events.postgres_retention import Retention
 from services.mesh.events.topics import DEAD_LETTERS
 from services.mesh.store import EmbeddedPostgres, connect
+from services.mesh.store.failures import is_transient
 from tests.contract.events_rig import GUARD_S, PostgresRig, Process, Seen, message, postgres_rig, settled
 from tests.processes import until
 
@@ -259,8 +260,9 @@ async def publish_over_kills(one: Process, server: EmbeddedPostgres) -> list[int
         try:
             await one.publish(message(f"k{n % 7}", str(n)))
             acknowledged.append(n)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            pass
+        except Exception as error:
+            if not is_transient(error):
+                raise
     assert len(acknowledged) > 250
     return acknowledged
 
@@ -359,7 +361,9 @@ async def test_the_bus_reconnects_and_its_members_stay(rig: PostgresRig) -> None
             try:
                 await one.publish(message("k", "after"))
                 break
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            except Exception as error:
+                if not is_transient(error):
+                    raise
                 await asyncio.sleep(0.01)
     await seen.enough(2)
     assert seen.values() == ["before", "after"]
