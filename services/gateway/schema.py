@@ -12,22 +12,13 @@ from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescriptor
 
 from services.mesh.json_codec import enum_texts
+from services.mesh.json_limits import BASE64, DURATION_MAX_S, FLOAT_MAX, INTEGERS
 
 Schema = dict[str, Any]
 # A request may leave out more than a response does, and says null for what it leaves out.
 Mode = Literal["request", "response"]
 
 FD: Final = FieldDescriptor
-_FLOAT_MAX: Final = 3.4028234663852886e38
-_DURATION_MAX_S: Final = 315_576_000_000
-_BASE64: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
-_INTEGERS: Final[Mapping[int, tuple[int, int]]] = {
-    FD.TYPE_INT32: (-(2**31), 2**31 - 1),
-    FD.TYPE_SINT32: (-(2**31), 2**31 - 1),
-    FD.TYPE_SFIXED32: (-(2**31), 2**31 - 1),
-    FD.TYPE_UINT32: (0, 2**32 - 1),
-    FD.TYPE_FIXED32: (0, 2**32 - 1),
-}
 _NUMBER_RULES: Final[Mapping[int, str]] = {
     FD.TYPE_DOUBLE: "double",
     FD.TYPE_FLOAT: "float",
@@ -52,8 +43,8 @@ _KNOWN: Final[Mapping[str, Schema]] = {
     "google.protobuf.Duration": {
         "type": "number",
         "description": "Seconds.",
-        "minimum": -_DURATION_MAX_S,
-        "maximum": _DURATION_MAX_S,
+        "minimum": -DURATION_MAX_S,
+        "maximum": DURATION_MAX_S,
     },
     "google.protobuf.Struct": {"type": "object"},
     "google.protobuf.ListValue": {"type": "array"},
@@ -156,7 +147,7 @@ class Schemas:
         if field.type == FD.TYPE_BOOL:
             return {"type": "boolean"}
         if field.type == FD.TYPE_BYTES:
-            return {"type": "string", "contentEncoding": "base64", "pattern": _BASE64}
+            return {"type": "string", "contentEncoding": "base64", "pattern": f"^{BASE64}$"}
         return _number(field.type, rules, mode)
 
 
@@ -178,11 +169,11 @@ def _text(rules: Any, mode: Mode) -> Schema:
 
 def _number(kind: int, rules: Any, mode: Mode) -> Schema:
     schema: Schema = {"type": "number"}
-    if kind in _INTEGERS:
-        low, high = _INTEGERS[kind]
+    if kind in INTEGERS:
+        low, high = INTEGERS[kind]
         schema = {"type": "integer", "minimum": low, "maximum": high}
     elif kind == FD.TYPE_FLOAT:
-        schema |= {"minimum": -_FLOAT_MAX, "maximum": _FLOAT_MAX}
+        schema |= {"minimum": -FLOAT_MAX, "maximum": FLOAT_MAX}
     if mode == "request":
         names = {"gt": "exclusiveMinimum", "gte": "minimum", "lt": "exclusiveMaximum", "lte": "maximum"}
         _bounds(schema, getattr(rules, _NUMBER_RULES[kind]), {**names, "const": "const"})

@@ -9,9 +9,9 @@ from google.protobuf.message import Message
 
 from services.mesh import _json_values as values
 from services.mesh._json_plan import Element, Field, Plan
-from services.mesh.errors import FieldViolation
+from services.mesh.errors import MAX_VIOLATIONS, FieldViolation
+from services.mesh.json_limits import DOUBLE_MAX, FLOAT_MAX
 
-MAX_VIOLATIONS: Final = 50
 _SHOWN_CHARACTERS: Final = 40
 _KEY_KINDS: Final[Mapping[str, str]] = {"integer": "a whole number", "boolean": "true or false"}
 
@@ -99,9 +99,9 @@ class _Faults:
             case "integer":
                 self.integer(element, value, path)
             case "double":
-                self.number(value, path, values.DOUBLE_MAX, "a number")
+                self.number(value, path, DOUBLE_MAX, "a number")
             case "float":
-                self.number(value, path, values.FLOAT_MAX, "a number of 32 bits")
+                self.number(value, path, FLOAT_MAX, "a number of 32 bits")
             case "bytes":
                 if not _reads(values.read_bytes, value):
                     self.wrong(path, "base64 text", value)
@@ -151,7 +151,7 @@ class _Faults:
         elif type(value) is str:
             self.text(value, path)
         elif type(value) in (int, float):
-            self.number(value, path, values.DOUBLE_MAX, "a number")
+            self.number(value, path, DOUBLE_MAX, "a number")
         elif value is not None and type(value) is not bool:
             self.wrong(path, "a JSON value", value)
 

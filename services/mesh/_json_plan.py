@@ -19,16 +19,10 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 from services.mesh import _json_values as values
+from services.mesh.json_limits import DOUBLE_MAX, FLOAT_MAX, INTEGERS
 
 FD: Final = FieldDescriptor
 
-_INTEGERS: Final[Mapping[int, tuple[int, int]]] = {
-    FD.TYPE_INT32: (-(2**31), 2**31 - 1),
-    FD.TYPE_SINT32: (-(2**31), 2**31 - 1),
-    FD.TYPE_SFIXED32: (-(2**31), 2**31 - 1),
-    FD.TYPE_UINT32: (0, 2**32 - 1),
-    FD.TYPE_FIXED32: (0, 2**32 - 1),
-}
 _SIMPLE: Final[Mapping[int, str]] = {
     FD.TYPE_STRING: "text",
     FD.TYPE_BOOL: "boolean",
@@ -99,8 +93,8 @@ class Plan:
 _plans: dict[type[Message] | Descriptor, Plan] = {}
 # Globals of the generated functions; they find each other here by name, so types may hold themselves.
 _namespace: dict[str, Any] = {
-    "DOUBLE_MAX": values.DOUBLE_MAX,
-    "FLOAT_MAX": values.FLOAT_MAX,
+    "DOUBLE_MAX": DOUBLE_MAX,
+    "FLOAT_MAX": FLOAT_MAX,
     "Fault": values.Fault,
     "NUMBERS": frozenset({int, float}),
     "INTEGERS": frozenset({int}),
@@ -173,8 +167,8 @@ def _field(descriptor: FieldDescriptor, fresh: dict[Descriptor, Plan]) -> Field:
 def _element(descriptor: FieldDescriptor, holder: FieldDescriptor, fresh: dict[Descriptor, Plan]) -> Element:
     """`holder` is the field whose options hold the rules: the map itself for its keys and values."""
     kind = descriptor.type
-    if kind in _INTEGERS:
-        low, high = _INTEGERS[kind]
+    if kind in INTEGERS:
+        low, high = INTEGERS[kind]
         return Element("integer", low=low, high=high)
     message = descriptor.message_type
     if kind == FD.TYPE_MESSAGE and message is not None:

@@ -19,15 +19,13 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from services.mesh.holdable import FIRST_SECOND, LAST_SECOND, is_time
+from services.mesh.json_limits import BASE64, DOUBLE_MAX, DURATION_MAX_S, FLOAT_MAX
 
-DOUBLE_MAX: Final = 1.7976931348623157e308
-FLOAT_MAX: Final = 3.4028234663852886e38
 # A plain JSON object takes three levels of a binary message (Struct, map entry, Value) and a parser of
 # protobuf stops at 100; the rest is left to the messages around it.
 PLAIN_DEPTH: Final = 28
 # Integers beyond are not exact as doubles, so writing one without a fraction would feign precision.
 _EXACT_INTEGER: Final = 2.0**53
-_DURATION_MAX_S: Final = 315_576_000_000.0
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()
@@ -36,7 +34,7 @@ _RFC_3339: Final = re.compile(
     r"\d{4}-\d\d-\d\d[Tt](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.(\d{1,9}))?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
     re.ASCII,
 )
-_BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", re.ASCII)
+_BASE64: Final = re.compile(BASE64, re.ASCII)
 _INTEGER_KEY: Final = re.compile(r"0|-?[1-9]\d*", re.ASCII)
 _BOOLEAN_KEYS: Final = {"true": True, "false": False}
 
@@ -93,7 +91,7 @@ def write_timestamp(timestamp: Any) -> str:
 
 def read_duration(seconds: float) -> dict[str, int]:
     """Seconds as the fields of a Duration, rounded to nanoseconds."""
-    if type(seconds) not in (int, float) or not -_DURATION_MAX_S <= seconds <= _DURATION_MAX_S:
+    if type(seconds) not in (int, float) or not -DURATION_MAX_S <= seconds <= DURATION_MAX_S:
         raise Fault
     whole = math.trunc(seconds)
     nanos = round((seconds - whole) * 1e9)

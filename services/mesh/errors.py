@@ -34,6 +34,8 @@ DOMAIN: Final = "waymesh"
 STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
 # What a caller is told to wait for when whoever raised did not say, in seconds.
 DEFAULT_RETRY_AFTER_S: Final = 1.0
+# Broken rules told at once; more say nothing new, and they travel in the trailing metadata.
+MAX_VIOLATIONS: Final = 50
 
 # grpc's default limit for all metadata of an answer is 8 KiB, base64 takes a third on top, and the message
 # travels twice.

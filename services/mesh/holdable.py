@@ -15,7 +15,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.mesh.errors import FieldViolation
+from services.mesh.errors import MAX_VIOLATIONS, FieldViolation
 
 # First and last second of the years 1 to 9999, since 1970.
 FIRST_SECOND: Final = -62_135_596_800
@@ -25,8 +25,6 @@ TIME_FAULT: Final = "must be a time within the years 1 to 9999"
 NUMBER_FAULT: Final = "must be a finite number"
 TEXT_FAULT: Final = "must not hold the character U+0000"
 
-# More say nothing new.
-_MOST: Final = 50
 _TIME: Final = "google.protobuf.Timestamp"
 
 Judge = Callable[[Any], bool]
@@ -34,7 +32,7 @@ Judge = Callable[[Any], bool]
 
 def faults(message: Message) -> list[FieldViolation]:
     """The values that cannot be held, at most 50, paths from the message's root."""
-    return [] if holds(message) else list(islice(_faults(message, ""), _MOST))
+    return [] if holds(message) else list(islice(_faults(message, ""), MAX_VIOLATIONS))
 
 
 def holds(message: Message) -> bool:

@@ -26,10 +26,10 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_INVALID_FIELD, ERROR_REASON_MALFORMED_BODY
 
-from services.mesh._json_faults import MAX_VIOLATIONS, describe, explain
+from services.mesh._json_faults import describe, explain
 from services.mesh._json_plan import Plan, UnsupportedContractError, enum_texts, plan_of
 from services.mesh._json_values import write_struct
-from services.mesh.errors import FieldViolation, InvalidArgument
+from services.mesh.errors import MAX_VIOLATIONS, FieldViolation, InvalidArgument
 
 __all__ = [
     "MAX_VIOLATIONS",

@@ -9,10 +9,7 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_INVALID_FIELD, ERROR_R
 
 from services.mesh import holdable
 from services.mesh.chain.server.call import ServerCall, ServerLink
-from services.mesh.errors import FieldViolation, InvalidArgument
-
-# More violations than this say nothing new, and they travel in the trailing metadata.
-_MOST = 50
+from services.mesh.errors import MAX_VIOLATIONS, FieldViolation, InvalidArgument
 
 # Stands for a message whose bytes could not be read: grpc would answer UNKNOWN with the parser's own words.
 _UNREADABLE: Final = object()
@@ -53,7 +50,7 @@ def invalid(violations: list[FieldViolation]) -> InvalidArgument:
     return InvalidArgument(
         f"{subject}{first.description}{more}",
         reason=ERROR_REASON_INVALID_FIELD,
-        violations=violations[:_MOST],
+        violations=violations[:MAX_VIOLATIONS],
     )
 
 
