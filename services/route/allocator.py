@@ -69,6 +69,10 @@ class _View:
     left_out: Sequence[str]
 
 
+class _ColdError(Exception):
+    """The worker process has to be started first."""
+
+
 class Allocator:
     """Allocates waiting orders, one allocation at a time among all replicas."""
 
@@ -96,8 +100,16 @@ class Allocator:
 
     async def tick(self) -> Answer | None:
         """Allocates all waiting orders unless somebody else is at it; None then."""
+        try:
+            return await self._tick(cold=False)
+        except _ColdError:
+            # Nobody else's allocation is to wait while a process starts.
+            await self._workers.warm_up()
+            return await self._tick(cold=True)
+
+    async def _tick(self, *, cold: bool) -> Answer | None:
         async with self._turn(wait=False) as mine:
-            return await self._allocate(()) if mine else None
+            return await self._allocate((), cold=cold) if mine else None
 
     async def on_demand(self, order_ids: Sequence[str], *, dry_run: bool) -> Answer:
         """Allocates these orders, or all if none are named; with `dry_run` only says what would be done.
@@ -128,7 +140,10 @@ class Allocator:
                 if mine and not conn.is_closed():
                     await store_plans.unlock_allocating(conn)
 
-    async def _allocate(self, order_ids: Sequence[str], *, dry_run: bool = False) -> Answer:
+    async def _allocate(
+        self, order_ids: Sequence[str], *, dry_run: bool = False, cold: bool = True
+    ) -> Answer:
+        """With `cold` unset, raises _ColdError where the worker process is needed and is not there."""
         now = self._clock()
         answer = Answer()
         async with self._database.pool.acquire() as conn:
@@ -140,6 +155,9 @@ class Allocator:
             return answer
         rules = Rules(hold_wait_s=self._settings.hold_wait_s)
         listed = await self._workers.run(False, shortlist, view.works, view.couriers, rules.shortlist_size)
+        heavy = sum(len(drivers) for drivers in listed.values()) > _HEAVY_PAIRS
+        if heavy and not (cold or self._workers.warm):
+            raise _ColdError
         by_id = {courier.driver_id: courier for courier in view.couriers}
         pairs = choose_pairs(listed, _MAX_PAIRS)
         forecasts, degradation = await self._eta.forecasts(
@@ -149,7 +167,6 @@ class Allocator:
         by = corrections({work.order_id: work for work in view.works}, by_id, forecasts, now)
         needed = {driver_id for drivers in listed.values() for driver_id in drivers}
         left = deadline.remaining()
-        heavy = sum(len(drivers) for drivers in listed.values()) > _HEAVY_PAIRS
         heavy = heavy and (self._workers.warm or left is None or left > _COLD_START_S)
         try:
             async with asyncio.timeout(None if left is None else left - _OVERHEAD_S):

@@ -21,11 +21,16 @@ class Workers:
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
+        self._warm = False
 
     @property
     def warm(self) -> bool:
-        """Whether the process is there; starting it takes a second or two."""
-        return self._pool is not None
+        """Whether the process is there; starting it takes a second or two, more on a busy machine."""
+        return self._warm
+
+    async def warm_up(self) -> None:
+        """Until the process is there."""
+        await self.run(True, os.getpid)
 
     async def run(self, heavy: bool, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """`call(*args)` in a thread or, if `heavy`, in the worker process; both must be picklable then.
@@ -37,11 +42,13 @@ class Workers:
             return await asyncio.to_thread(call, *args, **kwargs)
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._running(), _call, call, args, kwargs)
+            result = await loop.run_in_executor(self._running(), _call, call, args, kwargs)
         except BrokenProcessPool:
             # The process was killed from outside; a new one takes its place.
-            self._pool = None
-            return await loop.run_in_executor(self._running(), _call, call, args, kwargs)
+            self._pool, self._warm = None, False
+            result = await loop.run_in_executor(self._running(), _call, call, args, kwargs)
+        self._warm = True
+        return result
 
     async def close(self) -> None:
         """Ends the worker process."""

@@ -198,6 +198,33 @@ async def test_only_one_ticks_while_another_holds_the_lock(mesh: Mesh) -> None:
     await clients.close()
 
 
+async def test_nobody_waits_while_the_worker_process_of_a_large_tick_starts(mesh: Mesh) -> None:
+    starting, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Workers):
+        async def warm_up(self) -> None:
+            starting.set()
+            await go_on.wait()
+            await super().warm_up()
+
+    await put(mesh, *(courier(f"d{i}") for i in range(12)), *(order(f"o{i}") for i in range(30)))
+    clients = ClientFactory("test", telemetry=Telemetry("test"))
+    eta = EtaClient(clients.stub(EtaServiceStub, mesh.settings.eta_target), 1.0)
+    workers = Slow()
+    try:
+        tick = asyncio.create_task(Allocator(mesh.store, mesh.bus, eta, workers, mesh.settings).tick())
+        await starting.wait()
+        assert len((await allocate(mesh, "o1")).allocations) == 1
+        go_on.set()
+        answer = await tick
+        assert answer is not None
+        assert len(answer.allocations) + len(answer.waiting) == 29
+        assert workers.warm
+    finally:
+        await workers.close()
+        await clients.close()
+
+
 async def test_who_hangs_up_before_the_commit_has_assigned_nothing(mesh: Mesh) -> None:
     await put(mesh, courier("d"), order("o"))
     mesh.eta.pause = asyncio.Event()
