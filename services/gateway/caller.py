@@ -27,11 +27,7 @@ class Caller:
         channel = factory.channel(target)
         self._chain = channel.chain
         self._method = describe_method(task.path)
-        self._raw: Any = channel.bare.unary_unary(
-            task.path,
-            request_serializer=task.request.SerializeToString,
-            response_deserializer=task.response.FromString,
-        )
+        self._raw = channel.quick_unary(task.path, task.request.SerializeToString, task.response.FromString)
 
     async def __call__(self, request: Message) -> tuple[Message, int]:
         """The response and the number of attempts. Raises MeshErrors."""

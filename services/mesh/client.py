@@ -20,6 +20,7 @@ from services.mesh.deadline import Clock
 from services.mesh.health import SERVING
 from services.mesh.retry import RetryPolicy
 from services.mesh.telemetry import Telemetry
+from services.mesh.wire.channel import WireChannel, address_of
 
 Stub = TypeVar("Stub")
 
@@ -77,7 +78,11 @@ class ClientFactory:
             )
             retry = RetryLink(self._retry_policy, self._rng)
             chain = ClientChain(target, self._telemetry, breaker, retry, self._timeout_s)
-            channel = self._channels[target] = MeshChannel(bare, chain)
+            address = address_of(target)
+            wire = None
+            if address is not None:
+                wire = WireChannel(target, address, max_message_bytes=self._max_message_mib << 20)
+            channel = self._channels[target] = MeshChannel(bare, chain, wire)
         return channel
 
     def breakers(self) -> list[Breaker]:
@@ -123,6 +128,7 @@ class ClientFactory:
                         down = True
                     elif down:
                         down = False
+                        self.channel(target).expect()
                         for breaker in self._open_breakers(target, service):
                             _log.info("%s is serving again", service)
                             breaker.serving_again()

@@ -20,7 +20,7 @@ _METADATA_BYTES: Final = 32 * 1024
 MAX_CONNECTION_AGE_MS: Final = 600_000
 _MAX_CONNECTION_AGE_GRACE_MS: Final = 60_000
 # A target that was restarted is found again within two seconds.
-_RECONNECT_MS: Final = (100, 500, 2_000)
+RECONNECT_MS: Final = (100, 500, 2_000)
 _RESOLVE_AGAIN_MS: Final = 5_000
 
 # Never a `timeout` here: gRPC ends such calls at once (the deadline link does it). Never a retryPolicy:
@@ -47,7 +47,7 @@ def server_options(max_message_mib: int, max_connection_age_ms: int = MAX_CONNEC
 
 def client_options(max_message_mib: int) -> Options:
     """Options of a channel."""
-    initial_ms, min_ms, max_ms = _RECONNECT_MS
+    initial_ms, min_ms, max_ms = RECONNECT_MS
     return [
         ("grpc.service_config", SERVICE_CONFIG),
         ("grpc.service_config_disable_resolution", 1),

@@ -11,6 +11,7 @@ import grpc
 from services.mesh.chain.client.stream import StreamCall
 from services.mesh.chain.invoke import ClientChain, unary
 from services.mesh.chain.method import Method, describe_method
+from services.mesh.wire.channel import WireChannel
 
 
 class _Unary:
@@ -60,11 +61,31 @@ class _MakesCallables(Protocol):
 
 
 class MeshChannel(grpc.aio.Channel):
-    """A grpc.aio channel for stubs; `bare` is the one without links."""
+    """A grpc.aio channel for stubs; `bare` is the one without links.
 
-    def __init__(self, bare: grpc.aio.Channel, chain: ClientChain) -> None:
+    `wire` makes connections of its own, for those who make very many unary calls: None where it does not
+    speak what the target asks for.
+    """
+
+    def __init__(self, bare: grpc.aio.Channel, chain: ClientChain, wire: WireChannel | None = None) -> None:
         self.bare = bare
         self.chain = chain
+        self._wire = wire
+        self._wired = False
+
+    def quick_unary(self, path: str, serializer: Any, deserializer: Any) -> Any:
+        """A callable without links, called with `timeout` and `metadata`: a third of grpc.aio's CPU time."""
+        if self._wire is None:
+            return self.bare.unary_unary(
+                path, request_serializer=serializer, response_deserializer=deserializer
+            )
+        self._wired = True
+        return self._wire.unary(path, serializer, deserializer)
+
+    def expect(self) -> None:
+        """Somebody has seen the target alive: who waits before connecting again need not."""
+        if self._wire is not None:
+            self._wire.expect()
 
     def _wrap(
         self, make: _MakesCallables, method: str, args: Any, kwargs: Any, streaming: tuple[bool, bool]
@@ -92,9 +113,13 @@ class MeshChannel(grpc.aio.Channel):
         await self.close()
 
     async def close(self, grace: float | None = None) -> None:
+        if self._wire is not None:
+            await self._wire.close()
         await self.bare.close(grace)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        if self._wired and self._wire is not None:
+            return self._wire.get_state(try_to_connect)
         return self.bare.get_state(try_to_connect)
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:

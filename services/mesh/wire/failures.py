@@ -1,0 +1,118 @@
+"""How calls end other than well, in grpc's own form, so that whoever calls need not know who made the call.
+
+Codes for HTTP/2 error codes, HTTP statuses and lost connections are those of gRPC's own documents:
+doc/PROTOCOL-HTTP2.md, doc/http-grpc-status-mapping.md and doc/statuscodes.md of grpc/grpc.
+"""
+
+import base64
+import binascii
+from typing import Final
+from urllib.parse import unquote
+
+import grpc
+from grpc.aio import AioRpcError, Metadata
+
+# HTTP/2 error codes (RFC 9113, 7).
+NO_ERROR: Final = 0
+PROTOCOL_ERROR: Final = 1
+FLOW_CONTROL_ERROR: Final = 3
+REFUSED_STREAM: Final = 7
+CANCEL: Final = 8
+COMPRESSION_ERROR: Final = 9
+
+_OF_RESET: Final = {
+    REFUSED_STREAM: grpc.StatusCode.UNAVAILABLE,
+    CANCEL: grpc.StatusCode.CANCELLED,
+    11: grpc.StatusCode.RESOURCE_EXHAUSTED,  # ENHANCE_YOUR_CALM
+    12: grpc.StatusCode.PERMISSION_DENIED,  # INADEQUATE_SECURITY
+}
+_OF_HTTP: Final = {
+    b"400": grpc.StatusCode.INTERNAL,
+    b"401": grpc.StatusCode.UNAUTHENTICATED,
+    b"403": grpc.StatusCode.PERMISSION_DENIED,
+    b"404": grpc.StatusCode.UNIMPLEMENTED,
+    b"429": grpc.StatusCode.UNAVAILABLE,
+    b"502": grpc.StatusCode.UNAVAILABLE,
+    b"503": grpc.StatusCode.UNAVAILABLE,
+    b"504": grpc.StatusCode.UNAVAILABLE,
+}
+_OF_NUMBER: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class UnprocessedError(Exception):
+    """The peer has not looked at the call, so it can be made again elsewhere."""
+
+
+def failure(
+    code: grpc.StatusCode, details: str, trailing: tuple[tuple[str, str | bytes], ...] = ()
+) -> AioRpcError:
+    """What grpc.aio would raise."""
+    return AioRpcError(code, Metadata(), Metadata(*trailing), details)
+
+
+def lost(why: str) -> AioRpcError:
+    """The connection has gone, and nobody knows how far the call had come."""
+    return failure(grpc.StatusCode.UNAVAILABLE, why)
+
+
+def late() -> AioRpcError:
+    """The time granted has passed."""
+    return failure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+
+def closed() -> AioRpcError:
+    """The channel was closed by its owner."""
+    return failure(grpc.StatusCode.CANCELLED, "the channel is closed")
+
+
+def too_large(way: str, size: int, limit: int) -> AioRpcError:
+    """In the words of gRPC's core: `way` is Sent or Received."""
+    return failure(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{way} message larger than max ({size} vs. {limit})")
+
+
+def reset(code: int) -> AioRpcError:
+    """The peer has ended the stream without a status."""
+    return failure(
+        _OF_RESET.get(code, grpc.StatusCode.INTERNAL), f"the stream was reset with HTTP/2 error {code}"
+    )
+
+
+def broken(what: str) -> AioRpcError:
+    """The answer is none that gRPC allows."""
+    return failure(grpc.StatusCode.INTERNAL, what)
+
+
+def not_grpc(head: dict[str, bytes]) -> AioRpcError:
+    """Whoever answered does not speak gRPC."""
+    status = head.get(":status", b"")
+    code = _OF_HTTP.get(status, grpc.StatusCode.UNKNOWN)
+    return failure(code, f"the answer is HTTP {status.decode('latin-1')} without a gRPC status")
+
+
+def of_trailers(trailers: dict[str, bytes]) -> AioRpcError:
+    """The status in the trailers, which is not OK."""
+    number = trailers.get("grpc-status", b"")
+    value = int(number) if number.isdigit() and len(number) < 4 else -1
+    code = _OF_NUMBER.get(value, grpc.StatusCode.UNKNOWN)
+    if code is grpc.StatusCode.OK:
+        code = grpc.StatusCode.UNKNOWN
+    details = unquote(trailers.get("grpc-message", b"").decode("latin-1"))
+    kept = tuple(
+        (key, binary(raw) if key.endswith("-bin") else raw.decode("latin-1"))
+        for key, raw in trailers.items()
+        if key[0] != ":" and key not in ("grpc-status", "grpc-message", "content-type")
+    )
+    return failure(code, details, kept)
+
+
+def binary(raw: bytes) -> bytes:
+    """A `-bin` value: base64, with or without padding; what is no base64 is nothing."""
+    try:
+        return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
+    except binascii.Error:
+        return b""
+
+
+def to_base64(value: bytes) -> bytes:
+    """The same the other way; gRPC leaves the padding out."""
+    return base64.b64encode(value).rstrip(b"=")

@@ -1,0 +1,81 @@
+"""Headers of HTTP/2 without a dynamic table, against the examples of RFC 7541."""
+
+import pytest
+
+from services.mesh.wire import headers
+
+
+def test_a_literal_is_read() -> None:
+    block = bytes.fromhex("400a637573746f6d2d6b65790d637573746f6d2d686561646572")  # C.2.1
+
+    assert headers.decode(block) == {"custom-key": b"custom-header"}
+
+
+def test_a_request_in_huffman_code_is_read() -> None:
+    block = bytes.fromhex("828684418cf1e3c2e5f23a6ba0ab90f4ff")  # C.4.1
+
+    assert headers.decode(block) == {
+        ":method": b"GET",
+        ":scheme": b"http",
+        ":path": b"/",
+        ":authority": b"www.example.com",
+    }
+
+
+def test_a_response_in_huffman_code_is_read() -> None:
+    # C.6.1, whose names come from the static table
+    block = bytes.fromhex(
+        "488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c78f0b97c8e9ae82ae43d3"
+    )
+
+    assert headers.decode(block) == {
+        ":status": b"302",
+        "cache-control": b"private",
+        "date": b"Mon, 21 Oct 2013 20:13:21 GMT",
+        "location": b"https://www.example.com",
+    }
+
+
+@pytest.mark.parametrize(("value", "coded"), [(10, "0a"), (1337, "1f9a0a")])
+def test_numbers_are_written_as_in_the_examples(value: int, coded: str) -> None:
+    assert headers.integer(value, 5).hex() == coded  # C.1.1, C.1.2
+
+
+@pytest.mark.parametrize("length", [0, 1, 126, 127, 128, 254, 255, 5000])
+def test_what_is_written_is_read_again(length: int) -> None:
+    value = b"x" * length
+
+    assert headers.decode(headers.name("x-long") + headers.text(value)) == {"x-long": value}
+
+
+def test_the_head_of_a_request_is_read_again() -> None:
+    assert headers.decode(headers.request_head("/a.B/C", "eta:50051")) == {
+        ":method": b"POST",
+        ":scheme": b"http",
+        ":path": b"/a.B/C",
+        ":authority": b"eta:50051",
+    }
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"\x80",  # entry 0
+        b"\xbe",  # entry 62: of a table that was not allowed
+        b"\x3f\xe1\x1f",  # a table that was not allowed
+        b"\x00\x05abc",  # ends in a name
+        b"\x00\x01a\x05abc",  # ends in a value
+        b"\x00\x01a\xff\xff\xff\xff\xff\xff\x7f",  # a length without end
+        b"\x00\x01a\x81\x00",  # wrong padding
+        b"\x00\x01a\x84\xff\xff\xff\xff",  # the end of the string inside
+        b"\x00\x01\xe9\x01a",  # a name that is no ASCII
+        b"\x00",
+    ],
+)
+def test_a_block_that_is_none_is_refused(block: bytes) -> None:
+    with pytest.raises(ValueError, match=r"\w+"):
+        headers.decode(block)
+
+
+def test_no_table_may_be_announced() -> None:
+    assert headers.decode(b"\x20\x88") == {":status": b"200"}
