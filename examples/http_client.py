@@ -1,6 +1,6 @@
 """Report one fix over HTTP with the standard library alone, and read the errors the gateway gives.
 
-Run it beside `make run`: WAYMESH_API_KEY=... python examples/http_client.py
+Run it beside `make run`: WAYMESH_API_KEY=wm_... python3 examples/http_client.py
 """
 
 from __future__ import annotations

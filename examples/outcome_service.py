@@ -1,6 +1,6 @@
 """A service of one's own that records what it does: two agents, a workflow, every action one outcome.
 
-Run it beside `make run`: python examples/outcome_service.py
+Run it beside `make run`: .venv/bin/python examples/outcome_service.py
 """
 
 import asyncio

@@ -33,11 +33,28 @@ def postgres_dsn() -> Iterator[str]:
 @pytest.fixture
 async def database(postgres_dsn: str) -> AsyncIterator[str]:
     """DSN of an empty database, dropped after the test with whatever is still connected."""
-    name = f"test_{os.getpid()}_{next(_numbers)}"
-    connection = await connect(postgres_dsn)
+    name = _name()
+    await _execute(postgres_dsn, f"CREATE DATABASE {name}")
+    yield postgres_dsn.replace("/waymesh?", f"/{name}?")
+    await _execute(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def module_database(postgres_dsn: str) -> Iterator[str]:
+    """The same for all tests of a module that share one mesh."""
+    name = _name()
+    asyncio.run(_execute(postgres_dsn, f"CREATE DATABASE {name}"))
+    yield postgres_dsn.replace("/waymesh?", f"/{name}?")
+    asyncio.run(_execute(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def _name() -> str:
+    return f"test_{os.getpid()}_{next(_numbers)}"
+
+
+async def _execute(dsn: str, statement: str) -> None:
+    connection = await connect(dsn)
     try:
-        await connection.execute(f"CREATE DATABASE {name}")
-        yield postgres_dsn.replace("/waymesh?", f"/{name}?")
-        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await connection.execute(statement)
     finally:
         await connection.close()

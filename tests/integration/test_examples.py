@@ -1,0 +1,122 @@
+"""What README.md and examples/ show is what a user gets: each is run, as a process, on a running mesh."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import until
+from tests.running_mesh import KEY, ROOT, RunningMesh, running_mesh
+
+README = (ROOT / "README.md").read_text()
+# Language and text.
+BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+# A command after the prompt, over as many lines as it takes, and the JSON printed under it.
+SHOWN = [
+    (command, json.loads(answer))
+    for _, text in BLOCKS
+    for command, answer in re.findall(r"^\$ (curl .*?)\n(\{.*?)(?=^\$|\Z)", text, re.DOTALL | re.MULTILINE)
+]
+# Another value each time, of the same type.
+VARYING = {"request_id", "duration_ms", "attempt"}
+EXAMPLES = {
+    "stub_client.py": r"\d+\.\d min; 80%: \d+\.\d to \d+\.\d\n",
+    "http_client.py": r"200 \{.*'status': 'success'.*\}\n400 \{.*'parameters\.location\.lat'.*\}\n",
+    "outcome_service.py": r"(?s:.*\n  success\n.*)5 outcomes delivered, 0 in the spool\n",
+}
+# The stub client's question, to know when it can be answered.
+PREDICT = (
+    SHOWN[0][0].partition(" -d ")[0]
+    + """ -d '{"task": "predict_eta", "parameters": {"order_id": "order_456"}}'"""
+)
+# Only keeps what does not answer from holding the run.
+GUARD_S = 60
+
+
+@pytest.fixture(scope="module")
+def mesh(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    with running_mesh(module_database, tmp_path_factory.mktemp("examples")) as running:
+        yield running
+
+
+def run(command: list[str], mesh: RunningMesh) -> subprocess.CompletedProcess[str]:
+    """As a user of this mesh runs it, from the repository's root."""
+    return subprocess.run(
+        command,
+        env={**os.environ, **mesh.environ, "WAYMESH_DATA_DIR": str(mesh.folder / "user"), "KEY": KEY},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=GUARD_S,
+        check=False,
+    )
+
+
+def here(text: str, mesh: RunningMesh) -> str:
+    """The text with the addresses of this mesh for the usual ones, and a key for the one left out."""
+    for shown, real in (
+        ("127.0.0.1:8000", f"127.0.0.1:{mesh.gateway}"),
+        ("127.0.0.1:50051", mesh.targets["eta"]),
+        ("wm_…", KEY),
+    ):
+        text = text.replace(shown, real)
+    return text
+
+
+def curl(command: str, mesh: RunningMesh) -> Any:
+    done = run(["bash", "-c", here(command, mesh)], mesh)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def lasting(answer: Any) -> dict[str, Any]:
+    """The answer, with the type alone of what is different each time."""
+    return {name: type(value) if name in VARYING else value for name, value in answer.items()}
+
+
+@pytest.fixture(scope="module")
+def answers(mesh: RunningMesh) -> list[Any]:
+    """What each command of the README is answered, in its order."""
+    return [curl(command, mesh) for command, _ in SHOWN]
+
+
+@pytest.mark.parametrize("number", range(len(SHOWN)))
+def test_a_curl_of_the_readme_is_answered_as_printed_under_it(number: int, answers: list[Any]) -> None:
+    assert lasting(answers[number]) == lasting(SHOWN[number][1])
+    assert list(answers[number]) == list(SHOWN[number][1]), "in the same order"
+
+
+def test_every_curl_of_the_readme_is_tried() -> None:
+    assert README.count("curl ") == len(SHOWN) + 1
+
+
+def test_the_curl_that_make_run_is_shown_to_print_succeeds(mesh: RunningMesh) -> None:
+    [command] = re.findall(r"^READY\. Try:\n  (curl .*)$", README, re.MULTILINE)
+    assert curl(command, mesh)["status"] == "success"
+
+
+async def test_the_stub_client_of_the_readme_prints_an_arrival_time(
+    mesh: RunningMesh, answers: list[Any]
+) -> None:
+    [client] = [text for kind, text in BLOCKS if kind == "python"]
+    await until(lambda: "error" not in curl(PREDICT, mesh), "eta hears of the order by the event bus")
+    done = run([sys.executable, "-c", here(client, mesh)], mesh)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"\d+\.\d min, 80% between \d+\.\d and \d+\.\d\n", done.stdout)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs_and_prints_what_it_is_for(mesh: RunningMesh, name: str) -> None:
+    done = run([sys.executable, str(Path("examples") / name)], mesh)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(EXAMPLES[name], done.stdout), done.stdout
+
+
+def test_every_example_is_run() -> None:
+    assert {path.name for path in (ROOT / "examples").iterdir() if path.is_file()} == set(EXAMPLES)
