@@ -26,7 +26,7 @@ PACE_S: Final = 600.0
 # After a longer silence nobody knows what the courier did, so it does not count for the pace.
 _PACE_GAP_S: Final = 600.0
 _FADED: Final = 1e-9
-# Trigger rule of requirements §2.
+# Standing still says nothing new about the arrival.
 MOVING_KPH: Final = 5.0
 _MOVING: Final = (TripStage.TRIP_STAGE_TO_PICKUP, TripStage.TRIP_STAGE_TO_DESTINATION)
 # One prediction per order and batch is enough when batches are short. One that spans more time gets one a

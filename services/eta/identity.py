@@ -16,7 +16,7 @@ _STAGE_NAMES: Final = {number: name.removeprefix("TRIP_STAGE_").lower() for name
 
 
 def event_id_of(event: GpsEvent) -> str:
-    """The fix's own id, or the UUIDv5 of what it says (requirements §1)."""
+    """The fix's own id, or the UUIDv5 of what it says."""
     if event.HasField("event_id"):
         return event.event_id
     stamp, place = event.timestamp, event.location

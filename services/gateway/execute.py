@@ -6,7 +6,7 @@ from typing import Any, Final
 from services.gateway import caller, faults
 from services.gateway.caller import Caller
 from services.gateway.exchange import Exchange
-from services.gateway.settings import MAX_TIMEOUT_MS, MIN_TIMEOUT_MS
+from services.gateway.settings import MAX_TIMEOUT_MS
 from services.gateway.tasks import Task
 from services.mesh import deadline, json_codec
 from services.mesh.errors import DeadlineExceeded, FieldViolation, MeshError
@@ -76,9 +76,9 @@ class Executor:
             violations.append(FieldViolation("task", f"must be text, found {json_codec.describe(name)}"))
         if timeout_ms is None:
             timeout_ms = self._timeout_ms
-        elif type(timeout_ms) not in (int, float) or not MIN_TIMEOUT_MS <= timeout_ms <= MAX_TIMEOUT_MS:
+        elif type(timeout_ms) not in (int, float) or not 0 < timeout_ms <= MAX_TIMEOUT_MS:
             found = json_codec.describe(timeout_ms)
-            wanted = f"must be a number from {MIN_TIMEOUT_MS} to {MAX_TIMEOUT_MS}"
+            wanted = f"must be a number above 0, at most {MAX_TIMEOUT_MS}"
             violations.append(FieldViolation("timeout_ms", f"{wanted}, found {found}"))
         for key in body:
             if key not in _FIELDS:

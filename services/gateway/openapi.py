@@ -6,7 +6,7 @@ from importlib import resources
 from typing import Any, Final
 
 from services.gateway.schema import Schema, Schemas, example
-from services.gateway.settings import MAX_TIMEOUT_MS, MIN_TIMEOUT_MS
+from services.gateway.settings import MAX_TIMEOUT_MS
 from services.gateway.tasks import Task
 
 VERSION: Final = "1"
@@ -185,7 +185,7 @@ def _body(task: Task, schemas: Schemas) -> Schema:
             "parameters": parameters,
             "timeout_ms": {
                 "type": ["number", "null"],
-                "minimum": MIN_TIMEOUT_MS,
+                "exclusiveMinimum": 0,
                 "maximum": MAX_TIMEOUT_MS,
                 "description": "Milliseconds for everything; 10,000 without.",
             },

@@ -193,7 +193,7 @@ _CLASS_OF: Final[Mapping[grpc.StatusCode, type[MeshError]]] = {
 }
 _CODE_OF_NUMBER: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 
-# requirements: the table of HTTP answers. OK is there so that callers need no special case.
+# The table of HTTP answers. OK is there so that callers need no special case.
 _HTTP: Final[Mapping[grpc.StatusCode, int]] = {
     grpc.StatusCode.OK: 200,
     grpc.StatusCode.INVALID_ARGUMENT: 400,

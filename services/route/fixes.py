@@ -20,7 +20,7 @@ class Stage(IntEnum):
     DELIVERED = 6
 
 
-# requirements: what makes route look at a courier's stops again.
+# What makes route look at a courier's stops again.
 _HEAVY: Final = 3  # TRAFFIC_DENSITY_HEAVY; SEVERE is 4
 FAST_KPH: Final = 90.0
 

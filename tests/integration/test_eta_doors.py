@@ -17,7 +17,7 @@ from services.mesh import json_codec
 from services.mesh.errors import AlreadyExists, InvalidArgument, NotFound, OutOfRange
 from services.mesh.events import JSON, Message
 
-# The bytes of requirements §1.
+# What a courier's app has always sent.
 FIX = (
     b'{"driver_id":"driver_123","order_id":"order_456","location":{"lat":-23.5505,"lon":-46.6333},'
     b'"speed_kph":25.3,"trip_stage":"to_pickup","traffic_density":"moderate","zone_type":"business_district",'

@@ -108,7 +108,7 @@ BEFORE_ROUTING: list[tuple[str, Ask, int, str, str, tuple[str, ...]]] = [
             post({"task": "report_gps", "parameters": GPS, "timeout_ms": timeout}),
             *(400, "INVALID_ARGUMENT", "INVALID_FIELD", ("timeout_ms",)),
         )
-        for timeout in (0, -1, 99, 60_001, True, "10", [1])
+        for timeout in (0, -1, 60_001, True, "10", [1])
     ),
     (
         "headers too large",
@@ -219,19 +219,20 @@ async def test_a_method_that_the_owner_does_not_serve_is_a_501() -> None:
         check(reply, 501, "UNIMPLEMENTED", "METHOD_UNIMPLEMENTED", "route")
 
 
-async def test_the_requests_own_deadline_is_a_504_in_time() -> None:
+@pytest.mark.parametrize("timeout_ms", [200, 20, 1, 0.001])
+async def test_the_requests_own_deadline_is_a_504_in_time(timeout_ms: float) -> None:
     async def sleeps(_request: Any, _context: Any) -> Any:
         await asyncio.sleep(60)
 
     async with gateway({"ReportGps": sleeps}) as rig:
         body = check(
-            await rig.client().task("report_gps", GPS, timeout_ms=200),
+            await rig.client().task("report_gps", GPS, timeout_ms=timeout_ms),
             504,
             "DEADLINE_EXCEEDED",
             "DEADLINE_PASSED",
             "eta",
         )
-        assert 100 < body["duration_ms"] < 5_000
+        assert timeout_ms - 50 < body["duration_ms"] < 5_000
 
 
 async def test_an_open_breaker_is_a_503_with_the_time_to_come_back() -> None:

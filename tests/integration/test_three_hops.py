@@ -32,7 +32,7 @@ COURIER = {
 }
 DRY_RUN = {"dry_run": True}
 HANG_UPS = 20
-# requirements: how long the last hop may go on once the client has hung up.
+# How long the last hop may go on once the client has hung up.
 BOUND_MS = 50.0
 CODES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
 
