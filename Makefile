@@ -43,8 +43,10 @@ lock: $(DEV) ## resolve the newest versions into requirements/*.txt, with hashes
 	for set in product dev bench; do \
 	  extra=; case $$set in dev) extra="--extra dev";; bench) extra="--extra dev --extra bench";; esac; \
 	  $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    --no-emit-package waymesh-contracts $$extra pyproject.toml -o requirements/$$set.txt; \
+	    --no-emit-package waymesh-contracts --extra build $$extra pyproject.toml -o requirements/$$set.txt; \
 	done
+	echo uv | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  - -o requirements/uv.txt
 
 bench: $(BENCH) ## measure against the peers (see docs/benchmarks.md)
 	@$(BIN)/python -m bench
@@ -55,15 +57,15 @@ clean: ## remove environments and caches
 .tools/uv/bin/uv:
 	@echo "setting up .tools/uv, which installs the rest (once)"
 	@$(PYTHON) -m venv .tools/uv
-	@.tools/uv/bin/pip install --quiet --disable-pip-version-check uv
+	@.tools/uv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 
-# One recipe for the three sets: sync to the lock, then the two packages of this repository without their dependencies.
+# One recipe for the three sets: sync to the lock, then the two packages of this repository, which add nothing to it.
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "waymesh needs Python >= 3.11; name one with PYTHON=...")'
 	@echo "setting up $(VENV) from $(1) (once)"
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
 	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes $(1)
-	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -e gen/python -e .
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e gen/python -e .
 	@rm -f $(PRODUCT) $(DEV) $(BENCH)
 endef
 

@@ -32,8 +32,6 @@ class Task:
     parameters: type[Message]
     # Top-level fields of the response that may say that the answer is second best.
     degradations: tuple[str, ...]
-    idempotent: bool
-    method: MethodDescriptor
 
     def read(self, parameters: object) -> Message:
         """The request for `parameters`. Raises InvalidArgument, paths from the body's root."""
@@ -94,11 +92,15 @@ def owners(tasks: Mapping[str, Task]) -> list[str]:
 
 def _service_files() -> Iterator[FileDescriptor]:
     """Contracts with services. `waymesh` is a namespace package: other distributions may add to it."""
+    seen = set()
     for root in waymesh.__path__:
         base = Path(root)
         for path in sorted(base.rglob("*_service_pb2.py")):
             module = ".".join(("waymesh", *path.relative_to(base).with_suffix("").parts))
-            yield importlib.import_module(module).DESCRIPTOR
+            # The same contracts may be on the path twice, which is one module all the same.
+            if module not in seen:
+                seen.add(module)
+                yield importlib.import_module(module).DESCRIPTOR
 
 
 def _task(file: FileDescriptor, method: MethodDescriptor) -> Task | None:
@@ -127,8 +129,6 @@ def _task(file: FileDescriptor, method: MethodDescriptor) -> Task | None:
             and field.message_type.full_name == degradation_pb2.Degradation.DESCRIPTOR.full_name
             and not field.is_repeated
         ),
-        idempotent=options.idempotency_level != 0,
-        method=method,
     )
 
 

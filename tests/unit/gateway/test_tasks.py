@@ -1,6 +1,7 @@
 """The table of tasks, and the paths of what is wrong with their parameters."""
 
 import pytest
+import waymesh
 from waymesh.eta.v1 import eta_service_pb2
 from waymesh.mesh.v1 import degradation_pb2
 
@@ -71,3 +72,9 @@ def test_wrong_parameters_are_named_from_the_bodys_root() -> None:
     with pytest.raises(InvalidArgument) as caught:
         TABLE["report_gps"].read({"location": {"lat": "x"}, "y": 1})
     assert [each.field for each in caught.value.violations] == ["parameters.location.lat", "parameters.y"]
+
+
+def test_contracts_that_are_on_the_path_twice_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.waymesh, "__path__", [*waymesh.__path__, *waymesh.__path__])
+
+    assert tasks.load().keys() == TABLE.keys()
