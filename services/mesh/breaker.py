@@ -18,7 +18,11 @@ from typing import Any, Final
 
 import grpc
 import pybreaker
-from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_BREAKER_OPEN, ERROR_REASON_MESSAGE_TOO_LARGE
+from waymesh.mesh.v1.error_reason_pb2 import (
+    ERROR_REASON_BREAKER_OPEN,
+    ERROR_REASON_INTERNAL_FAULT,
+    ERROR_REASON_MESSAGE_TOO_LARGE,
+)
 
 from services.mesh import errors
 from services.mesh.deadline import Clock
@@ -89,6 +93,8 @@ def outcome_of(error: BaseException | None, budget_s: float | None, usual_s: flo
         # Callers who grant less than a method needs must not close it to everyone.
         return Outcome.FAILURE if budget_s is None or budget_s >= usual_s else Outcome.NEUTRAL
     if error.reason == ERROR_REASON_MESSAGE_TOO_LARGE or refused_unread(error):
+        return Outcome.NEUTRAL
+    if error.reason == ERROR_REASON_INTERNAL_FAULT and not error.from_peer:  # our own: nothing was sent
         return Outcome.NEUTRAL
     return Outcome.FAILURE if error.code in _FAILURES else Outcome.NEUTRAL
 

@@ -18,6 +18,8 @@ TRACESTATE: Final = "tracestate"
 _VALID: Final = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
 )
+# What a header of a call can carry, and no longer than everybody has to pass on (3.3.1.5).
+_STATE: Final = re.compile(r"[\x20-\x7e]{1,512}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,17 @@ def current_trace_id() -> str:
 
 
 def parse(parent: str | bytes | None, state: str | bytes | None = None) -> TraceContext | None:
-    """The headers as a place in a trace; None if they are missing or malformed."""
+    """The headers as a place in a trace; None if they are missing or malformed.
+
+    A state that cannot be passed on is left out; the trace goes on without it.
+    """
     if not isinstance(parent, str) or _VALID.fullmatch(parent) is None:
         return None
     if len(parent) > 55 and parent.startswith("00"):  # version 00 has nothing after the flags
         return None
-    return TraceContext(parent[:55], state if isinstance(state, str) else "")
+    if not isinstance(state, str) or _STATE.fullmatch(state) is None:
+        state = ""
+    return TraceContext(parent[:55], state)
 
 
 def new_root(*, sampled: bool = False) -> TraceContext:

@@ -7,13 +7,28 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from mesh_rig import HANG_S, SERVICE, Eta, Request, Response, Stub, address, error_of, mesh, request, until
+from mesh_rig import (
+    HANG_S,
+    PREDICT,
+    SERVICE,
+    Eta,
+    Request,
+    Response,
+    Stub,
+    address,
+    error_of,
+    mesh,
+    request,
+    until,
+)
 from waymesh.eta.v1 import eta_service_pb2, gps_stream_pb2
 from waymesh.mesh.v1.degradation_pb2 import Degradation
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_BREAKER_OPEN, ERROR_REASON_ORDER_UNKNOWN
 
 from services.mesh import deadline, errors
 from services.mesh.breaker import BreakerPolicy, State
+from services.mesh.chain.invoke import unary
+from services.mesh.chain.method import describe_method
 from services.mesh.retry import RetryPolicy
 
 NO_RETRY = RetryPolicy(retries=0)
@@ -129,6 +144,32 @@ async def test_a_fallback_answers_before_its_callers_deadline():
         a = rig.stub(await rig.serve(falls_back))
         response = await a.PredictEta(request(), timeout=0.300)
     assert response.degradation.source == "fallback"
+
+
+@pytest.mark.parametrize("header", [("tracestate", "a=é"), ("tracestate", "a\n"), ("X-Upper", "a")])
+@pytest.mark.parametrize("quick", [False, True])
+async def test_headers_of_ours_that_cannot_be_sent_say_nothing_about_the_target(
+    header: tuple[str, str], quick: bool
+):
+    async with mesh() as rig:
+        server = await rig.serve()
+        factory = rig.client(retry=NO_RETRY)
+        channel = factory.channel(address(server))
+        stub = Stub(channel)
+        method, options = describe_method(PREDICT), dict[str, Any]()
+        bare = channel.quick_unary(PREDICT, Request.SerializeToString, Response.FromString)
+        for _ in range(6):
+            if quick:
+                call = channel.chain.begin(method, HANG_S, (header,))
+                calling = unary(channel.chain, call, bare, request(), options)
+            else:
+                calling = stub.PredictEta(request(), metadata=(header,))
+            with pytest.raises(errors.Internal) as failed:
+                await calling
+            assert not failed.value.from_peer
+        [breaker] = factory.breakers()
+        assert (breaker.state, breaker.failures) == (State.CLOSED, 0)
+        assert await stub.PredictEta(request()) == Response()
 
 
 async def test_a_target_that_comes_back_is_probed_long_before_the_minute_is_over():

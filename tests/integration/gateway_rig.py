@@ -167,14 +167,19 @@ class Rig:
 
 @asynccontextmanager
 async def gateway(
-    eta: Mapping[str, Handler] = {}, *, route: Mapping[str, Handler] | None = None, **settings: Any
+    eta: Mapping[str, Handler] = {},
+    *,
+    route: Mapping[str, Handler] | None = None,
+    tracing: bool = True,
+    **settings: Any,
 ) -> AsyncIterator[Rig]:
-    """A gateway with these handlers behind it; `settings` by field name."""
+    """A gateway with these handlers behind it; `settings` by field name. Without `tracing`, no exporter."""
     exporter = InMemorySpanExporter()
+    processors = [SimpleSpanProcessor(exporter)] if tracing else []
     async with AsyncExitStack() as stack:
 
         async def serve(name: str, add: Any, servicer: object) -> GrpcServer:
-            telemetry = Telemetry.create(name, span_processors=[SimpleSpanProcessor(exporter)])
+            telemetry = Telemetry.create(name, span_processors=processors)
             server = GrpcServer(
                 name, host="127.0.0.1", port=0, admin_port=None, telemetry=telemetry, grace_s=1.0
             )
@@ -204,7 +209,7 @@ async def gateway(
             **targets,
             **settings,
         }
-        telemetry = Telemetry.create("gateway", span_processors=[SimpleSpanProcessor(exporter)])
+        telemetry = Telemetry.create("gateway", span_processors=processors)
         made = Gateway(load(GatewaySettings, **options), telemetry)
         life = await made.start()
         stack.push_async_callback(life.stop)

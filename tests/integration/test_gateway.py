@@ -194,6 +194,41 @@ async def test_the_trace_goes_on_from_the_client_through_both_hops_with_true_sta
     assert [span.attributes and span.attributes["http.response.status_code"] for span in edge] == [200, 404]
 
 
+@pytest.mark.parametrize("tracing", [True, False])
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [
+        ("a=1,b=2", "a=1,b=2"),
+        ("a=é", None),
+        ("a=\x80", None),
+        ("a\t=1", None),
+        ("a" * 513, None),
+    ],
+)
+async def test_a_client_cannot_close_a_task_to_others_with_its_trace_state(
+    state: str, kept: str | None, tracing: bool
+) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    seen: list[dict[str, Any]] = []
+
+    async def looks(request: Any, context: Any) -> Any:
+        seen.append(dict(context.invocation_metadata()))
+        return await took_in(request, context)
+
+    async with gateway({"ReportGps": looks}, tracing=tracing) as rig:
+        client = rig.client()
+        for _ in range(6):
+            reply = await client.task(
+                "report_gps", GPS, headers={"traceparent": parent, "tracestate": state, "baggage": "b=é"}
+            )
+            assert reply.status == 200, reply.json
+        assert (await client.task("report_gps", GPS)).status == 200
+    for metadata in seen[:6]:
+        assert metadata["traceparent"][3:35] == parent[3:35]
+        assert metadata.get("tracestate") == kept
+        assert "baggage" not in metadata
+
+
 async def test_health_says_what_lies_behind_without_failing_for_it() -> None:
     async with gateway() as rig:
         client = rig.client()

@@ -62,6 +62,12 @@ def test_a_neutral_outcome_neither_counts_nor_resets():
     assert breaker.state is State.OPEN
 
 
+def test_a_fault_of_our_own_is_none_of_the_target():
+    assert outcome_of(errors.internal(), None, 1.0) is Outcome.NEUTRAL
+    told = errors.from_status(errors.to_status(errors.internal()))
+    assert outcome_of(told, None, 1.0) is Outcome.FAILURE
+
+
 def test_an_open_breaker_refuses_with_the_time_that_is_left():
     clock = Clock()
     breaker = make(clock)

@@ -42,6 +42,18 @@ def test_a_later_version_is_read_as_far_as_it_is_known():
     assert parsed.trace_id == "0af7651916cd43dd8448eb211c80319c"
 
 
+@pytest.mark.parametrize(
+    "state", ["vendor=é", "vendor=\x01", "vendor=1\t", "vendor=1\n", "v=" + "1" * 511, b"v=1"]
+)
+def test_a_state_that_cannot_be_passed_on_is_left_out(state: str | bytes):
+    assert trace.parse(PARENT, state) == trace.TraceContext(PARENT)
+
+
+def test_a_state_of_512_characters_is_passed_on():
+    state = "v=" + "~" * 510
+    assert trace.parse(PARENT, state) == trace.TraceContext(PARENT, state)
+
+
 @given(st.booleans())
 def test_a_new_root_is_a_valid_header(sampled: bool):
     root = trace.new_root(sampled=sampled)

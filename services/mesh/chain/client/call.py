@@ -1,13 +1,17 @@
 """One call to another service as the client's links see it."""
 
+import re
 from collections.abc import Iterable, Iterator
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import grpc
 from opentelemetry.trace import Span
 
 from services.mesh.breaker import Permit
 from services.mesh.chain.method import Method
+
+_KEY: Final = re.compile(r"[0-9a-z_.-]+")
+_TEXT: Final = re.compile(r"[\x20-\x7e]*")
 
 
 class Headers(grpc.aio.Metadata):
@@ -25,6 +29,18 @@ class Headers(grpc.aio.Metadata):
 
     def __len__(self) -> int:
         return len(self._pairs)
+
+    def unsendable(self) -> str | None:
+        """Name of the first that no call can carry; None if there is none."""
+        for key, value in self._pairs:
+            if _KEY.fullmatch(key) is None:
+                return key
+            if key.endswith("-bin"):
+                continue
+            text = value if isinstance(value, str) else value.decode("latin-1")
+            if _TEXT.fullmatch(text) is None:
+                return key
+        return None
 
 
 class ClientCall:
