@@ -58,9 +58,8 @@ class Eta(GrpcService[EtaSettings]):
         activity = Activity(pipeline, NAME)
         learner = Learner(store, feedback, signals, every_s=settings.learn_every_s)
         await learner.load()
-        group = f"{settings.kafka_group_id}.{NAME}"
         consumer = FixConsumer(
-            group=group,
+            group=self.group,
             bus=bus,
             store=store,
             book=book,
@@ -69,7 +68,7 @@ class Eta(GrpcService[EtaSettings]):
             activity=activity,
             seen_limit=settings.dedupe_fixes,
         )
-        fixes = bus.consume(group, [FIXES], consumer.handle, max_batch=settings.gps_batch)
+        fixes = bus.consume(self.group, [FIXES], consumer.handle, max_batch=settings.gps_batch)
         arrivals = OrderArrivals(
             store=store,
             book=book,
@@ -101,8 +100,10 @@ class Eta(GrpcService[EtaSettings]):
         lifecycle.background("activity", activity.run)
         lifecycle.background("recorder", pipeline.run)
 
+        intake = Intake(bus=bus, store=store, partitions=partitions)
+        lifecycle.on_stop(intake.close)
         servicer = EtaServicer(
-            intake=Intake(bus=bus, store=store, partitions=partitions),
+            intake=intake,
             queries=EtaQueries(
                 store=store, book=book, learned=lambda: learner.learned, partitions=partitions
             ),

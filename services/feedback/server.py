@@ -35,6 +35,7 @@ class Feedback(GrpcService[FeedbackSettings]):
         bus = await self.open_bus(database)
 
         intake = Intake(database, bus, outcome_topic=settings.kafka_outcome_topic)
+        lifecycle.on_stop(intake.close)
 
         async def send(events: Sequence[OutcomeEvent]) -> None:
             await intake.outcomes(events)
@@ -49,7 +50,7 @@ class Feedback(GrpcService[FeedbackSettings]):
         )
         lifecycle.on_stop(pipeline.close)
         outcomes = bus.consume(
-            f"{settings.kafka_group_id}.{NAME}",
+            self.group,
             [settings.kafka_outcome_topic],
             OutcomeConsumer(intake, bus).handle,
         )

@@ -26,6 +26,8 @@ class GrpcService(ABC, Generic[S]):
         self.name = name
         self.settings = settings
         self._dsn = dsn
+        # The one place that makes the name: on every bus a group is called as it is in the cluster.
+        self.group = f"{settings.kafka_group_id}.{name}"
         self.lifecycle = Lifecycle(name, drain_s=settings.drain_s)
         self.telemetry = Telemetry.create(name, settings)
         self.server = GrpcServer(

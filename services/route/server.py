@@ -56,7 +56,6 @@ class Route(GrpcService[RouteSettings]):
             gap_s=settings.allocation_gap_s,
         )
         rerouter = Rerouter(database, bus, eta, settings)
-        group = f"{settings.kafka_group_id}.{NAME}"
         fixes = FixConsumer(bus, rerouter, ticker.soon)
         commands = CommandConsumer(bus)
         changes = ChangeConsumer(rerouter, ticker.soon)
@@ -64,9 +63,9 @@ class Route(GrpcService[RouteSettings]):
 
         lifecycle.background("recorder", pipeline.run)
         lifecycle.background("routes", rerouter.run)
-        lifecycle.background("fixes", bus.consume(group, [GPS_EVENTS], fixes.handle).run)
-        lifecycle.background("commands", bus.consume(group, [ORDER_COMMANDS], commands.handle).run)
-        lifecycle.background("changes", bus.consume(group, [ORDERS], changes.handle).run)
+        lifecycle.background("fixes", bus.consume(self.group, [GPS_EVENTS], fixes.handle).run)
+        lifecycle.background("commands", bus.consume(self.group, [ORDER_COMMANDS], commands.handle).run)
+        lifecycle.background("changes", bus.consume(self.group, [ORDERS], changes.handle).run)
         lifecycle.background("allocation", ticker.run)
         lifecycle.background("housekeeping", housekeeping.run)
 

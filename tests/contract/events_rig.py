@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Protocol
 
 import asyncpg
-from confluent_kafka import Producer
 
 from services.mesh.events import Consumer, EventBus, Message, Record, Topic
 from services.mesh.events.kafka import KafkaBus
@@ -17,6 +16,7 @@ from services.mesh.events.kafka_client import KafkaOptions
 from services.mesh.events.postgres import PostgresBus
 from services.mesh.events.topics import DEAD_LETTERS
 from services.mesh.store import connect
+from tests.mock_cluster import MockCluster
 from tests.processes import until
 
 TOPICS: Mapping[str, Topic] = {
@@ -172,10 +172,8 @@ class KafkaRig:
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
         self._processes: list[Process] = []
-        # The cluster lives as long as this producer; 4 partitions for a topic that nobody created.
-        self._cluster = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 3, "log_level": 2})
-        brokers = self._cluster.list_topics(timeout=10).brokers.values()
-        self.options = KafkaOptions(",".join(f"{broker.host}:{broker.port}" for broker in brokers))
+        self._cluster = MockCluster()
+        self.options = KafkaOptions(self._cluster.bootstrap_servers)
 
     async def bus(self, service: str = "tests") -> Process:
         pool = await asyncpg.create_pool(self.dsn, min_size=1, max_size=8, connect=connect)

@@ -120,6 +120,8 @@ class EventBus(Protocol):
     ) -> Consumer:
         """A member of a group. The members share the partitions; a new group starts at the oldest event.
 
+        A service's group is `GrpcService.group`: no adapter adds anything to the name.
+
         A handler that fails is called again after a pause. What fails again and again although the store
         and its peers are there ends in `dead-letters`, alone: batches shrink until one record is left.
         """

@@ -96,7 +96,7 @@ class KafkaBus:
     def consume(
         self, group: str, topics: Sequence[str], handler: Handler, *, max_batch: int = 1000
     ) -> KafkaGroupConsumer:
-        """A member of the group KAFKA_GROUP_ID + "." + `group`. UnknownTopicError."""
+        """A member of a group. UnknownTopicError."""
         self._check(topics)
         handling = Handling(self._pool, group, handler, self.publish, self._meter, admit_once(group))
         return KafkaGroupConsumer(

@@ -23,10 +23,9 @@ _LINGER_MS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class KafkaOptions:
-    """How to reach a cluster, and how its topics and groups are named there."""
+    """How to reach a cluster, and how its topics are named there."""
 
     bootstrap_servers: str
-    group_prefix: str = "waymesh"
     compression: str | None = "gzip"
     max_retries: int = 3
     """Further tries within one round of the relay; the rounds themselves go on until it succeeds."""
@@ -46,7 +45,6 @@ class KafkaOptions:
             context = create_ssl_context(cafile=str(cafile) if cafile is not None else None)
         return cls(
             bootstrap_servers=settings.kafka_bootstrap_servers,
-            group_prefix=settings.kafka_group_id,
             compression=None if settings.kafka_compression == "none" else settings.kafka_compression,
             max_retries=settings.kafka_max_retries,
             security_protocol=settings.kafka_security_protocol,
@@ -93,7 +91,7 @@ class KafkaOptions:
         """Arguments of a consumer; without a group it reads all partitions."""
         return {
             **self.connection(),
-            "group_id": f"{self.group_prefix}.{group}" if group is not None else None,
+            "group_id": group,
             "enable_auto_commit": False,
             "auto_offset_reset": "earliest" if from_start else "latest",
             "session_timeout_ms": _SESSION_TIMEOUT_MS,
