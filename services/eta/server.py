@@ -100,10 +100,8 @@ class Eta(GrpcService[EtaSettings]):
         lifecycle.background("activity", activity.run)
         lifecycle.background("recorder", pipeline.run)
 
-        intake = Intake(bus=bus, store=store, partitions=partitions)
-        lifecycle.on_stop(intake.close)
         servicer = EtaServicer(
-            intake=intake,
+            intake=Intake(bus=bus, store=store, partitions=partitions),
             queries=EtaQueries(
                 store=store, book=book, learned=lambda: learner.learned, partitions=partitions
             ),

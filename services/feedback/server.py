@@ -35,7 +35,6 @@ class Feedback(GrpcService[FeedbackSettings]):
         bus = await self.open_bus(database)
 
         intake = Intake(database, bus, outcome_topic=settings.kafka_outcome_topic)
-        lifecycle.on_stop(intake.close)
 
         async def send(events: Sequence[OutcomeEvent]) -> None:
             await intake.outcomes(events)
