@@ -59,8 +59,8 @@ class Peer:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """What can be said of the rounds."""
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds, at least 5 [5]")
-    parser.add_argument("--seconds", type=int, default=4, help="length of one measurement [4]")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds, at least 5")
+    parser.add_argument("--seconds", type=int, default=4, help="length of one measurement")
 
 
 def require() -> None:

@@ -13,18 +13,18 @@ and uvicorn serves
 
 One worker each. Rounds are interleaved. Prints the medians of requests a second and of the CPU time of a
 request (of all processes and threads of a server; wrk left out), then the median of the rounds' ratios to
-uvicorn with the bare app, then all of it as one line of JSON.
+uvicorn with the bare app.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
 from pathlib import Path
 
 from bench import _fixes
+from bench._command import command
 from bench._servers import Servers, free_ports, program
 from bench._wrk import Peer, compare, medians, options, ratios, require
 
@@ -54,9 +54,7 @@ def peers(servers: Servers, folder: Path) -> list[Peer]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.asgi", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command("asgi", __doc__)
     options(parser)
     arguments = parser.parse_args()
     require()

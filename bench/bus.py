@@ -7,7 +7,6 @@ PostgreSQL is the embedded one, fsync on. First everything as fast as it goes, t
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Final
 import asyncpg
 import uvloop
 
+from bench._command import command
 from services.mesh.events import Message, Record
 from services.mesh.events.postgres import PostgresBus
 from services.mesh.store import EmbeddedPostgres, connect
@@ -192,11 +192,11 @@ async def run(events: int, rate: int, seconds: int, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.bus", description=__doc__)
+    parser = command("bus", __doc__)
     parser.add_argument("--events", type=int, default=500_000, help="events of a run at full speed")
     parser.add_argument("--rate", type=int, default=20_000, help="events a second of a steady run")
     parser.add_argument("--seconds", type=int, default=10, help="length of a steady run")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each kind, whose medians count")
     arguments = parser.parse_args()
     uvloop.run(run(arguments.events, arguments.rate, arguments.seconds, arguments.rounds))
 

@@ -7,7 +7,6 @@ wander towards a place. Then the same fixes go through the pure middle alone, st
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -31,6 +30,7 @@ from waymesh.eta.v1 import eta_service_pb2_grpc
 from waymesh.eta.v1.gps_stream_pb2 import GetGpsStatsRequest
 from waymesh.order.v1.events_pb2 import OrderEvent
 
+from bench._command import command
 from services.eta import rules
 from services.eta.advance import advance
 from services.eta.answers import answer
@@ -218,8 +218,8 @@ def pure(traces: list[Trace], side_by_side: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side-by-side", type=int, default=50, help="traces at a time")
+    parser = command("eta_pipeline", __doc__)
+    parser.add_argument("--side-by-side", type=int, default=50, metavar="TRACES", help="traces at a time")
     parser.add_argument("--made-up", action="store_true", help="made-up couriers even if real data is there")
     arguments = parser.parse_args()
     data = os.environ.get("WAYMESH_BENCH_DATA")

@@ -6,7 +6,7 @@ does all it does in production: validation, limits, budget, breaker, retries, tr
 key too. Rounds are interleaved, and the median of the rounds' ratios counts.
 
 Prints, for /run, /execute and both peers, requests a second and the CPU time of a request of the process that
-answers (the service behind it and wrk left out), then ours over theirs, then all of it as one line of JSON.
+answers (the service behind it and wrk left out), then ours over theirs.
 
 With --trace, ours makes a span of each request and one of its call and sends them to a collector, which
 neither peer does; how many arrived is told as well.
@@ -14,7 +14,6 @@ neither peer does; how many arrived is told as well.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import _fixes, _gateway_envoy
+from bench._command import command
 from bench._servers import Servers, free_ports, program
 from bench._wrk import Peer, compare, medians, options, ratios, require
 
@@ -74,11 +74,7 @@ def spans(collector: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.gateway",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command("gateway", __doc__)
     options(parser)
     parser.add_argument("--trace", action="store_true", help="ours makes and exports every span")
     arguments = parser.parse_args()

@@ -5,7 +5,6 @@ Interleaved: one round of ours, one of json_format, and again; the median of the
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -18,6 +17,7 @@ from waymesh.eta.v1 import eta_service_pb2
 from waymesh.feedback.v1 import outcome_pb2
 from waymesh.gps.v1 import gps_pb2
 
+from bench._command import command
 from services.mesh import json_codec
 
 GPS = (
@@ -65,7 +65,7 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command("json_codec", __doc__)
     parser.add_argument("--rounds", type=int, default=9, help="interleaved pairs, at least 5")
     parser.add_argument("--seconds", type=float, default=0.15, help="length of one round of the peer")
     arguments = parser.parse_args()

@@ -6,7 +6,6 @@ floor of the stack: as many bare grpc.aio servers as the mesh has services, and 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import psutil
 
+from bench._command import command
 from bench._mesh import Mesh, a_folder, bare_stack, mesh, report, say
 
 LIMIT_MIB: Final = 700.0
@@ -74,10 +74,8 @@ async def measure(wait_s: float) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--after", type=float, default=60.0, metavar="SECONDS", help="after ready [60]")
+    parser = command("memory", __doc__)
+    parser.add_argument("--after", type=float, default=60, metavar="SECONDS", help="after it is ready")
     arguments = parser.parse_args()
     if not Path("/proc/self/smaps_rollup").exists():
         sys.exit("bench/memory.py reads /proc/PID/smaps_rollup, which Linux has since 4.14")

@@ -7,7 +7,6 @@ over 8 connections, into a table with the same columns and indexes in the same P
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
 import sys
@@ -23,6 +22,7 @@ from waymesh.feedback.v1.feedback_service_pb2 import RecordOutcomesRequest
 from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
+from bench._command import command
 from bench._mesh import mesh, report, say
 from services.mesh.feedback.outcome import SUCCESS, outcome
 from services.sim.latency import Latencies
@@ -158,12 +158,10 @@ async def measure(rounds: int, single: int, batched: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds [5]")
-    parser.add_argument("--single", type=int, default=4000, help="outcomes of a round, one a call [4000]")
-    parser.add_argument("--batched", type=int, default=20_000, help="outcomes of a round in batches [20000]")
+    parser = command("outcomes", __doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
+    parser.add_argument("--single", type=int, default=4000, help="outcomes of a round, one a call")
+    parser.add_argument("--batched", type=int, default=20_000, help="outcomes of a round in batches")
     arguments = parser.parse_args()
     return report(lambda: measure(max(1, arguments.rounds), arguments.single, arguments.batched))
 

@@ -8,7 +8,6 @@ puts the same fixes into a table of the same PostgreSQL by COPY, as many at a ti
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -20,6 +19,7 @@ from typing import Any, Final
 import asyncpg
 
 from bench.__main__ import SKIPPED
+from bench._command import command
 from bench._mesh import mesh, report, say
 from services.sim.replay import BATCH
 from services.sim.traces import Trace, read_traces
@@ -115,11 +115,9 @@ async def measure(path: Path, rounds: int, couriers: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="replays, each through a fresh mesh [3]")
-    parser.add_argument("--couriers", type=int, default=128, help="traces side by side [128]")
+    parser = command("replay", __doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="replays, each through a fresh mesh")
+    parser.add_argument("--couriers", type=int, default=128, help="traces side by side")
     arguments = parser.parse_args()
     data = os.environ.get("WAYMESH_BENCH_DATA")
     path = Path(data or "") / GEOLIFE

@@ -8,13 +8,13 @@ processes starts.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import statistics
 import sys
 import time
 
+from bench._command import command
 from tests.faults.restarting import restart_all
 from tests.faults.up_rig import UNLIMITED, up
 
@@ -43,8 +43,6 @@ async def measure(requests: int) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-    )
-    parser.add_argument("--requests", type=int, default=20_000, help="at least so many")
+    parser = command("restarts", __doc__)
+    parser.add_argument("--requests", type=int, default=20_000, help="at least so many are sent")
     sys.exit(asyncio.run(measure(parser.parse_args().requests)))

@@ -1,16 +1,15 @@
 """How many fixes a second route takes in: position memory, progress of orders, triggers, all in transactions.
 
-    python -m bench.route_fixes [--fixes 200000] [--couriers 200]
-
 Fixes of couriers who each carry one order (to_pickup, to_destination, delivered) wait in `gps-events` of an
 embedded PostgreSQL (fsync on); then route's consumer starts and reads until it has caught up. CPU seconds
-are those of this process; the database has its own. One JSON line last. The peer is the bus alone: the
-same events read by a group whose handler does nothing, which is what no consumer can beat.
+are those of this process; the database has its own.
+
+The peer is the bus alone: the same events read by a group whose handler does nothing, which is what no
+consumer can beat.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import cProfile
 import json
@@ -29,6 +28,7 @@ from waymesh.gps.v1.gps_pb2 import TRAFFIC_DENSITY_MODERATE, ZONE_TYPE_MIXED, Gp
 from waymesh.gps.v1.location_pb2 import Location
 from waymesh.order.v1.order_pb2 import ORDER_STATUS_ASSIGNED, Order
 
+from bench._command import command
 from services.mesh.events import EventBus, Message, create_bus
 from services.mesh.settings import load
 from services.mesh.store import EmbeddedPostgres, Store
@@ -160,10 +160,10 @@ async def measure(total: int, couriers: int, profile: bool) -> dict[str, object]
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fixes", type=int, default=200_000)
-    parser.add_argument("--couriers", type=int, default=200)
-    parser.add_argument("--profile", action="store_true")
+    parser = command("route_fixes", __doc__)
+    parser.add_argument("--fixes", type=int, default=200_000, help="how many wait")
+    parser.add_argument("--couriers", type=int, default=200, help="who sent them")
+    parser.add_argument("--profile", action="store_true", help="say in which functions the time goes")
     given = parser.parse_args()
     print(json.dumps(uvloop.run(measure(given.fixes, given.couriers, given.profile))))
 

@@ -6,13 +6,13 @@ whose cluster is created the first time, and as many bare grpc.aio servers as th
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any, Final
 
+from bench._command import command
 from bench._mesh import a_folder, bare_stack, mesh, report, say
 
 LIMIT_AGAIN_S: Final = 6.0
@@ -51,10 +51,8 @@ async def measure(rounds: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="folders to start on [3]")
+    parser = command("startup", __doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="folders to start on")
     arguments = parser.parse_args()
     return report(lambda: measure(max(1, arguments.rounds)))
 

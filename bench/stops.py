@@ -1,11 +1,9 @@
 """How long the exact solver takes for one courier with 4 orders, against trying every order of stops.
 
-    python -m bench.stops
-
 Random problems in a city of 4 × 4 km: motorcycle, windows of 20 to 60 minutes, sizes of 0.5 to 2, default
 limits. The peer is the plain oracle of the tests, which tries all 2,520 orders of 8 stops that keep
-precedence; both must find the same cost. Pairs are interleaved. Prints microseconds and the median ratio,
-one JSON line last.
+precedence; both must find the same cost. Pairs are interleaved. Prints microseconds for 2 to 6 orders, of the
+best plan and of all its trade-offs, and the median of the pairs' ratios.
 """
 
 import json
@@ -15,6 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from bench._command import command
 from services.route.limits import Vehicle, default_limits
 from services.route.stops import Job, Kind, Plan, Problem, front, solve, walk
 from services.route.travel import Place, fallback
@@ -95,6 +94,7 @@ def quantiles(seconds: Sequence[float]) -> dict[str, float]:
 
 def main() -> None:
     """Measures and prints."""
+    command("stops", __doc__).parse_args()
     rng = random.Random(20)
     result: dict[str, object] = {}
     for orders in (2, 3, 4, 5, 6):
