@@ -78,7 +78,7 @@ class Mesh:
         self.folder = folder
         own = {"DATABASE_URL", "FASTAPI_API_KEY"}
         kept = {name: value for name, value in os.environ.items() if name not in own}
-        self.environ = {**kept, **_free_ports(), "WAYMESH_DATA_DIR": str(folder), **variables}
+        self.environ = {**kept, **mesh_ports(), "WAYMESH_DATA_DIR": str(folder), **variables}
         self.ready_s = 0.0
         """From the start of the command to its READY."""
         self._process: asyncio.subprocess.Process | None = None
@@ -207,7 +207,7 @@ async def bare_stack(folder: Path) -> AsyncIterator[tuple[EmbeddedPostgres, list
         await postgres.stop()
 
 
-def _free_ports() -> dict[str, str]:
+def mesh_ports() -> dict[str, str]:
     """A free port for every listener, by its variable."""
     chosen: dict[str, str] = {}
     for variable in (port.variable for spec in SERVICES for port in spec.ports):
