@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.up_rig import up
 from tests.processes import until
 from tests.running_mesh import KEY, ROOT, RunningMesh, running_mesh
 
@@ -35,6 +36,8 @@ PREDICT = (
     SHOWN[0][0].partition(" -d ")[0]
     + """ -d '{"task": "predict_eta", "parameters": {"order_id": "order_456"}}'"""
 )
+# A row of the table that `make run` prints.
+ROW = r"^  \d\d:\d\d:\d\d( +\d+){6} +(-|[\d.]+ min) +(-|\d+%)( +\d+/\d+){3}$"
 # Only keeps what does not answer from holding the run.
 GUARD_S = 60
 
@@ -80,6 +83,20 @@ def lasting(answer: Any) -> dict[str, Any]:
     return {name: type(value) if name in VARYING else value for name, value in answer.items()}
 
 
+def told(line: str) -> str:
+    """A printed line without what is different each time."""
+    for varying, name in (
+        (ROW, "ROW"),
+        (r"(?<=^  data      )\S+   logs in \S+/logs$", "FOLDER"),
+        (r"wm_[\w…-]+", "KEY"),
+        (r"ready     .*", "ready AT"),
+        (r"127\.0\.0\.1:\d+", "ADDRESS"),
+        (r"^\d\d:\d\d:\d\d", "TIME"),
+    ):
+        line = re.sub(varying, name, line)
+    return line
+
+
 @pytest.fixture(scope="module")
 def answers(mesh: RunningMesh) -> list[Any]:
     """What each command of the README is answered, in its order."""
@@ -99,6 +116,15 @@ def test_every_curl_of_the_readme_is_tried() -> None:
 def test_the_curl_that_make_run_is_shown_to_print_succeeds(mesh: RunningMesh) -> None:
     [command] = re.findall(r"^READY\. Try:\n  (curl .*)$", README, re.MULTILINE)
     assert curl(command, mesh)["status"] == "success"
+
+
+async def test_make_run_prints_what_the_readme_shows() -> None:
+    async with up("--demo") as mesh:
+        await mesh.until_line(ROW)
+        printed = list(mesh.lines)
+    [shown] = [text.splitlines() for _, text in BLOCKS if "READY. Try:" in text]
+    # Services become ready in any order; rows left out of the middle are a line of their own.
+    assert {told(line) for line in shown} - {"  …"} == {told(line) for line in printed}
 
 
 async def test_the_stub_client_of_the_readme_prints_an_arrival_time(
