@@ -80,9 +80,9 @@ class MeshSettings(BaseSettings):
         "gzip", validation_alias="KAFKA_COMPRESSION"
     )
     kafka_max_retries: int = Field(3, validation_alias="KAFKA_MAX_RETRIES", ge=0, le=1000)
-    kafka_security_protocol: Annotated[
-        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(_upper)
-    ] = Field("PLAINTEXT", validation_alias="KAFKA_SECURITY_PROTOCOL")
+    kafka_security_protocol: Annotated[Literal["PLAINTEXT", "SSL"], BeforeValidator(_upper)] = Field(
+        "PLAINTEXT", validation_alias="KAFKA_SECURITY_PROTOCOL"
+    )
     kafka_ssl_cafile: Path | None = Field(None, validation_alias="KAFKA_SSL_CAFILE")
 
     enable_outcome_logging: bool = Field(True, validation_alias="ENABLE_OUTCOME_LOGGING")

@@ -40,7 +40,7 @@ class KafkaOptions:
         if settings.kafka_bootstrap_servers is None:
             raise ValueError("KAFKA_BOOTSTRAP_SERVERS is not set")
         context = None
-        if settings.kafka_security_protocol.endswith("SSL"):
+        if settings.kafka_security_protocol == "SSL":
             cafile = settings.kafka_ssl_cafile
             context = create_ssl_context(cafile=str(cafile) if cafile is not None else None)
         return cls(
