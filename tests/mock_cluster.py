@@ -27,7 +27,9 @@ class MockCluster:
             reader.close()
 
     def keys(self, topic: str) -> list[str]:
-        """The keys of all records of a topic."""
+        """The keys of all records of a topic; none if nobody has named it to the cluster yet."""
+        if topic not in self._owner.list_topics(timeout=_LOOK_S).topics:
+            return []
         reader = self._reader("tests")
         try:
             found: list[str] = []

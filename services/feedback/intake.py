@@ -16,6 +16,7 @@ from services.feedback.records import DELIVERIES, OUTCOMES, SIGNALS, Kind, row, 
 from services.feedback.store import Fate
 from services.mesh.events import EventBus
 from services.mesh.events import Message as BusMessage
+from services.mesh.events.topics import AGENT_OUTCOMES
 from services.mesh.store import Store
 
 M = TypeVar("M", bound=Message)
@@ -24,10 +25,9 @@ M = TypeVar("M", bound=Message)
 class Intake:
     """The one way in, for RPCs and topics alike. `stored` rings whenever outcomes were stored."""
 
-    def __init__(self, database: Store, bus: EventBus, *, outcome_topic: str) -> None:
+    def __init__(self, database: Store, bus: EventBus) -> None:
         self._database = database
         self._bus = bus
-        self._topic = outcome_topic
         self.stored = Bell()
         self._outcomes: Committer[OutcomeEvent, Fate] = Committer(self._commit_outcomes)
         self._deliveries: Committer[DeliveryOutcome, Fate] = Committer(self._plainly(DELIVERIES))
@@ -62,7 +62,7 @@ class Intake:
             fates = await store.store(connection, OUTCOMES, rows)
             new = [
                 BusMessage(
-                    topic=self._topic,
+                    topic=AGENT_OUTCOMES,
                     key=event.run_id,
                     value=one.body,
                     event_id=one.id,

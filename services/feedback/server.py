@@ -12,6 +12,7 @@ from services.feedback.consumer import OutcomeConsumer
 from services.feedback.intake import Intake
 from services.feedback.service import FeedbackServicer
 from services.feedback.settings import FeedbackSettings
+from services.mesh.events.topics import AGENT_OUTCOMES
 from services.mesh.feedback import FeedbackPipeline, recorded
 from services.mesh.feedback.spool import Spool
 from services.mesh.process import run_service
@@ -34,7 +35,7 @@ class Feedback(GrpcService[FeedbackSettings]):
         database = await self.open_store(MIGRATIONS)
         bus = await self.open_bus(database)
 
-        intake = Intake(database, bus, outcome_topic=settings.kafka_outcome_topic)
+        intake = Intake(database, bus)
 
         async def send(events: Sequence[OutcomeEvent]) -> None:
             await intake.outcomes(events)
@@ -48,11 +49,7 @@ class Feedback(GrpcService[FeedbackSettings]):
             telemetry=self.telemetry,
         )
         lifecycle.on_stop(pipeline.close)
-        outcomes = bus.consume(
-            self.group,
-            [settings.kafka_outcome_topic],
-            OutcomeConsumer(intake, bus).handle,
-        )
+        outcomes = bus.consume(self.group, [AGENT_OUTCOMES], OutcomeConsumer(intake, bus).handle)
         lifecycle.background("outcomes", outcomes.run)
         lifecycle.background("recorder", pipeline.run)
         service = feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"]

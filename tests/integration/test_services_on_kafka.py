@@ -9,9 +9,15 @@ from typing import Any
 import pytest
 from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceStub
 from waymesh.eta.v1.gps_stream_pb2 import StreamGpsRequest
+from waymesh.feedback.v1.feedback_service_pb2 import RecordOutcomesRequest
+from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
+from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
 from services.eta.server import Eta
 from services.eta.settings import EtaSettings
+from services.feedback.server import Feedback
+from services.feedback.settings import FeedbackSettings
+from services.mesh import json_codec
 from services.mesh.client import ClientFactory
 from services.mesh.settings import load
 from services.mesh.store import connect
@@ -20,6 +26,8 @@ from services.route.server import Route
 from services.route.settings import RouteSettings
 from tests.integration.eta_rig import GUARD_S, way
 from tests.mock_cluster import MockCluster
+
+OUTCOME = (Path(__file__).parents[1] / "wire" / "outcome_success.json").read_bytes()
 
 
 @pytest.fixture
@@ -44,6 +52,16 @@ async def serving(service: Any) -> AsyncIterator[Any]:
         yield service
     finally:
         await service.stop()
+
+
+@contextlib.asynccontextmanager
+async def calling(stub_class: Any, service: Any) -> AsyncIterator[Any]:
+    """A stub of a service that serves."""
+    clients = ClientFactory("test", telemetry=Telemetry("test"))
+    try:
+        yield clients.stub(stub_class, f"127.0.0.1:{service.server.port}")
+    finally:
+        await clients.close()
 
 
 async def comes(look: Any, wanted: object, what: str) -> None:
@@ -81,11 +99,7 @@ async def test_a_group_in_the_cluster_is_the_configured_id_and_the_service(
 ) -> None:
     cluster = MockCluster()
     settings = load(EtaSettings, **options, kafka_bootstrap_servers=cluster.bootstrap_servers)
-    async with contextlib.AsyncExitStack() as stack:
-        eta = await stack.enter_async_context(serving(Eta(settings, database)))
-        clients = ClientFactory("test", telemetry=Telemetry("test"))
-        stack.push_async_callback(clients.close)
-        stub: Any = clients.stub(EtaServiceStub, f"127.0.0.1:{eta.server.port}")
+    async with serving(Eta(settings, database)) as eta, calling(EtaServiceStub, eta) as stub:
 
         async def fixes() -> AsyncIterator[StreamGpsRequest]:
             yield StreamGpsRequest(events=way(1, fixes=7))
@@ -97,3 +111,51 @@ async def test_a_group_in_the_cluster_is_the_configured_id_and_the_service(
             return await asyncio.to_thread(cluster.committed, "waymesh.eta", "gps-events")
 
         await comes(committed, 7, "fixes that the group waymesh.eta has handled")
+
+
+async def test_an_outcome_topic_of_another_name_is_that_of_the_cluster(
+    database: str, options: dict[str, Any]
+) -> None:
+    cluster = MockCluster()
+    settings = load(
+        FeedbackSettings,
+        **options,
+        kafka_outcome_topic="my-outcomes",
+        kafka_bootstrap_servers=cluster.bootstrap_servers,
+    )
+    sent = json_codec.decode(OutcomeEvent, OUTCOME)
+    async with (
+        serving(Feedback(settings, database)) as feedback,
+        calling(FeedbackServiceStub, feedback) as stub,
+    ):
+        await stub.RecordOutcomes(RecordOutcomesRequest(events=[sent]), timeout=30)
+
+        async def keys() -> list[str]:
+            return await asyncio.to_thread(cluster.keys, "my-outcomes")
+
+        async def committed() -> int:
+            return await asyncio.to_thread(cluster.committed, "waymesh.feedback", "my-outcomes")
+
+        await comes(keys, [sent.run_id], "outcomes by run on my-outcomes")
+        await comes(committed, 1, "outcomes that the group waymesh.feedback has handled")
+        assert await asyncio.to_thread(cluster.keys, "agent-outcomes") == []
+
+
+async def test_the_embedded_bus_keeps_its_own_name_of_the_outcome_topic(
+    database: str, options: dict[str, Any]
+) -> None:
+    settings = load(FeedbackSettings, **options, kafka_outcome_topic="my-outcomes")
+    sent = json_codec.decode(OutcomeEvent, OUTCOME)
+    async with (
+        serving(Feedback(settings, database)) as feedback,
+        calling(FeedbackServiceStub, feedback) as stub,
+    ):
+        await stub.RecordOutcomes(RecordOutcomesRequest(events=[sent]), timeout=30)
+        connection = await connect(database)
+        try:
+            topics = await connection.fetch(
+                "SELECT p.topic FROM bus.log l JOIN bus.partitions p USING (part)"
+            )
+        finally:
+            await connection.close()
+    assert [row["topic"] for row in topics] == ["agent-outcomes"]
