@@ -1,6 +1,5 @@
 """The door for fixes: checked, given their ids, and durable on gps-events before they are answered."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -20,10 +19,11 @@ from services.eta.rules import Fault
 from services.eta.store import INTAKE, Counts, EtaStore
 from services.mesh.errors import AlreadyExists, FieldViolation, InvalidArgument
 from services.mesh.events import PROTOBUF, EventBus, Message
+from services.mesh.store import GroupCommit
 
 FIXES: Final = "gps-events"
 _FIX_TYPE: Final = GpsEvent.DESCRIPTOR.full_name
-# Reports that wait while others are being written go together in one transaction.
+# Reports of one commit.
 _GROUP: Final = 1000
 
 
@@ -41,13 +41,14 @@ class _Verdict(Enum):
     CONFLICT = "conflict"
 
 
-@dataclass(slots=True)
-class _Waiting:
-    event: GpsEvent
+@dataclass(frozen=True, slots=True)
+class _Reported:
+    """A fix on its way: complete, so that whoever commits it need know nothing of its caller."""
+
     event_id: str
     content: bytes
     """8 bytes."""
-    answer: "asyncio.Future[_Verdict]"
+    message: Message
 
 
 class Intake:
@@ -59,8 +60,11 @@ class Intake:
         self._bus = bus
         self._store = store
         self._partitions = partitions
-        self._waiting: list[_Waiting] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._reports = GroupCommit(store.transaction, self._write, max_items=_GROUP)
+
+    async def close(self) -> None:
+        """Waits for the writes under way."""
+        await self._reports.close()
 
     async def report(self, event: GpsEvent) -> Report:
         """Take in one fix.
@@ -76,11 +80,8 @@ class Intake:
             )
         [event_id] = identify([event])
         content = hash_contents([event]).astype("<u8").tobytes()
-        answer: asyncio.Future[_Verdict] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(event, event_id, content, answer))
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write(), name="reported fixes")
-        verdict = await answer
+        [message] = _messages([event])
+        [verdict] = await self._reports.add([_Reported(event_id, content, message)])
         if verdict is _Verdict.CONFLICT:
             raise AlreadyExists(
                 f"the fix {event_id} came before with other content",
@@ -101,41 +102,22 @@ class Intake:
                 await self._bus.publish(conn, _messages(events))
         return faults
 
-    async def _write(self) -> None:
-        """Write what waits, a group at a time, until nothing does."""
-        try:
-            while self._waiting:
-                group, self._waiting = self._waiting[:_GROUP], self._waiting[_GROUP:]
-                try:
-                    verdicts = await self._write_group(group)
-                except Exception as error:
-                    for one in group:
-                        if not one.answer.done():
-                            one.answer.set_exception(error)
-                else:
-                    for one, verdict in zip(group, verdicts, strict=True):
-                        if not one.answer.done():
-                            one.answer.set_result(verdict)
-        finally:
-            self._writer = None
-
-    async def _write_group(self, group: Sequence[_Waiting]) -> list[_Verdict]:
+    async def _write(self, conn: asyncpg.Connection, group: Sequence[_Reported]) -> list[_Verdict]:
         contents = self._processed([one.event_id for one in group])
         fresh = {one.event_id: one.content for one in reversed(group) if one.event_id not in contents}
-        async with self._store.transaction() as conn:
-            if fresh:
-                contents |= await self._store.save_reports(conn, list(fresh), list(fresh.values()))
-            verdicts, new = [], []
-            for one in group:
-                before = contents.setdefault(one.event_id, one.content)
-                if before is one.content and fresh.pop(one.event_id, None) is not None:
-                    verdicts.append(_Verdict.NEW)
-                    new.append(one)
-                else:
-                    verdicts.append(_Verdict.DUPLICATE if before == one.content else _Verdict.CONFLICT)
-            await self._count(conn, verdicts)
-            if new:
-                await self._bus.publish(conn, _messages([one.event for one in new]))
+        if fresh:
+            contents |= await self._store.save_reports(conn, list(fresh), list(fresh.values()))
+        verdicts, new = [], []
+        for one in group:
+            before = contents.setdefault(one.event_id, one.content)
+            if before is one.content and fresh.pop(one.event_id, None) is not None:
+                verdicts.append(_Verdict.NEW)
+                new.append(one.message)
+            else:
+                verdicts.append(_Verdict.DUPLICATE if before == one.content else _Verdict.CONFLICT)
+        await self._count(conn, verdicts)
+        if new:
+            await self._bus.publish(conn, new)
         return verdicts
 
     async def _count(self, conn: asyncpg.Connection, verdicts: Sequence[_Verdict]) -> None:

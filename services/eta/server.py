@@ -100,8 +100,10 @@ class Eta(GrpcService[EtaSettings]):
         lifecycle.background("activity", activity.run)
         lifecycle.background("recorder", pipeline.run)
 
+        intake = Intake(bus=bus, store=store, partitions=partitions)
+        lifecycle.on_stop(intake.close)
         servicer = EtaServicer(
-            intake=Intake(bus=bus, store=store, partitions=partitions),
+            intake=intake,
             queries=EtaQueries(
                 store=store, book=book, learned=lambda: learner.learned, partitions=partitions
             ),

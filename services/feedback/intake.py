@@ -1,8 +1,9 @@
 """Records in: each once, in group commits; outcomes are published in the transaction that stores them."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 import asyncpg
 from google.protobuf.message import Message
@@ -11,42 +12,56 @@ from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 from waymesh.feedback.v1.signal_pb2 import Signal
 
 from services.feedback import store
-from services.feedback.committer import Committer
-from services.feedback.records import DELIVERIES, OUTCOMES, SIGNALS, Kind, row, without_secrets
+from services.feedback.records import DELIVERIES, OUTCOMES, SIGNALS, Kind, Row, row, without_secrets
 from services.feedback.store import Fate
 from services.mesh.events import EventBus
 from services.mesh.events import Message as BusMessage
 from services.mesh.events.topics import AGENT_OUTCOMES
-from services.mesh.store import Store
+from services.mesh.store import GroupCommit, Store
 
 M = TypeVar("M", bound=Message)
+
+# Records of one commit.
+_GROUP: Final = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """An outcome on its way: complete, so that whoever commits it need know nothing of its caller."""
+
+    row: Row
+    message: BusMessage
 
 
 class Intake:
     """The one way in, for RPCs and topics alike. `stored` rings whenever outcomes were stored."""
 
     def __init__(self, database: Store, bus: EventBus) -> None:
-        self._database = database
         self._bus = bus
         self.stored = Bell()
-        self._outcomes: Committer[OutcomeEvent, Fate] = Committer(self._commit_outcomes)
-        self._deliveries: Committer[DeliveryOutcome, Fate] = Committer(self._plainly(DELIVERIES))
-        self._signals: Committer[Signal, Fate] = Committer(self._plainly(SIGNALS))
+        self._outcomes = GroupCommit(database.transaction, self._write_outcomes, max_items=_GROUP)
+        self._deliveries = GroupCommit(database.transaction, _plainly(DELIVERIES), max_items=_GROUP)
+        self._signals = GroupCommit(database.transaction, _plainly(SIGNALS), max_items=_GROUP)
+
+    async def close(self) -> None:
+        """Waits for the writes under way."""
+        for group in (self._outcomes, self._deliveries, self._signals):
+            await group.close()
 
     async def outcomes(self, events: Sequence[OutcomeEvent]) -> Sequence[Fate]:
         """Stores and publishes what is new, redacted; durable on return."""
-        fates = await self._outcomes.add([without_secrets(event) for event in events])
+        fates = await self._outcomes.add([self._outcome(event) for event in events])
         if Fate.STORED in fates:
             self.stored.ring()
         return fates
 
     async def deliveries(self, outcomes: Sequence[DeliveryOutcome]) -> Sequence[Fate]:
         """Stores what is new; durable on return."""
-        return await self._deliveries.add(outcomes)
+        return await self._deliveries.add([row(DELIVERIES, outcome) for outcome in outcomes])
 
     async def signals(self, signals: Sequence[Signal]) -> Sequence[Fate]:
         """Stores what is new; durable on return."""
-        return await self._signals.add(signals)
+        return await self._signals.add([row(SIGNALS, signal) for signal in signals])
 
     async def outcomes_from_topic(
         self, connection: asyncpg.Connection, events: Sequence[OutcomeEvent]
@@ -55,33 +70,35 @@ class Intake:
         rows = [row(OUTCOMES, without_secrets(event)) for event in events]
         return await store.store(connection, OUTCOMES, rows)
 
-    async def _commit_outcomes(self, events: Sequence[OutcomeEvent]) -> Sequence[Fate]:
-        rows = [row(OUTCOMES, event) for event in events]
-        async with self._database.transaction() as connection:
-            # The bus's locks are taken by publish, last; the head row of the kind before them, here as there.
-            fates = await store.store(connection, OUTCOMES, rows)
-            new = [
-                BusMessage(
-                    topic=AGENT_OUTCOMES,
-                    key=event.run_id,
-                    value=one.body,
-                    event_id=one.id,
-                    type=OutcomeEvent.DESCRIPTOR.full_name,
-                )
-                for event, one, fate in zip(events, rows, fates, strict=True)
-                if fate is Fate.STORED
-            ]
-            if new:
-                await self._bus.publish(connection, new)
+    def _outcome(self, event: OutcomeEvent) -> _Outcome:
+        made = row(OUTCOMES, without_secrets(event))
+        message = BusMessage(
+            topic=AGENT_OUTCOMES,
+            key=event.run_id,
+            value=made.body,
+            event_id=made.id,
+            type=OutcomeEvent.DESCRIPTOR.full_name,
+        )
+        return _Outcome(made, message)
+
+    async def _write_outcomes(
+        self, connection: asyncpg.Connection, outcomes: Sequence[_Outcome]
+    ) -> Sequence[Fate]:
+        # The bus's locks are taken by publish, last; the head row of the kind before them, here as there.
+        fates = await store.store(connection, OUTCOMES, [one.row for one in outcomes])
+        new = [one.message for one, fate in zip(outcomes, fates, strict=True) if fate is Fate.STORED]
+        if new:
+            await self._bus.publish(connection, new)
         return fates
 
-    def _plainly(self, kind: Kind[M]) -> Any:
-        async def commit(messages: Sequence[M]) -> Sequence[Fate]:
-            rows = [row(kind, message) for message in messages]
-            async with self._database.transaction() as connection:
-                return await store.store(connection, kind, rows)
 
-        return commit
+def _plainly(
+    kind: Kind[M],
+) -> Callable[[asyncpg.Connection, Sequence[Row]], Awaitable[Sequence[Fate]]]:
+    async def write(connection: asyncpg.Connection, rows: Sequence[Row]) -> Sequence[Fate]:
+        return await store.store(connection, kind, rows)
+
+    return write
 
 
 class Bell:

@@ -36,6 +36,7 @@ class Feedback(GrpcService[FeedbackSettings]):
         bus = await self.open_bus(database)
 
         intake = Intake(database, bus)
+        lifecycle.on_stop(intake.close)
 
         async def send(events: Sequence[OutcomeEvent]) -> None:
             await intake.outcomes(events)

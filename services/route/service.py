@@ -10,12 +10,12 @@ from waymesh.route.v1.route_service_pb2_grpc import RouteServiceServicer
 
 from services.mesh.errors import to_status
 from services.mesh.events import EventBus
-from services.mesh.store import Store
+from services.mesh.store import GroupCommit, Store
 from services.route import refusals, store
 from services.route.allocator import Allocator
-from services.route.group_writes import GroupWriter
 from services.route.intake import Change, Taken, take_couriers, take_orders
 from services.route.planner import Planner
+from services.route.store import Connection
 
 
 class RouteServicer(RouteServiceServicer):
@@ -33,8 +33,8 @@ class RouteServicer(RouteServiceServicer):
         self._bus = bus
         self._planner = planner
         self._allocator = allocator
-        self._orders: GroupWriter[Change, Taken] = GroupWriter(self._write_orders)
-        self._couriers: GroupWriter[Courier, Taken] = GroupWriter(self._write_couriers)
+        self._orders = GroupCommit(database.transaction, self._write_orders)
+        self._couriers = GroupCommit(database.transaction, self._write_couriers)
 
     async def close(self) -> None:
         """Waits for the writes under way."""
@@ -48,7 +48,7 @@ class RouteServicer(RouteServiceServicer):
         orders = request.orders
         faults = [refusals.order_fault(order, f"orders[{i}]") for i, order in enumerate(orders)]
         good = [order for order, fault in zip(orders, faults, strict=True) if fault is None]
-        written = iter(await self._orders.submit(good)) if good else iter(())
+        written = iter(await self._orders.add(good))
         results = _unless_alone(
             [
                 next(written) if fault is None else Taken(order.order_id, 0, error=fault)
@@ -63,7 +63,7 @@ class RouteServicer(RouteServiceServicer):
         self, request: route_service_pb2.UpsertCouriersRequest, context: Any
     ) -> route_service_pb2.UpsertCouriersResponse:
         """Each courier once by id and revision."""
-        results = _unless_alone(await self._couriers.submit(request.couriers))
+        results = _unless_alone(await self._couriers.add(request.couriers))
         return route_service_pb2.UpsertCouriersResponse(
             results=[_result(taken) for taken in results], duplicate=_all_duplicates(results)
         )
@@ -72,7 +72,7 @@ class RouteServicer(RouteServiceServicer):
         self, request: route_service_pb2.CancelOrderRequest, context: Any
     ) -> route_service_pb2.CancelOrderResponse:
         """Raises NotFound for an unknown order, FailedPrecondition for one that is picked up or over."""
-        (taken,) = await self._orders.submit([request.cancellation])
+        (taken,) = await self._orders.add([request.cancellation])
         if taken.error is not None:
             raise taken.error
         return route_service_pb2.CancelOrderResponse(order=taken.order, duplicate=taken.duplicate)
@@ -113,18 +113,16 @@ class RouteServicer(RouteServiceServicer):
             response.degradation.CopyFrom(answer.degradation)
         return response
 
-    async def _write_orders(self, changes: Sequence[Change]) -> Sequence[Taken]:
-        async with self._database.transaction() as conn:
-            taken, messages = await take_orders(conn, changes)
-            if messages:
-                await self._bus.publish(conn, messages)
+    async def _write_orders(self, conn: Connection, changes: Sequence[Change]) -> Sequence[Taken]:
+        taken, messages = await take_orders(conn, changes)
+        if messages:
+            await self._bus.publish(conn, messages)
         return taken
 
-    async def _write_couriers(self, couriers: Sequence[Courier]) -> Sequence[Taken]:
-        async with self._database.transaction() as conn:
-            taken, messages = await take_couriers(conn, couriers)
-            if messages:
-                await self._bus.publish(conn, messages)
+    async def _write_couriers(self, conn: Connection, couriers: Sequence[Courier]) -> Sequence[Taken]:
+        taken, messages = await take_couriers(conn, couriers)
+        if messages:
+            await self._bus.publish(conn, messages)
         return taken
 
 

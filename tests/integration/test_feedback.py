@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import asyncpg
 import grpc
 import pytest
 from waymesh.feedback.v1 import feedback_service_pb2 as pb
@@ -18,8 +19,10 @@ from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus
 from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 from waymesh.mesh.v1 import error_reason_pb2 as reasons
 
-from services.feedback.server import Feedback
+from services.feedback.intake import Intake
+from services.feedback.server import MIGRATIONS, Feedback
 from services.feedback.settings import FeedbackSettings
+from services.feedback.store import Fate
 from services.mesh import json_codec
 from services.mesh.client import ClientFactory
 from services.mesh.errors import AlreadyExists, InvalidArgument
@@ -115,6 +118,23 @@ async def test_the_same_outcome_again_changes_nothing_and_other_content_is_refus
     assert refused.value.reason == reasons.ERROR_REASON_CONFLICTING_CONTENT
     assert refused.value.metadata == {"id": "event-1"}
     assert await listed(stub) == ["event-1"]
+
+
+async def test_what_the_store_refuses_fails_its_own_caller_alone(database: str, tmp_path: Path) -> None:
+    store = await Store.open(database, schema="feedback", migrations=MIGRATIONS)
+    bus = create_bus(settings(tmp_path), service="feedback", pool=store.pool)
+    await bus.start()
+    intake = Intake(store, bus)
+    wrong = event(1)
+    wrong.agent_name = "\0"  # no text of PostgreSQL holds it; the server's rules keep it away from here
+    answers = await asyncio.gather(
+        *(intake.outcomes([one]) for one in (event(0), wrong, event(2))), return_exceptions=True
+    )
+    assert [answers[0], answers[2]] == [[Fate.STORED], [Fate.STORED]]
+    assert isinstance(answers[1], asyncpg.PostgresError)
+    await intake.close()
+    await bus.close()
+    await store.close()
 
 
 async def test_a_batch_tells_the_fate_of_each_item(stub: FeedbackServiceAsyncStub) -> None:
