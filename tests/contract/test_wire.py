@@ -1,67 +1,14 @@
-"""The mesh's own unary client before gRPC's server, and before a peer that does what the test says."""
+"""The mesh's own unary client before gRPC's server."""
 
 import asyncio
-import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
 import pytest
+from wire_rig import HANG_S, MIB, PATH, Call, client, code_of, echo, same, server
 
 from services.mesh.wire import connection as wire_connection
 from services.mesh.wire.channel import WireChannel, address_of
-
-HANG_S = 20.0
-PATH = "/test.Echo/Call"
-MIB = 1 << 20
-
-Handler = Callable[[bytes, Any], Awaitable[bytes]]
-Call = Callable[..., Awaitable[bytes]]
-
-
-def same(message: bytes) -> bytes:
-    return message
-
-
-@asynccontextmanager
-async def server(
-    handler: Handler, port: int = 0, **options: Any
-) -> AsyncIterator[tuple[grpc.aio.Server, int]]:
-    """gRPC's server with one method of bytes."""
-    made = grpc.aio.server(options=[("grpc.so_reuseport", 1), *options.pop("options", ())], **options)
-    method = grpc.unary_unary_rpc_method_handler(handler)  # type: ignore[arg-type]
-    made.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", {"Call": method}),))
-    bound = made.add_insecure_port(f"127.0.0.1:{port}")
-    await made.start()
-    try:
-        yield made, bound
-    finally:
-        await made.stop(None)
-
-
-@asynccontextmanager
-async def client(port: int, max_message_bytes: int = 8 * MIB) -> AsyncIterator[tuple[WireChannel, Call]]:
-    target = f"127.0.0.1:{port}"
-    address = address_of(target)
-    assert address is not None
-    channel = WireChannel(target, address, max_message_bytes=max_message_bytes)
-    try:
-        async with asyncio.timeout(HANG_S):
-            yield channel, channel.unary(PATH, same, same)
-    finally:
-        await channel.close()
-
-
-async def echo(request: bytes, _context: Any) -> bytes:
-    return request
-
-
-def code_of(raised: pytest.ExceptionInfo[grpc.aio.AioRpcError]) -> grpc.StatusCode:
-    return raised.value.code()
-
-
-# --- before gRPC's server -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0, 1, 16_379, 16_380, 65_530, 65_536, 3 * MIB])
@@ -95,13 +42,21 @@ async def test_metadata_and_the_time_granted_arrive() -> None:
         seen["left"] = context.time_remaining()
         return b""
 
+    metadata = (
+        ("x-request-id", "a b~!" * 40),
+        ("x-raw-bin", b"\x00\xff\x10"),
+        ("x-words-bin", "é"),
+        ("x-bytes", b"text"),
+        ("x-empty", ""),
+    )
     async with server(handler) as (_, port), client(port) as (_, call):
-        await call(
-            b"", timeout=5.0, metadata=(("x-request-id", "a b~!" * 40), ("x-raw-bin", b"\x00\xff\x10"))
-        )
+        await call(b"", timeout=5.0, metadata=metadata)
 
     assert seen["x-request-id"] == "a b~!" * 40
     assert seen["x-raw-bin"] == b"\x00\xff\x10"
+    assert seen["x-words-bin"] == "é".encode()
+    assert seen["x-bytes"] == "text"
+    assert seen["x-empty"] == ""
     assert 0 < seen["left"] <= 5.0
 
 
@@ -114,10 +69,22 @@ async def test_metadata_longer_than_a_frame_arrives_whole() -> None:
         assert await call(b"", metadata=(("x-long", "y" * 40_000),)) == b"y" * 40_000
 
 
-async def test_a_text_that_http_cannot_carry_is_refused() -> None:
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        ("tracestate", "a=é"),
+        ("x", b"\xff"),
+        ("x", "a\r\nb"),
+        ("X", "a"),
+        (":path", "/"),
+        ("é", "a"),
+        ("", ""),
+    ],
+)
+async def test_what_http_cannot_carry_is_refused(metadata: tuple[str, str | bytes]) -> None:
     async with server(echo) as (_, port), client(port) as (_, call):
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await call(b"", metadata=(("tracestate", "a=é"),))
+            await call(b"", metadata=(metadata,))
         assert code_of(raised) is grpc.StatusCode.INTERNAL
         assert await call(b"still") == b"still"
 
@@ -161,6 +128,24 @@ async def test_a_passed_deadline_ends_the_call_at_both_ends() -> None:
             await call(b"", timeout=0.05)
         assert code_of(raised) is grpc.StatusCode.DEADLINE_EXCEEDED
         await ended.wait()
+
+
+async def test_a_call_without_time_is_not_made() -> None:
+    calls = 0
+
+    async def handler(_request: bytes, _context: Any) -> bytes:
+        nonlocal calls
+        calls += 1
+        return b""
+
+    async with server(handler) as (_, port), client(port) as (_, call):
+        await call(b"")
+        for timeout in (0.0, -1.0):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await call(b"", timeout=timeout)
+            assert code_of(raised) is grpc.StatusCode.DEADLINE_EXCEEDED
+        await call(b"")
+    assert calls == 2
 
 
 async def test_a_cancelled_caller_cancels_the_handler() -> None:
@@ -345,338 +330,15 @@ async def test_a_name_without_an_address_cannot_be_reached() -> None:
         ("xds:///eta", None),
         ("eta", None),
         ("::1:5", None),
+        ("eta:0", None),
+        ("eta:65536", None),
+        ("eta:²", None),
+        ("ëta:50051", None),
+        ("dns://8.8.8.8/eta:50051", None),
     ],
 )
 def test_targets_of_a_host_and_a_port_are_spoken(target: str, address: tuple[str, int] | None) -> None:
     assert address_of(target) == address
-
-
-# --- before a peer that does what the test says -------------------------------------------------------------
-
-DATA, HEADERS, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = 0, 1, 3, 4, 5, 6, 7, 8, 9
-OK_HEAD = b"\x88\x0f\x10\x10application/grpc"
-OK_TRAILER = b"\x00\x0bgrpc-status\x010"
-
-
-def frame(kind: int, flags: int, number: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">BHBBI", len(payload) >> 16, len(payload) & 0xFFFF, kind, flags, number) + payload
-
-
-def answer(number: int, body: bytes = b"ok") -> bytes:
-    message = struct.pack(">BI", 0, len(body)) + body
-    return (
-        frame(HEADERS, 4, number, OK_HEAD)
-        + frame(DATA, 0, number, message)
-        + frame(HEADERS, 5, number, OK_TRAILER)
-    )
-
-
-class Peer:
-    """Speaks what it is told; `frames` are what the client sent, the settings and window updates left out."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    async def greet(self, settings: bytes = b"") -> None:
-        await self.reader.readexactly(24)
-        self.send(frame(SETTINGS, 0, 0, settings))
-
-    def send(self, data: bytes) -> None:
-        self.writer.write(data)
-
-    async def next(self) -> tuple[int, int, int, bytes]:
-        while True:
-            high, low, kind, flags, number = struct.unpack(">BHBBI", await self.reader.readexactly(9))
-            payload = await self.reader.readexactly(high << 16 | low)
-            if kind not in (SETTINGS, WINDOW):
-                return kind, flags, number, payload
-
-    async def call(self) -> int:
-        """The number of the next call, once it is there whole."""
-        while True:
-            kind, flags, number, _ = await self.next()
-            if kind == DATA and flags & 1:
-                return number
-
-
-Script = Callable[[Peer], Awaitable[None]]
-
-
-@asynccontextmanager
-async def scripted(*scripts: Script) -> AsyncIterator[tuple[WireChannel, Call]]:
-    """A peer whose n-th connection follows the n-th script, the last one from then on."""
-    left = list(scripts)
-    serving: set[asyncio.Task[None]] = set()
-
-    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(serve(reader, writer))
-        serving.add(task)
-        task.add_done_callback(serving.discard)
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        script = left.pop(0) if len(left) > 1 else left[0]
-        try:
-            with suppress(ConnectionError, asyncio.IncompleteReadError):
-                await script(Peer(reader, writer))
-                await reader.read()
-        finally:
-            writer.transport.abort()
-
-    listener = await asyncio.start_server(accepted, "127.0.0.1", 0)
-    try:
-        async with client(listener.sockets[0].getsockname()[1], 1000) as both:
-            yield both
-    finally:
-        listener.close()
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
-        await asyncio.sleep(0)  # in which aborted transports close their sockets
-
-
-async def good(peer: Peer) -> None:
-    await peer.greet()
-    while True:
-        peer.send(answer(await peer.call(), b"good"))
-
-
-async def expect_code(call: Call, code: grpc.StatusCode) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await call(b"", timeout=HANG_S)
-    assert code_of(raised) is code
-
-
-async def test_an_answer_in_pieces_of_one_byte_is_put_together() -> None:
-    async def script(peer: Peer) -> None:
-        await peer.greet()
-        for byte in answer(await peer.call(), b"in pieces"):
-            peer.send(bytes((byte,)))
-            await peer.writer.drain()
-            await asyncio.sleep(0)
-
-    async with scripted(script) as (_, call):
-        assert await call(b"") == b"in pieces"
-
-
-async def test_headers_in_pieces_padding_and_priority_are_understood() -> None:
-    async def script(peer: Peer) -> None:
-        await peer.greet()
-        number = await peer.call()
-        message = struct.pack(">BI", 0, 2) + b"ok"
-        peer.send(frame(HEADERS, 0, number, OK_HEAD[:3]) + frame(CONTINUATION, 4, number, OK_HEAD[3:]))
-        peer.send(frame(DATA, 8, number, b"\x03" + message[:4] + bytes(3)))
-        peer.send(frame(DATA, 0, number, message[4:]) + frame(200, 0, 0, b"of a later protocol"))
-        peer.send(frame(HEADERS, 4 | 1 | 8 | 32, number, b"\x02" + bytes(5) + OK_TRAILER + bytes(2)))
-
-    async with scripted(script) as (_, call):
-        assert await call(b"") == b"ok"
-
-
-async def test_a_ping_is_answered_with_what_it_held() -> None:
-    got: asyncio.Future[tuple[int, int, int, bytes]] = asyncio.get_running_loop().create_future()
-
-    async def script(peer: Peer) -> None:
-        await peer.greet()
-        number = await peer.call()
-        peer.send(frame(PING, 0, 0, b"01234567"))
-        got.set_result(await peer.next())
-        peer.send(answer(number))
-
-    async with scripted(script) as (_, call):
-        await call(b"")
-    assert await got == (PING, 1, 0, b"01234567")
-
-
-async def test_calls_that_a_leaving_peer_has_not_read_are_made_again_elsewhere() -> None:
-    async def leaving(peer: Peer) -> None:
-        await peer.greet()
-        first, second = await peer.call(), await peer.call()
-        peer.send(frame(GOAWAY, 0, 0, struct.pack(">II", first, 0)))
-        assert second > first
-        peer.send(answer(first, b"leaving"))
-
-    async with scripted(leaving, good) as (_, call):
-        assert await asyncio.gather(call(b""), call(b"")) == [b"leaving", b"good"]
-
-
-async def test_a_refused_stream_is_made_again() -> None:
-    async def refusing(peer: Peer) -> None:
-        await peer.greet()
-        peer.send(frame(RST, 0, await peer.call(), struct.pack(">I", 7)))
-        peer.send(answer(await peer.call(), b"second"))
-
-    async with scripted(refusing) as (_, call):
-        assert await call(b"", timeout=HANG_S) == b"second"
-
-
-async def test_a_peer_that_refuses_for_ever_is_unavailable() -> None:
-    async def refusing(peer: Peer) -> None:
-        await peer.greet()
-        while True:
-            peer.send(frame(RST, 0, await peer.call(), struct.pack(">I", 7)))
-
-    async with scripted(refusing) as (_, call):
-        await expect_code(call, grpc.StatusCode.UNAVAILABLE)
-
-
-@pytest.mark.parametrize(
-    ("reset", "code"),
-    [
-        (8, grpc.StatusCode.CANCELLED),
-        (2, grpc.StatusCode.INTERNAL),
-        (11, grpc.StatusCode.RESOURCE_EXHAUSTED),
-        (12, grpc.StatusCode.PERMISSION_DENIED),
-        (999, grpc.StatusCode.INTERNAL),
-    ],
-)
-async def test_a_reset_is_told_by_its_code(reset: int, code: grpc.StatusCode) -> None:
-    async def script(peer: Peer) -> None:
-        await peer.greet()
-        peer.send(frame(RST, 0, await peer.call(), struct.pack(">I", reset)))
-
-    async with scripted(script) as (_, call):
-        await expect_code(call, code)
-
-
-@pytest.mark.parametrize(
-    ("said", "code"),
-    [
-        (frame(HEADERS, 5, 1, b"\x8d"), grpc.StatusCode.UNIMPLEMENTED),  # 404
-        (frame(HEADERS, 5, 1, b"\x08\x03503"), grpc.StatusCode.UNAVAILABLE),
-        (frame(HEADERS, 4, 1, b"\x88\x0f\x10\x09text/html"), grpc.StatusCode.UNKNOWN),
-        (frame(HEADERS, 4, 1, OK_HEAD) + frame(HEADERS, 5, 1, OK_TRAILER), grpc.StatusCode.INTERNAL),
-        (frame(HEADERS, 4, 1, OK_HEAD) + frame(DATA, 1, 1, bytes(5)), grpc.StatusCode.INTERNAL),
-        (frame(HEADERS, 4, 1, OK_HEAD) + frame(DATA, 0, 1, bytes(12)), grpc.StatusCode.INTERNAL),
-        (
-            frame(HEADERS, 4, 1, OK_HEAD)
-            + frame(DATA, 0, 1, b"\1\0\0\0\0")
-            + frame(HEADERS, 5, 1, OK_TRAILER),
-            grpc.StatusCode.INTERNAL,
-        ),
-        (frame(HEADERS, 5, 1, OK_HEAD + b"\x00\x0bgrpc-status\x0377x"), grpc.StatusCode.UNKNOWN),
-        (frame(HEADERS, 5, 1, OK_HEAD + b"\x00\x0bgrpc-status\x0214"), grpc.StatusCode.UNAVAILABLE),
-        # What breaks the connection:
-        (frame(PUSH, 4, 1, bytes(8)), grpc.StatusCode.UNAVAILABLE),
-        (frame(CONTINUATION, 4, 1, OK_HEAD), grpc.StatusCode.UNAVAILABLE),
-        (frame(HEADERS, 0, 1, OK_HEAD) + frame(PING, 0, 0, bytes(8)), grpc.StatusCode.UNAVAILABLE),
-        (frame(HEADERS, 4, 1, b"\xbe"), grpc.StatusCode.UNAVAILABLE),
-        (frame(DATA, 8, 1, b"\x09ab"), grpc.StatusCode.UNAVAILABLE),
-        (b"\xff\xff\xff\x00\x00\x00\x00\x00\x01", grpc.StatusCode.UNAVAILABLE),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", grpc.StatusCode.UNAVAILABLE),
-    ],
-)
-async def test_an_answer_that_is_none_fails_the_call_and_no_other(said: bytes, code: grpc.StatusCode) -> None:
-    async def script(peer: Peer) -> None:
-        await peer.greet()
-        assert await peer.call() == 1
-        peer.send(said)
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                peer.send(answer(await peer.call(), b"good"))
-
-    async with scripted(script, good) as (_, call):
-        await expect_code(call, code)
-        assert await call(b"", timeout=HANG_S) == b"good"
-
-
-async def test_news_before_the_answer_are_passed_over() -> None:
-    async def script(peer: Peer) -> None:
-        await peer.greet()
-        number = await peer.call()
-        peer.send(frame(HEADERS, 4, number, b"\x08\x03103"))
-        peer.send(answer(number))
-
-    async with scripted(script) as (_, call):
-        assert await call(b"") == b"ok"
-
-
-async def test_a_lost_connection_fails_what_was_sent() -> None:
-    async def script(peer: Peer) -> None:
-        await peer.greet()
-        await peer.call()
-        peer.writer.transport.abort()
-
-    async with scripted(script, good) as (_, call):
-        await expect_code(call, grpc.StatusCode.UNAVAILABLE)
-        assert await call(b"", timeout=HANG_S) == b"good"
-
-
-async def test_a_peer_that_never_speaks_is_no_connection() -> None:
-    async def silent(peer: Peer) -> None:
-        await asyncio.Event().wait()
-
-    async with scripted(silent) as (_, call):
-        await expect_code(call, grpc.StatusCode.UNAVAILABLE)
-
-
-async def test_a_message_waits_for_windows_and_ends_with_them() -> None:
-    pieces: list[bytes] = []
-
-    async def script(peer: Peer) -> None:
-        await peer.greet(struct.pack(">HI", 4, 10))
-        while True:
-            kind, flags, number, payload = await peer.next()
-            if kind == DATA:
-                pieces.append(payload)
-                if flags & 1:
-                    break
-                if len(pieces) == 1:
-                    # More for all streams there are, then more for this one.
-                    peer.send(frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 25)))
-                else:
-                    peer.send(frame(WINDOW, 0, number, struct.pack(">I", 1000)))
-        peer.send(answer(number))
-
-    async with scripted(script) as (_, call):
-        assert await call(bytes(range(100))) == b"ok"
-    assert b"".join(pieces) == struct.pack(">BI", 0, 100) + bytes(range(100))
-    assert [len(piece) for piece in pieces] == [10, 15, 80]
-
-
-async def test_an_answer_before_the_whole_request_ends_the_sending() -> None:
-    got: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    async def script(peer: Peer) -> None:
-        await peer.greet(struct.pack(">HI", 4, 10))
-        _, _, number, _ = await peer.next()
-        peer.send(answer(number))
-        while True:
-            kind, _, _, _ = await peer.next()
-            if kind == RST:
-                got.set_result(kind)
-
-    async with scripted(script) as (_, call):
-        assert await call(bytes(100)) == b"ok"
-        assert await got == RST
-
-
-async def test_a_peer_that_does_not_answer_a_ping_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire_connection, "_PING_AFTER_S", 0.05)
-    monkeypatch.setattr(wire_connection, "_PONG_WITHIN_S", 0.05)
-
-    async def frozen(peer: Peer) -> None:
-        await peer.greet()
-        await peer.call()
-        await asyncio.Event().wait()
-
-    async with scripted(frozen, good) as (_, call):
-        await expect_code(call, grpc.StatusCode.UNAVAILABLE)
-        assert await call(b"", timeout=HANG_S) == b"good"
-
-
-async def test_a_peer_that_answers_pings_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire_connection, "_PING_AFTER_S", 0.02)
-    monkeypatch.setattr(wire_connection, "_PONG_WITHIN_S", HANG_S)
-
-    async def slow(peer: Peer) -> None:
-        await peer.greet()
-        number = await peer.call()
-        kind, _, _, payload = await peer.next()
-        assert kind == PING
-        peer.send(frame(PING, 1, 0, payload) + answer(number))
-
-    async with scripted(slow) as (_, call):
-        assert await call(b"") == b"ok"
 
 
 async def test_a_connection_that_has_had_all_its_calls_is_followed_by_another(

@@ -6,24 +6,19 @@ doc/PROTOCOL-HTTP2.md, doc/http-grpc-status-mapping.md and doc/statuscodes.md of
 
 import base64
 import binascii
+from collections.abc import Iterator, Mapping
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
-# HTTP/2 error codes (RFC 9113, 7).
-NO_ERROR: Final = 0
-PROTOCOL_ERROR: Final = 1
-FLOW_CONTROL_ERROR: Final = 3
-REFUSED_STREAM: Final = 7
-CANCEL: Final = 8
-COMPRESSION_ERROR: Final = 9
+from services.mesh.wire import frames
 
 _OF_RESET: Final = {
-    REFUSED_STREAM: grpc.StatusCode.UNAVAILABLE,
-    CANCEL: grpc.StatusCode.CANCELLED,
-    11: grpc.StatusCode.RESOURCE_EXHAUSTED,  # ENHANCE_YOUR_CALM
+    frames.REFUSED_STREAM: grpc.StatusCode.UNAVAILABLE,
+    frames.CANCEL: grpc.StatusCode.CANCELLED,
+    frames.ENHANCE_YOUR_CALM: grpc.StatusCode.RESOURCE_EXHAUSTED,
     12: grpc.StatusCode.PERMISSION_DENIED,  # INADEQUATE_SECURITY
 }
 _OF_HTTP: Final = {
@@ -37,10 +32,18 @@ _OF_HTTP: Final = {
     b"504": grpc.StatusCode.UNAVAILABLE,
 }
 _OF_NUMBER: Final = {code.value[0]: code for code in grpc.StatusCode}
+_NO_METADATA: Final = frozenset({"grpc-status", "grpc-message", "content-type"})
 
 
 class UnprocessedError(Exception):
-    """The peer has not looked at the call, so it can be made again elsewhere."""
+    """No handler has seen the call, so it can be made again elsewhere.
+
+    `refused`: the peer has looked at it and does not want it; otherwise the peer was on its way out.
+    """
+
+    def __init__(self, *, refused: bool) -> None:
+        super().__init__()
+        self.refused = refused
 
 
 def failure(
@@ -70,6 +73,11 @@ def too_large(way: str, size: int, limit: int) -> AioRpcError:
     return failure(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{way} message larger than max ({size} vs. {limit})")
 
 
+def too_much_metadata() -> AioRpcError:
+    """An answer whose headers or trailers are more than was asked for."""
+    return failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "received metadata is larger than max")
+
+
 def reset(code: int) -> AioRpcError:
     """The peer has ended the stream without a status."""
     return failure(
@@ -82,33 +90,41 @@ def broken(what: str) -> AioRpcError:
     return failure(grpc.StatusCode.INTERNAL, what)
 
 
-def not_grpc(head: dict[str, bytes]) -> AioRpcError:
+def not_grpc(head: Mapping[str, bytes]) -> AioRpcError:
     """Whoever answered does not speak gRPC."""
     status = head.get(":status", b"")
     code = _OF_HTTP.get(status, grpc.StatusCode.UNKNOWN)
     return failure(code, f"the answer is HTTP {status.decode('latin-1')} without a gRPC status")
 
 
-def of_trailers(trailers: dict[str, bytes]) -> AioRpcError:
+def of_trailers(trailers: Mapping[str, bytes]) -> AioRpcError:
     """The status in the trailers, which is not OK."""
     number = trailers.get("grpc-status", b"")
     value = int(number) if number.isdigit() and len(number) < 4 else -1
     code = _OF_NUMBER.get(value, grpc.StatusCode.UNKNOWN)
     if code is grpc.StatusCode.OK:
         code = grpc.StatusCode.UNKNOWN
-    details = unquote(trailers.get("grpc-message", b"").decode("latin-1"))
-    kept = tuple(
-        (key, binary(raw) if key.endswith("-bin") else raw.decode("latin-1"))
-        for key, raw in trailers.items()
-        if key[0] != ":" and key not in ("grpc-status", "grpc-message", "content-type")
-    )
-    return failure(code, details, kept)
+    # What is no escape stands for itself: a message is never lost for how it is written.
+    details = unquote_to_bytes(trailers.get("grpc-message", b"")).decode("utf-8", "replace")
+    return failure(code, details, tuple(_metadata(trailers)))
+
+
+def _metadata(trailers: Mapping[str, bytes]) -> Iterator[tuple[str, str | bytes]]:
+    for key, raw in trailers.items():
+        if key[:1] == ":" or key in _NO_METADATA:
+            continue
+        if key.endswith("-bin"):
+            for each in raw.split(b","):
+                yield key, binary(each.strip())
+        else:
+            yield key, raw.decode("latin-1")
 
 
 def binary(raw: bytes) -> bytes:
     """A `-bin` value: base64, with or without padding; what is no base64 is nothing."""
+    bare = raw.rstrip(b"=")
     try:
-        return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
+        return base64.b64decode(bare + b"=" * (-len(bare) % 4), validate=True)
     except binascii.Error:
         return b""
 

@@ -1,8 +1,14 @@
 """Headers of HTTP/2 without a dynamic table, against the examples of RFC 7541."""
 
+import time
+from asyncio import Future, new_event_loop
+
+import grpc
 import pytest
 
-from services.mesh.wire import headers
+from services.mesh.wire import frames, headers
+from services.mesh.wire.stream import Stream
+from services.mesh.wire.unary import timeout_text
 
 
 def test_a_literal_is_read() -> None:
@@ -79,3 +85,49 @@ def test_a_block_that_is_none_is_refused(block: bytes) -> None:
 
 def test_no_table_may_be_announced() -> None:
     assert headers.decode(b"\x20\x88") == {":status": b"200"}
+
+
+def test_values_of_one_name_are_joined() -> None:
+    block = headers.name("a") + headers.text(b"1") + headers.name("a") + headers.text(b"2")
+
+    assert headers.decode(block) == {"a": b"1,2"}
+
+
+@pytest.mark.parametrize("block", [b"\x88" * 2000, bytes(70_000)])
+def test_more_than_was_asked_for_is_told_as_such(block: bytes) -> None:
+    with pytest.raises(headers.TooLargeError):
+        headers.decode(block)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (1e-9, b"1u"),
+        (-1.0, b"1u"),
+        (0.0004, b"400u"),
+        (0.29, b"290000u"),
+        (99.999_999, b"99999999u"),
+        (100.0, b"100000m"),
+        (100_000.0, b"100000S"),
+        (1e12, b"99999999S"),
+    ],
+)
+def test_a_time_is_told_in_the_finest_unit_that_holds_it(seconds: float, text: bytes) -> None:
+    assert timeout_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("left_s", "code"), [(-0.001, grpc.StatusCode.DEADLINE_EXCEEDED), (60.0, grpc.StatusCode.CANCELLED)]
+)
+def test_a_peer_that_cancels_when_the_time_is_up_says_so(left_s: float, code: grpc.StatusCode) -> None:
+    loop = new_event_loop()
+    try:
+        done: Future[bytes] = loop.create_future()
+        stream = Stream(1, done, 10, lambda _: None)
+        stream.until = time.monotonic() + left_s
+        stream.on_reset(frames.CANCEL)
+        error = done.exception()
+    finally:
+        loop.close()
+    assert isinstance(error, grpc.aio.AioRpcError)
+    assert error.code() is code

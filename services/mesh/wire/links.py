@@ -1,0 +1,187 @@
+"""Connections to all addresses of one target: found, made, and made again when they are lost."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import random
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from services.mesh import transport
+from services.mesh.wire.connection import Connection, Events
+
+Address = tuple[str, int]
+
+_log = logging.getLogger(__name__)
+
+_BEGIN_S, _ATTEMPT_S, _MOST_S = (each / 1000 for each in transport.RECONNECT_MS)
+_GROWTH: Final = 1.6
+_JITTER: Final = 0.2
+# A connection that ends sooner than this is not followed by the next one at once, in seconds.
+_SHORT_LIFE_S: Final = 1.0
+
+
+def address_of(target: str) -> Address | None:
+    """Host and port of a target; None for one of another form, which this package does not speak."""
+    host, _, port = authority_of(target).rpartition(":")
+    if not port.isdecimal() or not target.isascii() or not 0 < int(port) < 1 << 16:
+        return None
+    if not host or "/" in host or (":" in host and host[0] != "["):
+        return None
+    return host.strip("[]"), int(port)
+
+
+def authority_of(target: str) -> str:
+    """The target as calls name it."""
+    return target.removeprefix("dns:///")
+
+
+class Links:
+    """`changed` is called whenever there is more room, or no hope.
+
+    Addresses are looked up whenever one of them has no connection; servers therefore end connections by age.
+    """
+
+    def __init__(
+        self, target: str, address: Address, max_message_bytes: int, changed: Callable[[], None]
+    ) -> None:
+        self._target = target
+        self._host, self._port = address
+        self._max_message = max_message_bytes
+        self._changed = changed
+        self._events = Events(ready=self._on_ready, left=self._on_left, gone=self._on_gone, room=changed)
+        # Where calls may begin.
+        self.ready: list[Connection] = []
+        # Why there is no connection, from an attempt that failed until one succeeds or begins anew.
+        self.failure: str | None = None
+        self.closed = False
+        self._addresses: tuple[Address, ...] = ()
+        self._made: dict[Address, Connection] = {}
+        # With the time of their first word: those that calls end on as well.
+        self._alive: dict[Connection, float] = {}
+        self._connecting: asyncio.Task[None] | None = None
+        self._hasty = False
+        # Set when the next attempt should not wait any longer.
+        self._now = asyncio.Event()
+
+    @property
+    def connecting(self) -> bool:
+        """Whether an attempt is under way or about to be."""
+        return self._connecting is not None
+
+    def connect(self) -> None:
+        """Makes what connections are missing, in the background."""
+        if self._connecting is None and not self.closed:
+            self._connecting = asyncio.create_task(self._keep(), name=f"connections to {self._target}")
+
+    def expect(self) -> None:
+        """Somebody has seen the target alive: calls wait for the next attempt, which is made at once."""
+        if not self.ready:
+            self.failure = None
+            self._now.set()
+
+    async def close(self) -> None:
+        """Ends all calls and connections."""
+        self.closed = True
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+        self.ready.clear()
+        for connection in list(self._alive):
+            connection.close()
+        self._changed()
+
+    # --- attempts ---------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        """Until every address has its connection."""
+        wait_s = _BEGIN_S
+        try:
+            if self._hasty:
+                await asyncio.sleep(_jittered(wait_s))
+            while True:
+                self._now.clear()
+                failure = await self._attempt(max(_ATTEMPT_S, wait_s))
+                if failure is None and all(each in self._made for each in self._addresses):
+                    return
+                if self._now.is_set():  # what this attempt has seen may be of the past
+                    wait_s = _BEGIN_S
+                    continue
+                if failure is not None and not self.ready:
+                    self.failure = failure
+                    self._changed()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._now.wait(), _jittered(wait_s))
+                wait_s = min(_MOST_S, wait_s * _GROWTH)
+        finally:
+            self._connecting = None
+
+    async def _attempt(self, limit_s: float) -> str | None:
+        """Tries every address without a connection; what went wrong, if anything did."""
+        try:
+            self._addresses = await self._resolve()
+        except (OSError, UnicodeError) as error:
+            return f"{self._host} has no address: {error}"
+        for address in [each for each in self._made if each not in self._addresses]:
+            self._made.pop(address).leave()
+        missing = [each for each in self._addresses if each not in self._made]
+        ends = await asyncio.gather(*(self._open(each, limit_s) for each in missing))
+        return next((each for each in ends if each is not None), None)
+
+    async def _resolve(self) -> tuple[Address, ...]:
+        with contextlib.suppress(ValueError):
+            return ((str(ipaddress.ip_address(self._host)), self._port),)
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        return tuple(dict.fromkeys((str(info[4][0]), int(info[4][1])) for info in found))
+
+    async def _open(self, address: Address, limit_s: float) -> str | None:
+        """Makes a connection; it counts once the peer has spoken. What went wrong, if anything did."""
+        connection = Connection(address, self._max_message, self._events)
+        try:
+            async with asyncio.timeout(limit_s):
+                await asyncio.get_running_loop().create_connection(lambda: connection, *address)
+                return await connection.settled
+        except TimeoutError:
+            return f"no connection within {limit_s:g} s"
+        except OSError as error:
+            return f"no connection: {error}"
+        finally:
+            if connection not in self._alive:
+                connection.abort()
+
+    # --- connections ------------------------------------------------------------------------------
+
+    def _on_ready(self, connection: Connection) -> None:
+        self._made[connection.address] = connection
+        self._alive[connection] = time.monotonic()
+        self.ready.append(connection)
+        self.failure = None
+        self._changed()
+
+    def _on_left(self, connection: Connection, why: str) -> None:
+        if connection not in self._alive:
+            return  # it has never been ready, which whoever opens it tells
+        if connection in self.ready:
+            self.ready.remove(connection)
+        if self._made.get(connection.address) is connection:
+            del self._made[connection.address]
+        if self.closed:
+            return
+        _log.debug("a connection to %s is lost: %s", self._target, why)
+        self._hasty = time.monotonic() - self._alive[connection] < _SHORT_LIFE_S
+        if not self._hasty:
+            self._now.set()  # another address that stays away must not keep this one waiting
+        self.connect()
+        self._changed()
+
+    def _on_gone(self, connection: Connection) -> None:
+        self._alive.pop(connection, None)
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * random.uniform(1 - _JITTER, 1 + _JITTER)
