@@ -15,7 +15,7 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_MALFORMED_BODY
 from services.gateway import faults
 from services.gateway.faults import HttpFault
 from services.mesh import json_codec
-from services.mesh.chain.server.request_id import new_request_id
+from services.mesh.request_id import new_request_id
 
 # A head that is not complete by then ends its connection, in seconds.
 HEAD_S: Final = 10.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from services.gateway import faults
-from services.mesh.chain.server.request_id import new_request_id
+from services.mesh.request_id import new_request_id
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]

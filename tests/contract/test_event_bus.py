@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from services.mesh.events import PoisonMessage, Record, attributes
+from services.mesh import logs
+from services.mesh.events import PoisonMessage, Record, attributes, cause_of
 from services.mesh.events.topics import DEAD_LETTERS
+from services.mesh.request_id import serving
 from tests.contract.events_rig import GUARD_S, Rig, Seen, by_key, kafka_rig, message, postgres_rig, settled
 from tests.processes import until
 
@@ -44,6 +46,81 @@ async def test_what_is_published_is_read_with_all_it_came_with(rig: Rig) -> None
         "content-type": "application/protobuf",
         "note": "grün",
     }
+
+
+async def test_an_event_carries_the_request_in_which_it_was_made_to_whatever_follows_from_it(
+    rig: Rig,
+) -> None:
+    one = await rig.bus()
+    with serving("request-1"):
+        made = message("k", "1")
+    await one.publish(made)  # as a commit of several callers would, in nobody's context
+    during: list[str] = []
+    out, wide = Seen(), Seen()
+
+    async def handle(connection: asyncpg.Connection, records: list[Record]) -> None:
+        during.append(logs.request_id.get())
+        await one.bus.publish(connection, [message(r.key, r.value, topic="state") for r in records])
+
+    async def follow(records: list[Record]) -> None:
+        during.append(logs.request_id.get())
+        await wide(records)
+
+    one.start(one.bus.consume("g", ["moves"], handle))
+    one.start(one.bus.consume("followers", ["state"], out))
+    one.start(one.bus.broadcast(["state"], follow))
+    [record] = await out.enough(1)
+    await wide.enough(1)
+    assert dict(record.headers) == {"x-request-id": "request-1"}
+    assert attributes(record)["x-request-id"] == "request-1"
+    assert during == ["request-1", "request-1"]
+    assert logs.request_id.get() == ""
+
+
+async def test_an_event_of_no_request_says_nothing_of_one(rig: Rig) -> None:
+    one = await rig.bus()
+    during: list[str] = []
+    seen = Seen()
+
+    async def handle(_: asyncpg.Connection, records: list[Record]) -> None:
+        during.append(logs.request_id.get())
+        await seen(records)
+
+    await one.publish(message("k"), message("k", headers={"x-request-id": "not\nan id"}))
+    with serving("whoever starts a reader"):
+        one.start(one.bus.consume("g", ["moves"], handle, max_batch=1))
+    records = await seen.enough(2)
+    assert dict(records[0].headers) == {}
+    assert [cause_of(record) for record in records] == during == ["", ""]
+
+
+async def test_a_batch_of_several_requests_is_of_none_and_each_record_of_its_own(rig: Rig) -> None:
+    one = await rig.bus()
+    during: list[tuple[str, set[str]]] = []
+    seen, out = Seen(), Seen()
+
+    async def handle(connection: asyncpg.Connection, records: list[Record]) -> None:
+        during.append((logs.request_id.get(), {cause_of(record) for record in records}))
+        following = []
+        for record in records:
+            with serving(cause_of(record)):
+                following.append(message(record.key, record.value, topic="state"))
+        await one.bus.publish(connection, following)
+        await seen(records)
+
+    made = []
+    for n in range(40):
+        with serving(f"request-{n % 2}"):
+            made.append(message("k", f"{n}"))
+    await one.publish(*made)
+    await one.relayed()
+    one.start(one.bus.consume("g", ["moves"], handle))
+    one.start(one.bus.broadcast(["state"], out))
+    await seen.enough(40)
+    for record in await out.enough(40):
+        assert cause_of(record) == f"request-{int(record.value) % 2}"
+    for ambient, causes in during:
+        assert ambient == (causes.pop() if len(causes) == 1 else "")
 
 
 async def test_events_of_a_key_keep_their_order(rig: Rig) -> None:

@@ -2,7 +2,6 @@
 
 from services.mesh.events.bus import (
     JSON,
-    NO_HEADERS,
     PROTOBUF,
     BroadcastHandler,
     Consumer,
@@ -12,6 +11,7 @@ from services.mesh.events.bus import (
     PoisonMessage,
     Record,
 )
+from services.mesh.events.causes import Causes, cause_of, common_cause
 from services.mesh.events.cloud_events import attributes
 from services.mesh.events.codec import decode_value, encode_value, is_json
 from services.mesh.events.create import create_bus
@@ -19,10 +19,10 @@ from services.mesh.events.topics import TOPICS, Topic
 
 __all__ = [
     "JSON",
-    "NO_HEADERS",
     "PROTOBUF",
     "TOPICS",
     "BroadcastHandler",
+    "Causes",
     "Consumer",
     "EventBus",
     "Handler",
@@ -31,6 +31,8 @@ __all__ = [
     "Record",
     "Topic",
     "attributes",
+    "cause_of",
+    "common_cause",
     "create_bus",
     "decode_value",
     "encode_value",

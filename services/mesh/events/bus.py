@@ -4,17 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias, TypeVar, dataclass_transform
 
 import asyncpg
+
+from services.mesh import request_id
 
 T = TypeVar("T")
 
 PROTOBUF: Final = "application/protobuf"
 JSON: Final = "application/json"
-
-NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -39,8 +38,12 @@ class Message:
     type: str
     """CloudEvents type: the full name of the value's protobuf message, such as `waymesh.gps.v1.GpsEvent`."""
     content_type: str = PROTOBUF
-    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
-    """Whatever else travels along; names that start with `ce_` and `content-type` are the bus's own."""
+    headers: Mapping[str, str] = field(default_factory=request_id.headers)
+    """Whatever else travels along; names that start with `ce_` and `content-type` are the bus's own.
+
+    By itself an event carries the id of the request in which it is made: who publishes it later, in a commit
+    with others, no longer knows.
+    """
 
 
 @_sealed

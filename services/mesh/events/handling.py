@@ -9,6 +9,7 @@ from typing import Final, Protocol, TypeAlias
 import asyncpg
 
 from services.mesh.events.bus import Handler, Message, PoisonMessage, Record
+from services.mesh.events.causes import serving
 from services.mesh.events.dead_letters import dead_letter
 from services.mesh.events.metering import Meter
 from services.mesh.store.failures import is_transient
@@ -101,6 +102,10 @@ class Handling:
 
     async def handle(self, records: list[Record], patience: Patience, advance: Advance) -> bool:
         """See BatchHandling."""
+        with serving(records):
+            return await self._try(records, patience, advance)
+
+    async def _try(self, records: list[Record], patience: Patience, advance: Advance) -> bool:
         first = records[0]
         place = f"{first.topic}/{first.partition}@{first.position}"
         try:
@@ -135,7 +140,8 @@ class Handling:
                 async with self._pool.acquire() as connection, connection.transaction():
                     fresh = await self._admit(connection, records) if self._admit is not None else records
                     if fresh:
-                        await self._handler(connection, fresh)
+                        with serving(fresh):
+                            await self._handler(connection, fresh)
                     if dead:
                         letters = [dead_letter(record, reason, self._group) for record, reason in dead]
                         await self._publish(connection, letters)

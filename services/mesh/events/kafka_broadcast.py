@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from services.mesh.events.bus import BroadcastHandler, PoisonMessage, Record
+from services.mesh.events.causes import serving
 from services.mesh.events.handling import Patience
 from services.mesh.events.kafka_client import KafkaOptions
 from services.mesh.events.kafka_group import Raw, event_digest
@@ -108,7 +109,8 @@ class KafkaBroadcastConsumer:
         while fresh:
             batch = fresh[: self._patience.limit]
             try:
-                await self._handler(batch)
+                with serving(batch):
+                    await self._handler(batch)
             except PoisonMessage as poison:
                 _log.error("left out: %s", poison)
                 self._meter.count(poison.record.topic, "dead", 1)

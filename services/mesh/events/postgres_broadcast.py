@@ -5,6 +5,7 @@ import logging
 from typing import Final
 
 from services.mesh.events.bus import BroadcastHandler, PoisonMessage, Record
+from services.mesh.events.causes import serving
 from services.mesh.events.handling import Patience
 from services.mesh.events.metering import Meter
 from services.mesh.events.postgres_link import PostgresLink
@@ -69,7 +70,8 @@ class BroadcastConsumer(PartitionReader):
         records: list[Record] = batch.records
         while records:
             try:
-                await self._handler(records)
+                with serving(records):
+                    await self._handler(records)
                 break
             except PoisonMessage as poison:
                 # Every process reads this topic: a dead letter from each would say the same many times over.

@@ -10,8 +10,9 @@ from zlib import crc32
 
 import asyncpg
 
-from services.mesh.events.bus import NO_HEADERS, Message, Record
+from services.mesh.events.bus import Message, Record
 from services.mesh.events.topics import Topic
+from services.mesh.request_id import NO_HEADERS
 
 _PUBLISH: Final = "SELECT bus.publish($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 _READ: Final = "SELECT * FROM bus.read($1, $2, $3)"
@@ -128,7 +129,7 @@ class PostgresLog:
             [message.key for message in ordered],
             [message.event_id for message in ordered],
             [message.value for message in ordered],
-            [json.dumps(dict(message.headers)) if message.headers else None for message in ordered],
+            _headers_as_text(ordered),
         )
         return touched
 
@@ -139,6 +140,7 @@ class PostgresLog:
         kinds = self._kinds
         found: dict[int, list[Record]] = {}
         part, records, topic, partition = -1, [], "", 0
+        text, extra = None, NO_HEADERS
         for number, position, time, kind, key, event_id, value, headers in rows:
             if number != part:
                 part = number
@@ -147,11 +149,12 @@ class PostgresLog:
             if kind not in kinds:
                 await self.load()
                 kinds = self._kinds
+            if headers != text:  # neighbours mostly have the same
+                text, extra = headers, json.loads(headers) if headers else NO_HEADERS
             type_, content_type, source = kinds[kind]
             records.append(
                 Record(
-                    topic, key, value, event_id, type_, content_type,
-                    json.loads(headers) if headers else NO_HEADERS,
+                    topic, key, value, event_id, type_, content_type, extra,
                     partition=partition, position=position, time=time, source=source,
                 )
             )  # fmt: skip
@@ -182,3 +185,15 @@ class PostgresLog:
             await self.load()
         numbers = self._numbers
         return [numbers[message.type, message.content_type] for message in messages]
+
+
+def _headers_as_text(messages: Sequence[Message]) -> list[str | None]:
+    """Those of one request share theirs, which are written once."""
+    texts: list[str | None] = []
+    text, last = None, NO_HEADERS
+    for message in messages:
+        headers = message.headers
+        if headers is not last:
+            text, last = json.dumps(dict(headers)) if headers else None, headers
+        texts.append(text)
+    return texts

@@ -2,7 +2,7 @@
 
 from services.mesh import logs
 from services.mesh.chain.client.call import ClientCall, ClientLink
-from services.mesh.chain.server.request_id import KEY, new_request_id
+from services.mesh.request_id import KEY, new_request_id
 
 
 class RequestIdLink(ClientLink):
