@@ -19,7 +19,7 @@ from services.eta.settings import EtaSettings
 from services.feedback.server import Feedback
 from services.feedback.settings import FeedbackSettings
 from services.mesh.client import ClientFactory
-from services.mesh.events import PROTOBUF, EventBus, Message, create_bus
+from services.mesh.events import PROTOBUF, EventBus, Message, Record, create_bus
 from services.mesh.settings import load
 from services.mesh.store import Store
 from services.mesh.telemetry import Telemetry
@@ -102,16 +102,17 @@ class Rig:
 
     async def published(self) -> list[EtaPrediction]:
         """Everything on eta-predictions, in the order of its partitions."""
-        return [EtaPrediction.FromString(value) for value in await self._values("eta-predictions")]
+        return [EtaPrediction.FromString(record.value) for record in await self.records("eta-predictions")]
 
     async def dead(self) -> list[bytes]:
-        return await self._values("dead-letters")
+        return [record.value for record in await self.records("dead-letters")]
 
-    async def _values(self, topic: str) -> list[bytes]:
-        values: list[bytes] = []
+    async def records(self, topic: str) -> list[Record]:
+        """Everything on a topic, in the order of its partitions."""
+        found: list[Record] = []
 
-        async def take(records: Sequence[Any]) -> None:
-            values.extend(record.value for record in records)
+        async def take(records: Sequence[Record]) -> None:
+            found.extend(records)
 
         reader = self.bus.broadcast([topic], take, from_start=True)
         task = asyncio.create_task(reader.run())
@@ -121,7 +122,7 @@ class Rig:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        return values
+        return found
 
     async def until(self, holds: Callable[[], Any], what: str) -> None:
         """Looks again and again, for events that leave no other trace; the guard only ends a broken test."""
