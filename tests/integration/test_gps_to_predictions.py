@@ -1,4 +1,4 @@
-"""A courier's fix, in every form and by every door, comes out on eta-predictions as its order's prediction."""
+"""A courier's fix, in every form and by every door, comes out on eta-predictions as a prediction."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
