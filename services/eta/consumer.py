@@ -8,8 +8,9 @@ first.
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import asyncpg
@@ -30,7 +31,8 @@ from services.eta.seen import repeats
 from services.eta.signals import Signals
 from services.eta.store import Counts, EtaStore
 from services.eta.tracks import Track
-from services.mesh.events import PROTOBUF, EventBus, Message, Record
+from services.mesh import logs, request_id
+from services.mesh.events import PROTOBUF, EventBus, Message, Record, causes_of
 from services.mesh.events.dead_letters import dead_letter
 
 log = logging.getLogger(__name__)
@@ -105,7 +107,8 @@ class FixConsumer:
             await self._store.save_tracks(conn, state.number, moved.tracks)
         counts = _counted(moved, int(duplicate.sum()), int(conflict.sum()), len(predicted.values))
         await self.finish(conn, state, counts)
-        await self.publish(conn, state, predicted, self._dead(batch, np.flatnonzero(conflict).tolist()))
+        dead = self._dead(batch, np.flatnonzero(conflict).tolist())
+        await self.publish(conn, state, predicted, dead, _causes(batch, predicted.predictions))
         state.trim(moved.delivered)
         self._signals.anomalies(fixes, moved.cleaned.flags)
         self._signals.predicted(predicted.predictions)
@@ -185,12 +188,17 @@ class FixConsumer:
         state: Partition,
         predicted: "Predicted",
         others: Sequence[Message] = (),
+        causes: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Publish predictions and other events; nothing may follow in the transaction."""
+        """Publish predictions and other events; nothing may follow in the transaction.
+
+        `causes` are the request ids of orders; orders it does not hold follow from what is being served.
+        """
         if not predicted.values and not others:
             return
         # The token is written once and for all in this transaction, so ids made of it are too.
         batch = state.token
+        served = request_id.headers()
         await self._bus.publish(
             conn,
             [
@@ -203,6 +211,9 @@ class FixConsumer:
                         event_id=f"{batch}-{place}",
                         type=_PREDICTION_TYPE,
                         content_type=PROTOBUF,
+                        headers=request_id.headers_of(causes[prediction.order_id])
+                        if prediction.order_id in causes
+                        else served,
                     )
                     for place, (prediction, value) in enumerate(
                         zip(predicted.predictions, predicted.values, strict=True)
@@ -218,6 +229,15 @@ class Predicted:
 
     predictions: list[EtaPrediction]
     values: list[bytes]
+
+
+def _causes(batch: Decoded, predictions: Sequence[EtaPrediction]) -> dict[str, str]:
+    """Which request each prediction follows from, unless the whole batch follows from one."""
+    if logs.request_id.get() or not predictions:
+        return {}
+    wanted = {prediction.order_id for prediction in predictions}
+    rows = zip(batch.fixes.order_id, batch.records, strict=True)
+    return causes_of((order_id, record) for order_id, record in rows if order_id in wanted)
 
 
 def _counted(moved: Advance, duplicates: int, conflicts: int, predictions: int) -> Counts:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from waymesh.gps.v1.gps_pb2 import GpsEvent
 from waymesh.order.v1.events_pb2 import OrderCommand, OrderEvent
@@ -10,7 +10,8 @@ from waymesh.order.v1.order_pb2 import Order
 
 from services.mesh.chain.server.validation import check
 from services.mesh.errors import InvalidArgument
-from services.mesh.events import EventBus, Message, PoisonMessage, Record, decode_value
+from services.mesh.events import EventBus, Message, PoisonMessage, Record, cause_of, causes_of, decode_value
+from services.mesh.request_id import serving
 from services.route import announce, refusals, store, store_plans
 from services.route.deviation import has_left
 from services.route.fixes import Folded, fold, freed
@@ -26,6 +27,8 @@ GPS_EVENTS: Final = "gps-events"
 ORDER_COMMANDS: Final = "order-commands"
 # Couriers whose stage is remembered to see them become free.
 _REMEMBERED: Final = 100_000
+
+_Read: TypeAlias = tuple[GpsEvent, Record]
 
 
 class FixConsumer:
@@ -43,12 +46,13 @@ class FixConsumer:
     async def handle(self, conn: Connection, records: list[Record]) -> None:
         """One batch. What cannot be read is left out; eta, whose events these are, puts it to the dead
         letters."""
-        folded = fold(_fixes(records))
+        fixes = list(_fixes(records))
+        folded = fold(event for event, _ in fixes)
         if not folded.newest:
             return
-        messages = await self._move_orders(conn, folded)
+        messages = await self._move_orders(conn, folded, fixes)
         await store.save_positions(conn, folded.newest)
-        await self._look_at_ways(conn, folded)
+        await self._look_at_ways(conn, folded, fixes)
         if len(self._stages) > _REMEMBERED:
             self._stages.clear()
         if freed(folded, self._stages):
@@ -56,7 +60,7 @@ class FixConsumer:
         if messages:
             await self._bus.publish(conn, messages)
 
-    async def _move_orders(self, conn: Connection, folded: Folded) -> list[Message]:
+    async def _move_orders(self, conn: Connection, folded: Folded, fixes: Sequence[_Read]) -> list[Message]:
         """Orders that are further than we knew. Most batches move none: they are read without a lock
         first."""
         steps = folded.progress
@@ -72,6 +76,8 @@ class FixConsumer:
         rows = await store.lock_orders(conn, {order_id for order_id, _ in moving})
         couriers = await store.known_couriers(conn, list({driver_id for _, driver_id in moving}))
         newest = {row.order_id: Order.FromString(row.body) for row in rows.values()}
+        ids = {order_id for order_id, _ in moving}
+        causes = causes_of((event.order_id, record) for event, record in fixes if event.order_id in ids)
         writes, messages = [], []
         for order_id, driver_id in moving:
             order = newest.get(order_id)
@@ -81,19 +87,22 @@ class FixConsumer:
             if moved is not None:
                 newest[order_id] = moved
                 writes.append(order_write(moved))
-                messages.append(announce.order_changed(moved))
+                with serving(causes[order_id]):
+                    messages.append(announce.order_changed(moved))
         await store.write_orders(conn, writes)
         return messages
 
-    async def _look_at_ways(self, conn: Connection, folded: Folded) -> None:
+    async def _look_at_ways(self, conn: Connection, folded: Folded, fixes: Sequence[_Read]) -> None:
         legs = await store_plans.legs(conn, list(folded.newest))
+        causes = causes_of((event.driver_id, record) for event, record in fixes if event.driver_id in legs)
         for driver_id, (origin, target) in legs.items():
             fix = folded.newest[driver_id]
             here = Place(fix.lat, fix.lon)
-            if driver_id in folded.congested:
-                self._rerouter.wish(driver_id, "traffic", seen=here)
-            elif has_left(Place(*origin), Place(*target), here):
-                self._rerouter.wish(driver_id, "the courier left the planned way", seen=here)
+            with serving(causes[driver_id]):
+                if driver_id in folded.congested:
+                    self._rerouter.wish(driver_id, "traffic", seen=here)
+                elif has_left(Place(*origin), Place(*target), here):
+                    self._rerouter.wish(driver_id, "the courier left the planned way", seen=here)
 
 
 class CommandConsumer:
@@ -105,7 +114,7 @@ class CommandConsumer:
     async def handle(self, conn: Connection, records: list[Record]) -> None:
         """One batch. What is refused goes to the dead letters with the reason, and the rest goes on."""
         changes = [_change(record) for record in records]
-        taken, messages = await take_orders(conn, changes)
+        taken, messages = await take_orders(conn, changes, [cause_of(record) for record in records])
         for record, result in zip(records, taken, strict=True):
             if result.error is not None:
                 reason = f"{result.error.reason_name}: {result.error.message}"
@@ -130,13 +139,14 @@ class ChangeConsumer:
             if not event.HasField("order") or Status(order.status) is not Status.ASSIGNED:
                 self._allocate_soon()
             if order.driver_id:
-                self._rerouter.wish(order.driver_id, "orders changed", at_once=True)
+                with serving(cause_of(record)):
+                    self._rerouter.wish(order.driver_id, "orders changed", at_once=True)
 
 
-def _fixes(records: Sequence[Record]) -> Iterator[GpsEvent]:
+def _fixes(records: Sequence[Record]) -> Iterator[_Read]:
     for record in records:
         with contextlib.suppress(PoisonMessage):
-            yield decode_value(record, GpsEvent)
+            yield decode_value(record, GpsEvent), record
 
 
 def _change(record: Record) -> Change:

@@ -1,14 +1,17 @@
 """Taking in orders, couriers and cancellations: judged, stored and published in one transaction per group."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 from waymesh.order.v1.courier_pb2 import Courier
 from waymesh.order.v1.events_pb2 import Cancellation
 from waymesh.order.v1.order_pb2 import ORDER_STATUS_CANCELLED, Order
 
+from services.mesh import logs
 from services.mesh.errors import MeshError
 from services.mesh.events import Message
+from services.mesh.request_id import serving
 from services.route import announce, refusals, store
 from services.route.identity import OPEN, Known, Status, Verdict, judge, may_cancel
 from services.route.progress import advance, of_stage
@@ -37,8 +40,11 @@ class _Orders:
         self.known = known
         self.writes: list[OrderWrite] = []
         self.messages: list[Message] = []
+        # Request that each order was last changed by.
+        self.causes: dict[str, str] = {}
 
-    def take(self, change: Change) -> Taken:
+    def take(self, change: Change, cause: str) -> Taken:
+        self.causes[change.order_id] = cause
         if isinstance(change, Cancellation):
             return self._cancel(change)
         return self._upsert(change)
@@ -91,19 +97,23 @@ class _Orders:
         self.known[order.order_id] = Known(order.revision, write.status, digests)
         self.newest[order.order_id] = order
         self.writes.append(write)
-        self.messages.append(announce.order_changed(order))
+        with serving(self.causes[order.order_id]):
+            self.messages.append(announce.order_changed(order))
 
 
-async def take_orders(conn: Connection, changes: Sequence[Change]) -> tuple[list[Taken], list[Message]]:
+async def take_orders(
+    conn: Connection, changes: Sequence[Change], causes: Sequence[str] | None = None
+) -> tuple[list[Taken], list[Message]]:
     """Judges and stores changes of orders in the order given; the caller publishes the messages last.
 
-    Writes to the same order from elsewhere wait until the transaction ends.
+    `causes` are the ids of the requests that ask for them; without, that is the request at hand. Writes to
+    the same order from elsewhere wait until the transaction ends.
     """
     ids = {change.order_id for change in changes}
     rows = await store.lock_orders(conn, ids, {c.order_id for c in changes if isinstance(c, Order)})
     known = await store.known(conn, "o", {row.order_id: (row.revision, row.status) for row in rows.values()})
     state = _Orders({row.order_id: Order.FromString(row.body) for row in rows.values()}, known)
-    results = [state.take(change) for change in changes]
+    results = [state.take(change, cause) for change, cause in zip(changes, _causes(causes), strict=False)]
     await _catch_up(conn, state)
     results = [
         replace(taken, revision=state.known[taken.id].revision, order=state.newest[taken.id])
@@ -132,15 +142,17 @@ async def _catch_up(conn: Connection, state: _Orders) -> None:
             state.accept(moved)
 
 
-async def take_couriers(conn: Connection, couriers: Sequence[Courier]) -> tuple[list[Taken], list[Message]]:
-    """Judges and stores couriers in the order given; the caller publishes the messages last."""
+async def take_couriers(
+    conn: Connection, couriers: Sequence[Courier], causes: Sequence[str] | None = None
+) -> tuple[list[Taken], list[Message]]:
+    """Judges and stores couriers in the order given, as `take_orders` does."""
     ids = {courier.driver_id for courier in couriers}
     revisions = await store.lock_couriers(conn, ids)
     known = await store.known(conn, "c", {id_: (revision, None) for id_, revision in revisions.items()})
     writes: list[CourierWrite] = []
     messages: list[Message] = []
     results: list[Taken] = []
-    for courier in couriers:
+    for courier, cause in zip(couriers, _causes(causes), strict=False):
         driver_id, before = courier.driver_id, known.get(courier.driver_id)
         write = courier_write(courier)
         verdict = judge(before, courier.revision, write.digest)
@@ -148,7 +160,8 @@ async def take_couriers(conn: Connection, couriers: Sequence[Courier]) -> tuple[
             digests = {**(before.digests if before else {}), courier.revision: write.digest}
             known[driver_id] = Known(courier.revision, None, digests)
             writes.append(write)
-            messages.append(announce.courier_changed(courier))
+            with serving(cause):
+                messages.append(announce.courier_changed(courier))
             results.append(Taken(driver_id, courier.revision))
         elif verdict is Verdict.DUPLICATE:
             results.append(Taken(driver_id, before.revision, duplicate=True))
@@ -161,3 +174,7 @@ async def take_couriers(conn: Connection, couriers: Sequence[Courier]) -> tuple[
     await store.write_couriers(conn, writes)
     await store.drop_empty_couriers(conn, ids - known.keys())
     return results, messages
+
+
+def _causes(given: Sequence[str] | None) -> Iterable[str]:
+    return repeat(logs.request_id.get()) if given is None else given

@@ -7,12 +7,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from waymesh.order.v1.courier_pb2 import Courier
 from waymesh.order.v1.order_pb2 import Order
 from waymesh.route.v1 import route_pb2
 
+from services.mesh import logs
 from services.mesh.events import EventBus
+from services.mesh.request_id import serving
 from services.mesh.store import Store
 from services.route import announce, explain, store, store_plans
 from services.route.eta_client import EtaClient
@@ -30,6 +33,13 @@ _log = logging.getLogger(__name__)
 
 # Couriers whose last look is remembered; the oldest are forgotten.
 _REMEMBERED = 100_000
+
+
+class _Wish(NamedTuple):
+    cause: str
+    seen: Place | None
+    request_id: str
+    """Empty if several requests lie behind it, or none."""
 
 
 class Rerouter:
@@ -51,7 +61,7 @@ class Rerouter:
         self._settings = settings
         self._clock = clock
         self._monotonic = monotonic
-        self._wishes: dict[str, tuple[str, Place | None]] = {}
+        self._wishes: dict[str, _Wish] = {}
         self._looked: dict[str, float] = {}
         self._wanted = asyncio.Event()
 
@@ -68,10 +78,12 @@ class Rerouter:
             self._looked.pop(next(iter(self._looked)))
         self._looked.pop(driver_id, None)
         self._looked[driver_id] = now
+        request_id = logs.request_id.get()
         earlier = self._wishes.get(driver_id)
         if earlier is not None:
-            cause, seen = earlier[0], seen or earlier[1]
-        self._wishes[driver_id] = (cause, seen)
+            cause, seen = earlier.cause, seen or earlier.seen
+            request_id = request_id if request_id == earlier.request_id else ""
+        self._wishes[driver_id] = _Wish(cause, seen, request_id)
         self._wanted.set()
 
     async def run(self) -> None:
@@ -80,9 +92,10 @@ class Rerouter:
             await self._wanted.wait()
             self._wanted.clear()
             while self._wishes:
-                driver_id, (cause, seen) = next(iter(self._wishes.items()))
+                driver_id, wish = next(iter(self._wishes.items()))
                 del self._wishes[driver_id]
-                await self.look(driver_id, cause, seen)
+                with serving(wish.request_id):
+                    await self.look(driver_id, wish.cause, wish.seen)
 
     async def look(self, driver_id: str, cause: str, seen: Place | None = None) -> bool:
         """Plans a courier's stops anew and publishes the result if it is better; whether it did."""

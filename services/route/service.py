@@ -1,13 +1,14 @@
 """RouteService: messages in, calls of the rooms behind, messages out."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from waymesh.order.v1.courier_pb2 import Courier
 from waymesh.order.v1.order_pb2 import Order
 from waymesh.route.v1 import allocation_pb2, route_service_pb2
 from waymesh.route.v1.route_service_pb2_grpc import RouteServiceServicer
 
+from services.mesh import logs
 from services.mesh.errors import to_status
 from services.mesh.events import EventBus
 from services.mesh.store import GroupCommit, Store
@@ -16,6 +17,10 @@ from services.route.allocator import Allocator
 from services.route.intake import Change, Taken, take_couriers, take_orders
 from services.route.planner import Planner
 from services.route.store import Connection
+
+T = TypeVar("T")
+# An item with the id of the request that asks for it, which whoever writes it no longer knows.
+_Asked: TypeAlias = tuple[T, str]
 
 
 class RouteServicer(RouteServiceServicer):
@@ -48,7 +53,7 @@ class RouteServicer(RouteServiceServicer):
         orders = request.orders
         faults = [refusals.order_fault(order, f"orders[{i}]") for i, order in enumerate(orders)]
         good = [order for order, fault in zip(orders, faults, strict=True) if fault is None]
-        written = iter(await self._orders.add(good))
+        written = iter(await self._orders.add(_asked(good)))
         results = _unless_alone(
             [
                 next(written) if fault is None else Taken(order.order_id, 0, error=fault)
@@ -63,7 +68,7 @@ class RouteServicer(RouteServiceServicer):
         self, request: route_service_pb2.UpsertCouriersRequest, context: Any
     ) -> route_service_pb2.UpsertCouriersResponse:
         """Each courier once by id and revision."""
-        results = _unless_alone(await self._couriers.add(request.couriers))
+        results = _unless_alone(await self._couriers.add(_asked(request.couriers)))
         return route_service_pb2.UpsertCouriersResponse(
             results=[_result(taken) for taken in results], duplicate=_all_duplicates(results)
         )
@@ -72,7 +77,7 @@ class RouteServicer(RouteServiceServicer):
         self, request: route_service_pb2.CancelOrderRequest, context: Any
     ) -> route_service_pb2.CancelOrderResponse:
         """Raises NotFound for an unknown order, FailedPrecondition for one that is picked up or over."""
-        (taken,) = await self._orders.add([request.cancellation])
+        (taken,) = await self._orders.add(_asked([request.cancellation]))
         if taken.error is not None:
             raise taken.error
         return route_service_pb2.CancelOrderResponse(order=taken.order, duplicate=taken.duplicate)
@@ -113,17 +118,28 @@ class RouteServicer(RouteServiceServicer):
             response.degradation.CopyFrom(answer.degradation)
         return response
 
-    async def _write_orders(self, conn: Connection, changes: Sequence[Change]) -> Sequence[Taken]:
-        taken, messages = await take_orders(conn, changes)
+    async def _write_orders(self, conn: Connection, changes: Sequence[_Asked[Change]]) -> Sequence[Taken]:
+        items, causes = _apart(changes)
+        taken, messages = await take_orders(conn, items, causes)
         if messages:
             await self._bus.publish(conn, messages)
         return taken
 
-    async def _write_couriers(self, conn: Connection, couriers: Sequence[Courier]) -> Sequence[Taken]:
-        taken, messages = await take_couriers(conn, couriers)
+    async def _write_couriers(self, conn: Connection, couriers: Sequence[_Asked[Courier]]) -> Sequence[Taken]:
+        items, causes = _apart(couriers)
+        taken, messages = await take_couriers(conn, items, causes)
         if messages:
             await self._bus.publish(conn, messages)
         return taken
+
+
+def _asked(items: Sequence[T]) -> list[_Asked[T]]:
+    request_id = logs.request_id.get()
+    return [(item, request_id) for item in items]
+
+
+def _apart(asked: Sequence[_Asked[T]]) -> tuple[list[T], list[str]]:
+    return [item for item, _ in asked], [request_id for _, request_id in asked]
 
 
 def _unless_alone(results: Sequence[Taken]) -> Sequence[Taken]:

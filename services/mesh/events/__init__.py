@@ -11,7 +11,7 @@ from services.mesh.events.bus import (
     PoisonMessage,
     Record,
 )
-from services.mesh.events.causes import Causes, cause_of, common_cause
+from services.mesh.events.causes import cause_of, causes_of, common_cause
 from services.mesh.events.cloud_events import attributes
 from services.mesh.events.codec import decode_value, encode_value, is_json
 from services.mesh.events.create import create_bus
@@ -22,7 +22,6 @@ __all__ = [
     "PROTOBUF",
     "TOPICS",
     "BroadcastHandler",
-    "Causes",
     "Consumer",
     "EventBus",
     "Handler",
@@ -32,6 +31,7 @@ __all__ = [
     "Topic",
     "attributes",
     "cause_of",
+    "causes_of",
     "common_cause",
     "create_bus",
     "decode_value",

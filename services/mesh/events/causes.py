@@ -34,18 +34,11 @@ def serving(records: Iterable[Record]) -> AbstractContextManager[None]:
     return request_id.serving(common_cause(records))
 
 
-class Causes:
-    """The cause of each of several things, where all records about a thing have the same."""
-
-    def __init__(self) -> None:
-        self._of: dict[str, str] = {}
-
-    def add(self, thing: str, record: Record) -> None:
-        """The record is about this thing."""
+def causes_of(about: Iterable[tuple[str, Record]]) -> dict[str, str]:
+    """The cause of each of several things, where all records about a thing have the same; else empty."""
+    found: dict[str, str] = {}
+    for thing, record in about:
         cause = cause_of(record)
-        if self._of.setdefault(thing, cause) != cause:
-            self._of[thing] = ""
-
-    def of(self, thing: str) -> str:
-        """Id of the request; empty if there were several, or none."""
-        return self._of.get(thing, "")
+        if found.setdefault(thing, cause) != cause:
+            found[thing] = ""
+    return found

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.mesh.events import Causes, Record, cause_of, common_cause
+from services.mesh.events import Record, cause_of, causes_of, common_cause
 from services.mesh.request_id import headers, headers_of, serving
 
 
@@ -33,10 +33,9 @@ def test_several_events_follow_from_one_request_or_from_none(ids: list[str | Non
 
 
 def test_each_thing_has_the_cause_that_all_its_events_have():
-    causes = Causes()
-    for thing, request_id in (("a", "1"), ("a", "1"), ("b", "1"), ("b", "2"), ("b", "1"), ("c", None)):
-        causes.add(thing, record(request_id))
-    assert [causes.of(thing) for thing in "abcd"] == ["1", "", "", ""]
+    about = (("a", "1"), ("a", "1"), ("b", "1"), ("b", "2"), ("b", "1"), ("c", None))
+    causes = causes_of((thing, record(request_id)) for thing, request_id in about)
+    assert causes == {"a": "1", "b": "", "c": ""}
 
 
 def test_events_of_one_request_share_what_says_so():
