@@ -150,7 +150,7 @@ async def scripted(
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         script = left.pop(0) if len(left) > 1 else left[0]
         try:
-            with suppress(ConnectionError, asyncio.IncompleteReadError):
+            with suppress(OSError, asyncio.IncompleteReadError):
                 await script(Peer(reader, writer))
                 await reader.read()
         except Exception as error:
@@ -168,8 +168,8 @@ async def scripted(
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
         await asyncio.sleep(0)  # in which aborted transports close their sockets
-    if wrong:
-        raise wrong[0]
+        if wrong:
+            raise wrong[0]
 
 
 async def good(peer: Peer) -> None:
