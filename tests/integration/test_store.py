@@ -1,14 +1,13 @@
-"""A service's schema: connections, migrations, inbox, and what failures look like."""
+"""A service's schema: connections, migrations, and what failures look like."""
 
 import asyncio
-from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from services.mesh.errors import Unavailable
-from services.mesh.store import MigrationError, Store, admit, connect, is_transient, prune, unavailable
+from services.mesh.store import MigrationError, Store, connect, is_transient, unavailable
 
 FIRST = "CREATE TABLE first (n int);"
 
@@ -37,6 +36,13 @@ async def test_statements_run_in_the_services_own_schema(database: str, folder: 
     assert await bank.pool.fetchval("SELECT count(*) FROM shop.first") == 1
     await shop.close()
     await bank.close()
+
+
+async def test_a_schema_holds_the_services_own_tables_and_nothing_else(database: str, folder: Path) -> None:
+    store = await opened(database, folder)
+    tables = await store.pool.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'shop' ORDER BY 1")
+    assert [row["tablename"] for row in tables] == ["first", "migrations"]
+    await store.close()
 
 
 async def test_each_migration_runs_once_in_the_order_of_its_number(database: str, folder: Path) -> None:
@@ -154,51 +160,3 @@ def test_what_a_statement_did_wrong_is_not_transient() -> None:
     assert not is_transient(asyncio.CancelledError())
     assert is_transient(ConnectionRefusedError())
     assert "secret" not in unavailable(ConnectionRefusedError("secret")).message
-
-
-async def test_an_event_is_admitted_once(database: str, folder: Path) -> None:
-    store = await opened(database, folder)
-    async with store.transaction() as connection:
-        first = await admit(connection, "orders", {"a": b"1", "b": b"2"})
-    async with store.transaction() as connection:
-        again = await admit(connection, "orders", {"a": b"1", "b": b"other", "c": None})
-        elsewhere = await admit(connection, "couriers", {"a": b"other"})
-    assert (first.new, first.duplicates, first.conflicts) == ({"a", "b"}, set(), set())
-    assert (again.new, again.duplicates, again.conflicts) == ({"c"}, {"a"}, {"b"})
-    assert elsewhere.new == {"a"}
-    await store.close()
-
-
-async def test_an_admission_that_is_rolled_back_did_not_happen(database: str, folder: Path) -> None:
-    store = await opened(database, folder)
-    async with store.pool.acquire() as connection:
-        transaction = connection.transaction()
-        await transaction.start()
-        await admit(connection, "orders", {"a": b"1"})
-        await transaction.rollback()
-        assert (await admit(connection, "orders", {"a": b"1"})).new == {"a"}
-    await store.close()
-
-
-async def test_of_two_that_admit_the_same_at_once_one_does(database: str, folder: Path) -> None:
-    store = await opened(database, folder)
-
-    async def take() -> int:
-        async with store.transaction() as connection:
-            admitted = await admit(connection, "orders", {str(n): b"" for n in range(50)})
-            return len(admitted.new)
-
-    assert sorted(await asyncio.gather(take(), take(), take())) == [0, 0, 50]
-    await store.close()
-
-
-async def test_ids_are_forgotten_after_their_time(database: str, folder: Path) -> None:
-    store = await opened(database, folder)
-    async with store.transaction() as connection:
-        await admit(connection, "orders", {"a": b"1"})
-    async with store.transaction() as connection:
-        await prune(connection, "orders", timedelta(hours=1))
-        assert (await admit(connection, "orders", {"a": b"1"})).new == frozenset()
-        await prune(connection, "orders", timedelta(0))
-        assert (await admit(connection, "orders", {"a": b"1"})).new == {"a"}
-    await store.close()

@@ -12,9 +12,10 @@ from aiokafka import AIOKafkaProducer
 from services.mesh.events.bus import BroadcastHandler, Handler, Message, Record
 from services.mesh.events.dead_letters import dead_letter
 from services.mesh.events.handling import Handling
+from services.mesh.events.inbox import admit_once, forget
 from services.mesh.events.kafka_broadcast import KafkaBroadcastConsumer
 from services.mesh.events.kafka_client import KafkaOptions
-from services.mesh.events.kafka_group import KafkaGroupConsumer, admit_once
+from services.mesh.events.kafka_group import KafkaGroupConsumer
 from services.mesh.events.kafka_relay import KafkaRelay, KafkaSender
 from services.mesh.events.kafka_topics import create_topics
 from services.mesh.events.metering import Meter, SilentMeter
@@ -31,7 +32,6 @@ _BROADCAST_BATCH: Final = 1000
 # Twice the same event is read within what lies between two sends of it, which is minutes.
 _REMEMBER: Final = timedelta(days=1)
 _FORGET_EVERY_S: Final = 600.0
-_FORGET: Final = "DELETE FROM bus.kafka_seen WHERE seen_at < now() - $1::interval"
 
 
 class KafkaBus:
@@ -125,7 +125,7 @@ class KafkaBus:
         while True:
             await asyncio.sleep(_FORGET_EVERY_S)
             try:
-                await self._pool.execute(_FORGET, _REMEMBER)
+                await forget(self._pool, _REMEMBER)
             except Exception as error:
                 if not is_transient(error):
                     _log.exception("old event ids could not be deleted; it is tried again")

@@ -14,8 +14,9 @@ from aiokafka.errors import KafkaError
 from services.mesh.events.bus import BroadcastHandler, PoisonMessage, Record
 from services.mesh.events.causes import serving
 from services.mesh.events.handling import Patience
+from services.mesh.events.inbox import event_digest
 from services.mesh.events.kafka_client import KafkaOptions
-from services.mesh.events.kafka_group import Raw, event_digest
+from services.mesh.events.kafka_group import Raw
 from services.mesh.events.metering import Meter
 
 _log = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 
 from services.mesh.events.bus import Record
-from services.mesh.events.handling import Admit, FencedError, Handling, Patience
+from services.mesh.events.handling import FencedError, Handling, Patience
 from services.mesh.events.kafka_client import KafkaOptions
 from services.mesh.events.metering import Meter
 
@@ -35,10 +34,6 @@ ON CONFLICT DO NOTHING RETURNING true
 _ADVANCE: Final = """
 UPDATE bus.kafka_offsets SET next = $4
 WHERE group_name = $1 AND topic = $2 AND partition = $3 AND next = $5 RETURNING true
-"""
-_ADMIT: Final = """
-INSERT INTO bus.kafka_seen (group_name, digest) SELECT $1, unnest($2::bytea[])
-ON CONFLICT DO NOTHING RETURNING digest
 """
 
 Raw: TypeAlias = "ConsumerRecord[bytes, bytes]"
@@ -218,27 +213,3 @@ class _Forget(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         for partition in assigned:
             self._places.pop(partition, None)
-
-
-def admit_once(group: str) -> Admit:
-    """Lets each event into a group once, by topic, source and id; in the handler's transaction."""
-
-    async def admit(connection: asyncpg.Connection, records: list[Record]) -> list[Record]:
-        digests = [event_digest(record) for record in records]
-        # Sorted, so that two members who get the same events cannot wait for each other.
-        rows = await connection.fetch(_ADMIT, group, sorted(set(digests)))
-        new = {row["digest"] for row in rows}
-        fresh = []
-        for record, digest in zip(records, digests, strict=True):
-            if digest in new:
-                new.discard(digest)
-                fresh.append(record)
-        return fresh
-
-    return admit
-
-
-def event_digest(record: Record) -> bytes:
-    """16 bytes that stand for an event, wherever it lies."""
-    name = f"{record.topic}\0{record.source}\0{record.event_id}"
-    return hashlib.blake2b(name.encode(), digest_size=16).digest()

@@ -17,8 +17,6 @@ _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
-# The tables of the mesh that every service's schema has (inbox).
-_MESH_MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
 class Store:
@@ -56,11 +54,7 @@ class Store:
         )
         try:
             async with pool.acquire() as connection:
-                await migrate(
-                    connection,
-                    schema,
-                    (Migrations("mesh", _MESH_MIGRATIONS), Migrations("service", migrations)),
-                )
+                await migrate(connection, schema, [Migrations("service", migrations)])
         except BaseException:
             await asyncio.shield(pool.close())
             raise
