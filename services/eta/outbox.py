@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -13,7 +13,7 @@ from waymesh.feedback.v1.feedback_service_pb2 import (
 )
 
 from services.eta.store import EtaStore
-from services.mesh.errors import MeshError
+from services.mesh.errors import InvalidArgument, MeshError
 
 if TYPE_CHECKING:
     from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
@@ -60,20 +60,37 @@ class OutcomeSender:
         outcomes = [DeliveryOutcome.FromString(one) for one in await self._store.queued_outcomes(_BATCH)]
         if not outcomes:
             return 0
-        response: RecordDeliveryOutcomesResponse = await self._feedback.RecordDeliveryOutcomes(
-            RecordDeliveryOutcomesRequest(outcomes=outcomes), timeout=_TIMEOUT_S
-        )
+        done = await self._send(outcomes)
+        await self._store.drop_outcomes(done)
+        if done:
+            self._on_sent()
+        return len(done)
+
+    async def _send(self, outcomes: Sequence[DeliveryOutcome]) -> list[str]:
+        """Ids of those that need not be sent again.
+
+        One that breaks a rule, such as one queued before the rule was made, fails its whole call: it is found
+        by halves, and the others get through.
+        """
+        try:
+            response: RecordDeliveryOutcomesResponse = await self._feedback.RecordDeliveryOutcomes(
+                RecordDeliveryOutcomesRequest(outcomes=outcomes), timeout=_TIMEOUT_S
+            )
+        except InvalidArgument as error:
+            if len(outcomes) > 1:
+                half = len(outcomes) // 2
+                return await self._send(outcomes[:half]) + await self._send(outcomes[half:])
+            _tell(outcomes[0].outcome_id, error.message)
+            return [outcomes[0].outcome_id]
         done = []
         for result in response.results:
             if result.HasField("error") and result.error.code not in _HOPELESS:
                 continue
             if result.HasField("error"):
-                log.error(
-                    "feedback refused a delivery outcome",
-                    extra={"id": result.id, "error": result.error.message},
-                )
+                _tell(result.id, result.error.message)
             done.append(outcomes[result.index].outcome_id)
-        await self._store.drop_outcomes(done)
-        if done:
-            self._on_sent()
-        return len(done)
+        return done
+
+
+def _tell(outcome_id: str, fault: str) -> None:
+    log.error("feedback refused a delivery outcome", extra={"id": outcome_id, "error": fault})

@@ -81,7 +81,8 @@ def outcomes_of(
             dropoff=Location(lat=order.dropoff[0], lon=order.dropoff[1]),
         )
         if track.picked_up_us != NEVER:
-            outcome.picked_up_at.CopyFrom(stamp(track.picked_up_us))
+            # Fixes come in any order: what was handed over had been picked up by then.
+            outcome.picked_up_at.CopyFrom(stamp(min(track.picked_up_us, track.delivered_us)))
         context = outcome.context
         if vehicle and not context.HasField("vehicle_type"):
             context.vehicle_type = vehicle  # type: ignore[assignment]

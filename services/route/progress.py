@@ -51,7 +51,10 @@ def advance(order: Order, driver_id: str, step: Progress, *, courier_known: bool
         moved.picked_up_at.CopyFrom(_stamp(step.picked_up_us))
     if step.delivered_us is not None:
         moved.status = ORDER_STATUS_DELIVERED
-        moved.delivered_at.CopyFrom(_stamp(step.delivered_us))
+        # Clocks differ, and fixes come in any order: what was handed over had been picked up by then.
+        picked_up, delivered = moved.picked_up_at, _stamp(step.delivered_us)
+        late = moved.HasField("picked_up_at") and picked_up.ToNanoseconds() > delivered.ToNanoseconds()
+        moved.delivered_at.CopyFrom(picked_up if late else delivered)
     elif step.picked_up_us is not None:
         moved.status = ORDER_STATUS_PICKED_UP
     elif moved.status == ORDER_STATUS_PLACED:

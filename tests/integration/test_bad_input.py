@@ -174,6 +174,22 @@ WRONG_VALUES: list[tuple[str, Ask, tuple[str, ...]]] = [
     ("latest before earliest", task("upsert_orders", {"orders": [{**ORDER, "promised_window": {
         "earliest": "2026-01-01T01:00:00Z", "latest": "2026-01-01T00:00:00Z"}}]}),
         ("parameters.orders[0].promised_window",)),
+    ("delivered before it is picked up", task("upsert_orders", {"orders": [{**ORDER,
+        "picked_up_at": "2026-01-01T01:00:00Z", "delivered_at": "2026-01-01T00:00:00Z"}]}),
+        ("parameters.orders[0]",)),
+    ("an action that ends before it starts", task("record_outcomes", {"events": [{**OUTCOME,
+        "start_time": "2026-01-01T01:00:00Z", "end_time": "2026-01-01T00:00:00Z"}]}),
+        ("parameters.events[0]",)),
+    ("quantiles that cross", task("record_delivery_outcomes", {"outcomes": [
+        {**DELIVERY, "outcome_id": "x", "p10_minutes": 5, "p50_minutes": 4, "p90_minutes": 6}]}),
+        ("parameters.outcomes[0]",)),
+    ("a leg twice", task("record_delivery_outcomes", {"outcomes": [
+        {**DELIVERY, "outcome_id": "x", "legs": [{"kind": "wait"}, {"kind": "wait"}]}]}),
+        ("parameters.outcomes[0].legs",)),
+    ("a time that ends before it starts", task("list_outcomes", {
+        "start_time": "2026-01-01T01:00:00Z", "end_time": "2026-01-01T00:00:00Z"}), ("parameters",)),
+    ("a matrix for more orders than fit", task("optimize_route", {
+        "driver_id": "d", "matrix": {"durations_s": [0] * 82}}), ("parameters.matrix.durations_s",)),
     ("both of a oneof", task("optimize_route", {
         "driver_id": "d", "plane": {"speed_kph": 10}, "matrix": {"durations_s": [0]}}),
         ("parameters.matrix",)),
@@ -243,7 +259,7 @@ OTHER_CONTENT: list[tuple[str, dict[str, Any]]] = [
     ("upsert_orders", {"orders": [{**ORDER, "priority": 9}]}),
     ("upsert_couriers", {"couriers": [{**COURIER, "capacity": 9}]}),
     ("record_outcomes", {"events": [{**OUTCOME, "status": "failure"}]}),
-    ("record_delivery_outcomes", {"outcomes": [{**DELIVERY, "p50_minutes": 9}]}),
+    ("record_delivery_outcomes", {"outcomes": [{**DELIVERY, "p90_minutes": 9}]}),
     ("record_signals", {"signals": [{**SIGNAL, "active": False}]}),
 ]
 

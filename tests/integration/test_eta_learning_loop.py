@@ -7,7 +7,7 @@ import pytest
 from eta_rig import START_S, Rig, counted, order, rig, stream, way
 from waymesh.eta.v1.eta_pb2 import EtaQuery
 from waymesh.eta.v1.eta_service_pb2 import PredictEtaRequest
-from waymesh.feedback.v1.delivery_pb2 import LegKind
+from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome, LegKind
 from waymesh.feedback.v1.feedback_service_pb2 import ListDeliveryOutcomesRequest
 from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
 from waymesh.order.v1.order_pb2 import OrderStatus
@@ -87,3 +87,29 @@ async def test_an_order_that_route_calls_delivered_is_scored_as_well(mesh: Rig) 
     last = max(await mesh.published(), key=lambda one: one.timestamp.seconds)
     assert last.delivery_eta_minutes == 0
     assert last.delivery_eta.seconds == START_S + 3000
+
+
+async def test_a_score_that_breaks_a_rule_does_not_keep_the_others_from_feedback(mesh: Rig) -> None:
+    feedback = await mesh.with_feedback()
+    eta = await mesh.start(learn_every_s=3600)
+    outcomes = [
+        DeliveryOutcome(outcome_id=f"outcome_{n}", order_id="o", p50_minutes=1, p90_minutes=2)
+        for n in range(5)
+    ]
+    for outcome in outcomes:
+        outcome.predicted_at.seconds = outcome.delivered_at.seconds = START_S
+    outcomes[2].p90_minutes = 0  # as one from before the rule might be
+    await mesh.store.pool.execute(
+        "INSERT INTO eta.outcome_outbox (outcome_id, outcome) SELECT * FROM unnest($1::text[], $2::bytea[])",
+        [one.outcome_id for one in outcomes],
+        [one.SerializeToString() for one in outcomes],
+    )
+
+    async def empty() -> bool:
+        return not (await mesh.row("SELECT count(*) AS n FROM eta.outcome_outbox"))["n"]
+
+    await mesh.until(empty, "nothing waits for feedback any more")
+    rows = await mesh.store.pool.fetch("SELECT id FROM feedback.deliveries ORDER BY id")
+    assert [row["id"] for row in rows] == ["outcome_0", "outcome_1", "outcome_3", "outcome_4"]
+    await eta.stop()
+    await feedback.stop()

@@ -77,7 +77,11 @@ def event(
 
 def delivery(number: int) -> DeliveryOutcome:
     made = DeliveryOutcome(
-        outcome_id=f"outcome-{number}", order_id=f"order-{number % 3}", driver_id="driver", p50_minutes=10
+        outcome_id=f"outcome-{number}",
+        order_id=f"order-{number % 3}",
+        driver_id="driver",
+        p50_minutes=10,
+        p90_minutes=20,
     )
     made.predicted_at.FromDatetime(NOW)
     made.delivered_at.FromDatetime(NOW + timedelta(minutes=number))

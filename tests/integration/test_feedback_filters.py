@@ -56,10 +56,11 @@ def request(dice: random.Random) -> pb.ListOutcomesRequest:
         agent_name=dice.choice(["", "", "a", "%", "nobody"]),
         workflow_id=dice.choice(["", "", "w"]),
     )
+    first, last = sorted(dice.choices(range(20), k=2))
     if dice.random() < 0.4:
-        made.start_time.FromDatetime(NOON + timedelta(seconds=dice.randrange(20)))
+        made.start_time.FromDatetime(NOON + timedelta(seconds=first))
     if dice.random() < 0.4:
-        made.end_time.FromDatetime(NOON + timedelta(seconds=dice.randrange(20)))
+        made.end_time.FromDatetime(NOON + timedelta(seconds=last))
     return made
 
 

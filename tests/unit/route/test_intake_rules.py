@@ -2,9 +2,12 @@
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
 from waymesh.gps.v1.location_pb2 import Location
 from waymesh.order.v1.order_pb2 import Order
 
+from services.mesh.chain.server.validation import check
 from services.route.fixes import Progress, Stage
 from services.route.identity import Known, Status, Verdict, holder_fault, judge, may_cancel
 from services.route.progress import advance, of_stage
@@ -136,3 +139,18 @@ def test_a_pickup_that_was_told_keeps_its_time() -> None:
     moved = advance(before, "d", Progress(picked_up_us=8_000_000, delivered_us=9_000_000), courier_known=True)
     assert moved is not None
     assert moved.picked_up_at.seconds == 7
+
+
+@given(
+    picked_up_s=st.none() | st.integers(1, 20),
+    steps=st.lists(st.tuples(st.sampled_from(Stage), st.integers(1, 20)), max_size=4),
+)
+def test_no_order_that_fixes_move_is_delivered_before_it_is_picked_up(
+    picked_up_s: int | None, steps: list[tuple[Stage, int]]
+) -> None:
+    moved = order(Status.ASSIGNED if picked_up_s is None else Status.PICKED_UP)
+    if picked_up_s is not None:
+        moved.picked_up_at.CopyFrom(Timestamp(seconds=picked_up_s, nanos=999))
+    for stage, second in steps:  # as they come, with times of clocks that differ
+        moved = advance(moved, "d", of_stage(stage, second * 1_000_000), courier_known=True) or moved
+        check(moved)

@@ -140,13 +140,13 @@ class DeliveryOutcome(_message.Message):
     driver_id: _builtins.str
     """The courier, at most 128 characters."""
     p10_minutes: _builtins.float
-    """Predicted minutes from `predicted_at` to handover that are not exceeded in 10% of cases."""
+    """Predicted minutes from `predicted_at` to handover that are not exceeded in 10% of cases, 0 and up."""
     p50_minutes: _builtins.float
-    """Predicted minutes, median."""
+    """Predicted minutes, median, `p10_minutes` and up."""
     p90_minutes: _builtins.float
-    """Predicted minutes that are not exceeded in 90% of cases."""
+    """Predicted minutes that are not exceeded in 90% of cases, `p50_minutes` and up."""
     actual_minutes: _builtins.float
-    """Minutes from `predicted_at` to handover that it took."""
+    """Minutes from `predicted_at` to handover that it took, 0 and up."""
     confidence: _builtins.float
     """Predicted chance, 0 to 1, that the handover falls within 5 minutes of the median."""
     model_version: _builtins.str
@@ -161,7 +161,7 @@ class DeliveryOutcome(_message.Message):
 
     @_builtins.property
     def picked_up_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was picked up."""
+        """When it was picked up, not after `delivered_at`."""
 
     @_builtins.property
     def legs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LegOutcome]:

@@ -258,7 +258,7 @@ class ListOutcomesRequest(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Only before this time."""
+        """Only before this time, which is not before `start_time`."""
 
     def __init__(
         self,
@@ -333,7 +333,7 @@ class ListDeliveryOutcomesRequest(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Only delivered before this time."""
+        """Only delivered before this time, which is not before `start_time`."""
 
     def __init__(
         self,

@@ -169,7 +169,7 @@ class OutcomeEvent(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When the action ended."""
+        """When the action ended, not before `start_time`."""
 
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:

@@ -212,7 +212,7 @@ class Order(_message.Message):
 
     @_builtins.property
     def delivered_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was handed over."""
+        """When it was handed over, not before `picked_up_at`."""
 
     @_builtins.property
     def context(self) -> _context_pb2.DeliveryContext:

@@ -238,12 +238,12 @@ class TravelTimeMatrix(_message.Message):
     @_builtins.property
     def durations_s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Seconds from place i to place j at i × n + j. Places: the start, then pickup and dropoff of each order in the
-        order of the request; n = 1 + 2 × orders.
+        order of the request; n = 1 + 2 × orders. 1 to 81 numbers: a request holds at most 4 orders.
         """
 
     @_builtins.property
     def distances_m(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Metres, in the same layout; empty: by straight lines."""
+        """Metres, in the same layout, at most 81 numbers; empty: by straight lines."""
 
     def __init__(
         self,
