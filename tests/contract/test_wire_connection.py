@@ -124,7 +124,7 @@ async def test_a_peer_that_never_speaks_is_no_connection() -> None:
     async def silent(peer: Peer) -> None:
         await asyncio.Event().wait()
 
-    async with scripted(silent) as (_, call):
+    async with scripted(silent, attempt_s=0.05) as (_, call):
         await expect_code(call, grpc.StatusCode.UNAVAILABLE)
 
 
@@ -312,8 +312,7 @@ async def test_closing_ends_calls_that_a_leaving_peer_still_has() -> None:
         await ended.wait()
 
 
-async def test_closing_while_a_connection_is_made_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.mesh.wire.links._ATTEMPT_S", HANG_S)
+async def test_closing_while_a_connection_is_made_leaves_none() -> None:
     accepted, ended = asyncio.Event(), asyncio.Event()
 
     async def silent(peer: Peer) -> None:
@@ -338,7 +337,6 @@ async def test_a_target_seen_alive_during_an_attempt_is_tried_again_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("services.mesh.wire.links._BEGIN_S", 2 * HANG_S)
-    monkeypatch.setattr("services.mesh.wire.links._ATTEMPT_S", 2 * HANG_S)
     accepted, go_on = asyncio.Event(), asyncio.Event()
 
     async def failing(peer: Peer) -> None:

@@ -120,7 +120,10 @@ def wild(rng: random.Random) -> Callable[[Peer], Awaitable[None]]:
 async def one_life(seed: int) -> int:
     """A few connections' worth of calls; how many of them succeeded."""
     rng = random.Random(seed)
-    async with scripted(wild(rng), wild(rng), wild(rng), good, max_message_bytes=20_000) as (channel, call):
+    async with scripted(
+        wild(rng), wild(rng), wild(rng), good, max_message_bytes=20_000, attempt_s=0.05
+    ) as both:
+        channel, call = both
 
         async def one() -> bytes:
             await asyncio.sleep(rng.random() * 0.1)

@@ -40,11 +40,14 @@ async def server(
 
 
 @asynccontextmanager
-async def client(port: int, max_message_bytes: int = 8 * MIB) -> AsyncIterator[tuple[WireChannel, Call]]:
+async def client(
+    port: int, max_message_bytes: int = 8 * MIB, attempt_s: float = HANG_S
+) -> AsyncIterator[tuple[WireChannel, Call]]:
+    """A channel and a method of bytes. Attempts have time: a busy machine is no lost connection."""
     target = f"127.0.0.1:{port}"
     address = address_of(target)
     assert address is not None
-    channel = WireChannel(target, address, max_message_bytes=max_message_bytes)
+    channel = WireChannel(target, address, max_message_bytes=max_message_bytes, attempt_s=attempt_s)
     try:
         async with asyncio.timeout(HANG_S):
             yield channel, channel.unary(PATH, same, same)
@@ -135,7 +138,7 @@ Script = Callable[[Peer], Awaitable[None]]
 
 @asynccontextmanager
 async def scripted(
-    *scripts: Script, max_message_bytes: int = 1000
+    *scripts: Script, max_message_bytes: int = 1000, attempt_s: float = HANG_S
 ) -> AsyncIterator[tuple[WireChannel, Call]]:
     """A peer whose n-th connection follows the n-th script, the last one from then on."""
     left = list(scripts)
@@ -160,7 +163,7 @@ async def scripted(
 
     listener = await asyncio.start_server(accepted, "127.0.0.1", 0)
     try:
-        async with client(listener.sockets[0].getsockname()[1], max_message_bytes) as both:
+        async with client(listener.sockets[0].getsockname()[1], max_message_bytes, attempt_s) as both:
             yield both
     finally:
         listener.close()

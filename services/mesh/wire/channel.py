@@ -9,7 +9,7 @@ import grpc
 
 from services.mesh.wire import failures, headers
 from services.mesh.wire.connection import Connection
-from services.mesh.wire.links import Address, Links, address_of, authority_of
+from services.mesh.wire.links import ATTEMPT_S, Address, Links, address_of, authority_of
 from services.mesh.wire.stream import Stream
 from services.mesh.wire.unary import Begin, Unary
 
@@ -20,12 +20,14 @@ Response = TypeVar("Response")
 
 
 class WireChannel:
-    """Not for other threads than the loop's."""
+    """Not for other threads than the loop's. An attempt to connect may take `attempt_s`, later ones more."""
 
-    def __init__(self, target: str, address: Address, *, max_message_bytes: int) -> None:
+    def __init__(
+        self, target: str, address: Address, *, max_message_bytes: int, attempt_s: float = ATTEMPT_S
+    ) -> None:
         self.target = target
         self._max_message = max_message_bytes
-        self._links = Links(target, address, max_message_bytes, self._serve)
+        self._links = Links(target, address, max_message_bytes, attempt_s, self._serve)
         self._ready = self._links.ready
         self._turn = 0
         # Calls that no connection has room for, in the order in which they came.

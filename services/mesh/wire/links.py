@@ -17,7 +17,8 @@ Address = tuple[str, int]
 
 _log = logging.getLogger(__name__)
 
-_BEGIN_S, _ATTEMPT_S, _MOST_S = (each / 1000 for each in transport.RECONNECT_MS)
+# Waits between attempts, and what one attempt may take at least, in seconds.
+_BEGIN_S, ATTEMPT_S, _MOST_S = (each / 1000 for each in transport.RECONNECT_MS)
 _GROWTH: Final = 1.6
 _JITTER: Final = 0.2
 # A connection that ends sooner than this is not followed by the next one at once, in seconds.
@@ -46,11 +47,17 @@ class Links:
     """
 
     def __init__(
-        self, target: str, address: Address, max_message_bytes: int, changed: Callable[[], None]
+        self,
+        target: str,
+        address: Address,
+        max_message_bytes: int,
+        attempt_s: float,
+        changed: Callable[[], None],
     ) -> None:
         self._target = target
         self._host, self._port = address
         self._max_message = max_message_bytes
+        self._attempt_s = attempt_s
         self._changed = changed
         self._events = Events(ready=self._on_ready, left=self._on_left, gone=self._on_gone, room=changed)
         # Where calls may begin.
@@ -105,7 +112,7 @@ class Links:
                 await asyncio.sleep(_jittered(wait_s))
             while True:
                 self._now.clear()
-                failure = await self._attempt(max(_ATTEMPT_S, wait_s))
+                failure = await self._attempt(max(self._attempt_s, wait_s))
                 if failure is None and all(each in self._made for each in self._addresses):
                     return
                 if self._now.is_set():  # what this attempt has seen may be of the past
