@@ -1,4 +1,4 @@
-"""PostgreSQL under `up`: the embedded one, kept running, or the one that DATABASE_URL names."""
+"""PostgreSQL under `up`: what it needs of one, and the embedded one, kept running."""
 
 import asyncio
 import time
@@ -34,24 +34,6 @@ class Database(Protocol):
     async def stop(self) -> None:
         """Ends it, if it is ours."""
         ...
-
-
-class ExternalDatabase:
-    """Somebody else's server: only its address is known, the services say whether it answers."""
-
-    pid: Final[int | None] = None
-
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-
-    async def start(self) -> str:
-        return self._dsn
-
-    async def run(self) -> None:
-        await asyncio.Event().wait()
-
-    async def stop(self) -> None:
-        return
 
 
 class EmbeddedDatabase:

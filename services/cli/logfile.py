@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ _READ_BYTES: Final = 1 << 18
 # A child may fill its pipe for so long before it is looked at again, in seconds.
 _PAUSE_S: Final = 0.05
 _TAIL_BYTES: Final = 16 * 1024
+_QUALIFIED_CLASS: Final = re.compile(r"^[a-z_]\w*(\.\w+)+: ")
 
 
 class ServiceLog:
@@ -153,7 +155,8 @@ class LogPump:
 
 
 def _error_text(entry: dict[str, object]) -> str:
-    """Message and, where there is a traceback, its last line."""
+    """Message and, where there is a traceback, what its last line says."""
     message = str(entry.get("message", ""))
     trace = str(entry.get("error", "")).strip().splitlines()
-    return f"{message}: {trace[-1]}" if trace else message
+    # A class of ours or of a library says nothing to who runs it; a bare KeyError: 'x' would without.
+    return f"{message}: {_QUALIFIED_CLASS.sub('', trace[-1])}" if trace else message

@@ -81,7 +81,7 @@ class ServiceRunner:
             if code is None or self._stopping:
                 continue
             self.child = None
-            reason = child.last_words()
+            reason = self._without_name(child.last_words())
             if not self.was_ready.is_set():
                 raise StartFailedError(f"{self.name} does not start: {reason or describe_exit(code)}")
             attempt = 0 if child.age_s > _HEALTHY_S else attempt
@@ -184,7 +184,7 @@ class ServiceRunner:
                         return
                     last = now.detail or last
                     if successor.ended:
-                        words = successor.last_words() or "it ended"
+                        words = self._without_name(successor.last_words()) or "it ended"
                         raise CliError(f"the successor of {self.name} does not start: {words}")
                     await asyncio.sleep(_POLL_STARTING_S)
         except TimeoutError:
@@ -195,6 +195,10 @@ class ServiceRunner:
 
     async def _ask(self, pid: int | None) -> Health:
         return await health(self.address.host, self.address.admin_port, answered_by=pid)
+
+    def _without_name(self, words: str) -> str:
+        """What a process of this service said of itself; who it is stands before it already."""
+        return words.removeprefix(f"{self.name} could not start: ")
 
     def _tell(self, state: State, detail: str = "") -> None:
         self.state = state

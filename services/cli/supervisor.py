@@ -14,10 +14,11 @@ from typing import Any, Final
 from services.cli import state as state_file
 from services.cli.child import Child, service_command
 from services.cli.control import ControlServer, Progress
-from services.cli.database import Database, EmbeddedDatabase, ExternalDatabase
+from services.cli.database import Database, EmbeddedDatabase
 from services.cli.demo import DemoFleet
 from services.cli.environment import SERVICES, PortSpec, ServiceSpec, check_free, reach_host
 from services.cli.errors import CliError
+from services.cli.external_database import ExternalDatabase
 from services.cli.logfile import ServiceLog
 from services.cli.runner import Address, ServiceRunner, State
 from services.cli.screen import Screen
@@ -107,7 +108,7 @@ class Supervisor:
 
     def _choose_database(self) -> Database:
         if self.plan.database_url:
-            return ExternalDatabase(self.plan.database_url)
+            return ExternalDatabase(self.plan.database_url, self._database_changed)
         return EmbeddedDatabase(self.plan.data_dir, self._database_changed)
 
     async def _start_database(self, database: Database) -> None:

@@ -79,17 +79,33 @@ async def test_a_wrong_setting_stops_the_start_with_variable_value_and_what_is_a
         assert not any("Traceback" in line for line in mesh.lines)
 
 
-async def test_a_database_that_refuses_stops_the_start_with_a_line() -> None:
+async def test_a_database_that_cannot_be_reached_stops_the_start_with_a_line() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         port = silent.getsockname()[1]
-    url = f"postgresql://someone:secretword@127.0.0.1:{port}/nothing"
-    async with up(ready=False, DATABASE_URL=url) as mesh:
-        await mesh.until_line("starting", times=4)
-        mesh.send(signal.SIGINT)  # services wait for a server that is not there; Ctrl-C ends that at once
-        assert await mesh.wait() == 0
-        said = "\n".join(mesh.lines) + "".join(path.read_text() for path in (mesh.folder / "logs").iterdir())
-        assert "secretword" not in said
+        url = f"postgresql://someone:secretword@127.0.0.1:{port}/nothing"
+        async with up(ready=False, DATABASE_URL=url) as mesh:
+            assert await mesh.wait() == 1
+        shown = f"postgresql://someone:[redacted]@127.0.0.1:{port}/nothing"
+        waiting, last = mesh.lines
+        assert waiting.endswith(f"postgres  starting  waiting for {shown}: connection refused")
+        assert last == (
+            f"waymesh: DATABASE_URL is {shown}, which cannot be reached (connection refused): "
+            "start that server, or correct it"
+        )
+
+
+async def test_who_waits_for_a_database_can_stop_at_once() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()  # takes connections and says nothing
+        port = silent.getsockname()[1]
+        async with up(ready=False, DATABASE_URL=f"postgresql://x:secretword@127.0.0.1:{port}/x") as mesh:
+            taken, _ = await asyncio.to_thread(silent.accept)
+            with taken:
+                mesh.send(signal.SIGINT)
+                assert await mesh.wait() == 0
+        assert not any("secretword" in line or "Traceback" in line for line in mesh.lines)
 
 
 async def test_commands_find_the_mesh_and_do_their_work() -> None:

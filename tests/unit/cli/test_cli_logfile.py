@@ -63,6 +63,8 @@ async def test_last_words_are_the_last_error(tmp_path: Path) -> None:
     assert (await pumped(log, error, line("INFO", "bye"))).last_words() == (
         "could not start: OSError: the disk is full"
     )
+    ours = line("ERROR", "no start", error="Traceback\n  x\nservices.mesh.errors.Unavailable: no answer")
+    assert (await pumped(log, ours)).last_words() == "no start: no answer"
     assert (await pumped(log, line("INFO", "bye"))).last_words() == "bye"
     assert (await pumped(log, b"Traceback\n  x\nImportError: no\n")).last_words() == "ImportError: no"
     assert (await pumped(log)).last_words() == ""
