@@ -4,6 +4,7 @@ Read here without the services' settings classes, so that `up` starts fast and s
 checks its own variables again.
 """
 
+import errno
 import os
 import socket
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ class PortSpec:
     name: str
     variable: str
     default: int
+    host_variable: str = "WAYMESH_BIND_HOST"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,8 @@ SERVICES: Final = (
         _GATEWAY_PORT,
         _GATEWAY_PORT,
         (
-            PortSpec("runtime agent-demo", "WAYMESH_AGENT_DEMO_PORT", 3001),
-            PortSpec("runtime agent-custom", "WAYMESH_AGENT_CUSTOM_PORT", 3002),
+            PortSpec("runtime agent-demo", "WAYMESH_AGENT_DEMO_PORT", 3001, "WAYMESH_RUNTIME_HOST"),
+            PortSpec("runtime agent-custom", "WAYMESH_AGENT_CUSTOM_PORT", 3002, "WAYMESH_RUNTIME_HOST"),
         ),
     ),
 )
@@ -136,25 +138,39 @@ def free_port() -> int:
     return port
 
 
-def check_free(port: int, host: str, spec: PortSpec) -> None:
-    """Raises CliError if somebody listens on the port, with who it is and which variable moves ours.
+def check_free(port: int, spec: PortSpec, environ: Mapping[str, str] = os.environ) -> None:
+    """Raises CliError if the port cannot be listened on, with why and which variable moves it.
 
     Bound without SO_REUSEPORT on purpose: with it, two programs would share the port in silence.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    host = environ.get(spec.host_variable) or LOOPBACK
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-        except PermissionError as error:
-            raise CliError(
-                f"port {port} ({spec.name}) is not this user's to take: set {spec.variable} to one above 1023"
-            ) from error
-        except OSError as error:
-            raise CliError(
-                f"port {port} ({spec.name}) is in use{_holder(port)}: "
-                f"stop what uses it or set {spec.variable} to another port"
-            ) from error
+    except (OSError, UnicodeError) as error:
+        raise CliError(_refused(error, host, port, spec)) from error
+
+
+def _refused(error: OSError | UnicodeError, host: str, port: int, spec: PortSpec) -> str:
+    """Why a port could not be bound, and what to do about it."""
+    if isinstance(error, PermissionError):
+        return f"port {port} ({spec.name}) is not this user's to take: set {spec.variable} to one above 1023"
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return (
+            f"port {port} ({spec.name}) is in use{_holder(port)}: "
+            f"stop what uses it or set {spec.variable} to another port"
+        )
+    if isinstance(error, socket.gaierror | UnicodeError):
+        wrong = "which has no address"
+    elif error.errno == errno.EADDRNOTAVAIL:
+        wrong = "which is no address of this machine"
+    else:
+        wrong = f"where this machine cannot listen ({os.strerror(error.errno or 0).lower()})"
+    return (
+        f"{spec.host_variable} holds '{host[:80]}', {wrong}: "
+        f"set it to one of this machine's, {LOOPBACK} for itself alone or 0.0.0.0 for all of them"
+    )
 
 
 def _holder(port: int) -> str:

@@ -32,7 +32,7 @@ def command(service: str) -> None:
     else:
         chosen = environment.ports(environ)
         for port in spec.ports:
-            environment.check_free(chosen[port], environment.bind_host(environ), port)
+            environment.check_free(chosen[port], port, environ)
     sys.stdout.flush()
     os.execve(sys.executable, service_command(service), environ)
 
@@ -53,5 +53,5 @@ def _join(environ: dict[str, str], mesh: state.MeshState, spec: environment.Serv
             number = environment.free_port()
             click.echo(f"waymesh: the mesh has port {chosen[port]}; {port.name} is on {number}", err=True)
         else:
-            environment.check_free(number, environment.bind_host(environ), port)
+            environment.check_free(number, port, environ)
         environ[port.variable] = str(number)

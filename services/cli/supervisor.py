@@ -73,7 +73,7 @@ class Supervisor:
                 self._screen.change("up", "cleaned", f"ended pid {pid}, left by a mesh that was killed")
             state_file.clear(self.plan.data_dir)
             for spec, port in self.plan.ports.items():
-                check_free(port, self.plan.host, spec)
+                check_free(port, spec, self.plan.environ)
             return await self._run()
         finally:
             state_file.clear(self.plan.data_dir)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.cli import environment
-from services.cli.environment import SERVICES, check_free, ports, service
+from services.cli.environment import SERVICES, check_free, free_port, ports, service
 from services.cli.errors import CliError
 from services.mesh.settings import default_data_dir
 
@@ -56,8 +56,37 @@ def test_a_port_in_use_is_told_with_its_holder_and_its_variable() -> None:
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(CliError, match=rf"port {port} \(eta\) is in use.*WAYMESH_ETA_PORT"):
-            check_free(port, "127.0.0.1", spec)
-    check_free(port, "127.0.0.1", spec)
+            check_free(port, spec, {})
+    check_free(port, spec, {})
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("nosuchhost.invalid", "which has no address"),
+        ("127.0.0.1:8000", "which has no address"),
+        ("a" * 70, "which has no address"),
+        ("192.0.2.1", "which is no address of this machine"),  # TEST-NET-1, RFC 5737
+    ],
+)
+@pytest.mark.parametrize("variable", ["WAYMESH_BIND_HOST", "WAYMESH_RUNTIME_HOST"])
+def test_a_host_that_nobody_can_listen_on_here_is_told_by_its_variable(
+    host: str, words: str, variable: str
+) -> None:
+    spec = next(port for entry in SERVICES for port in entry.ports if port.host_variable == variable)
+    with pytest.raises(CliError, match=rf"^{variable} holds '{host}', {words}: set it to one of") as refused:
+        check_free(free_port(), spec, {variable: host})
+    assert "in use" not in str(refused.value)
+
+
+def test_a_port_of_root_alone_is_told_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Denied(socket.socket):
+        def bind(self, address: object) -> None:  # whoever runs the tests may be root
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("socket.socket", Denied)
+    with pytest.raises(CliError, match=r"^port 80 \(gateway\) is not this user's to take: set PORT to one"):
+        check_free(80, service("gateway").port, {})
 
 
 def test_the_data_folder_is_the_one_the_services_use(monkeypatch: pytest.MonkeyPatch) -> None:

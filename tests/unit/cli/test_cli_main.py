@@ -78,6 +78,7 @@ sys.exit(f"imported: {heavy} {commands}" if heavy or commands else 0)
         (["replay", "gps", "/nowhere.csv"], {}, 2, "does not exist"),
         (["replay", "gps", __file__], {}, 1, "line 1 has no column lat, lng, datetime, uid"),
         (["up"], {"PORT": "eighty"}, 1, "PORT holds 'eighty': allowed is an integer from 0 to 65535"),
+        (["up"], {"WAYMESH_BIND_HOST": "nosuchhost.invalid"}, 1, "WAYMESH_BIND_HOST holds 'nosuchhost"),
         (["up"], {"WAYMESH_DATA_DIR": "/proc/nowhere"}, 1, "set WAYMESH_DATA_DIR"),
         (["serve", "eta"], {}, 1, "eta has no database: set DATABASE_URL"),
         (["restart", "eta"], {}, 1, "no mesh answers"),
