@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import textwrap
 
 _RESULT = "The last line printed is the result as JSON; `python -m bench` keeps it in .build/bench.jsonl."
@@ -27,3 +28,11 @@ def command(name: str, text: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"python -m bench.{name}", description=text, epilog=_RESULT, formatter_class=Help
     )
+
+
+def seconds(text: str) -> float:
+    """The type of an option that says how long."""
+    number = float(text)
+    if not 0 <= number < math.inf:  # nan neither
+        raise argparse.ArgumentTypeError(f"'{text}' is not a finite number from 0")
+    return number

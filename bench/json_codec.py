@@ -17,7 +17,7 @@ from waymesh.eta.v1 import eta_service_pb2
 from waymesh.feedback.v1 import outcome_pb2
 from waymesh.gps.v1 import gps_pb2
 
-from bench._command import command
+from bench._command import command, seconds
 from services.mesh import json_codec
 
 GPS = (
@@ -67,7 +67,7 @@ def compare(
 def main() -> None:
     parser = command("json_codec", __doc__)
     parser.add_argument("--rounds", type=int, default=9, help="interleaved pairs, at least 5")
-    parser.add_argument("--seconds", type=float, default=0.15, help="length of one round of the peer")
+    parser.add_argument("--seconds", type=seconds, default=0.15, help="length of one round of the peer")
     arguments = parser.parse_args()
     rounds = max(5, arguments.rounds)
     figures: dict[str, dict[str, dict[str, float]]] = {}

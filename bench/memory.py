@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import psutil
 
-from bench._command import command
+from bench._command import command, seconds
 from bench._mesh import Mesh, a_folder, bare_stack, mesh, report, say
 
 LIMIT_MIB: Final = 700.0
@@ -75,7 +75,7 @@ async def measure(wait_s: float) -> dict[str, Any]:
 
 def main() -> int:
     parser = command("memory", __doc__)
-    parser.add_argument("--after", type=float, default=60, metavar="SECONDS", help="after it is ready")
+    parser.add_argument("--after", type=seconds, default=60, metavar="SECONDS", help="after it is ready")
     arguments = parser.parse_args()
     if not Path("/proc/self/smaps_rollup").exists():
         sys.exit("bench/memory.py reads /proc/PID/smaps_rollup, which Linux has since 4.14")

@@ -8,6 +8,7 @@ import click
 
 from services.cli import environment
 from services.cli.child import service_command
+from services.cli.numbers import Number
 
 
 @click.group("keys")
@@ -20,7 +21,7 @@ def command() -> None:
 
 @command.command("add")
 @click.argument("name")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests a second; 200 by default.")
+@click.option("--rate", type=Number(0, min_open=True), help="Requests a second; 200 by default.")
 @click.option("--burst", type=click.IntRange(1), help="Requests at once; 400 unless set.")
 def add(name: str, rate: float | None, burst: int | None) -> None:
     """Make a key for NAME. It is printed once; only a hash of it is kept."""

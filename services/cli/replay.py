@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from services.cli.errors import CliError
+from services.cli.numbers import Number
 
 
 @click.group("replay")
@@ -18,7 +19,7 @@ def command() -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--speed",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=0.0,
     show_default=True,
     help="Recorded seconds per second; 0 is as fast as the mesh takes it.",
@@ -33,7 +34,7 @@ def command() -> None:
 @click.option(
     "--inject-duplicates",
     "duplicates",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.0,
     show_default=True,
     metavar="SHARE",
@@ -42,7 +43,7 @@ def command() -> None:
 @click.option(
     "--inject-disorder",
     "disorder",
-    type=click.FloatRange(0, 0.3),
+    type=Number(0, 0.3),
     default=0.0,
     show_default=True,
     metavar="SHARE",

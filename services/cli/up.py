@@ -10,6 +10,7 @@ from services.cli import environment
 from services.cli.api_key import first_key
 from services.cli.demo import demo_command
 from services.cli.errors import CliError
+from services.cli.numbers import Number
 from services.cli.screen import Screen
 from services.cli.supervisor import Plan, Supervisor
 
@@ -18,7 +19,7 @@ from services.cli.supervisor import Plan, Supervisor
 @click.option("--demo", is_flag=True, help="Put a small simulated fleet to work and show how it does.")
 @click.option(
     "--speed",
-    type=click.FloatRange(min=0.1, max=60),
+    type=Number(min=0.1, max=60),
     default=30.0,
     show_default=True,
     help="With --demo: simulated seconds per second.",

@@ -5,6 +5,7 @@ seconds.
 import argparse
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -66,15 +67,22 @@ async def _until_terminated(running: Coroutine[Any, Any, None]) -> None:
         await task
 
 
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:  # nan neither
+        raise argparse.ArgumentTypeError(f"'{text}' is not a finite number above 0")
+    return number
+
+
 def main() -> int:
     """Runs until it is ended; 1 if the mesh refuses."""
     parser = argparse.ArgumentParser(prog="python -m services.sim", description=__doc__)
     parser.add_argument("--couriers", type=int, default=12)
-    parser.add_argument("--speed", type=float, default=10.0, help="simulated seconds per second")
+    parser.add_argument("--speed", type=_positive, default=10.0, help="simulated seconds per second")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--every", type=float, default=5.0, help="seconds between rows")
+    parser.add_argument("--every", type=_positive, default=5.0, help="seconds between rows")
     chosen = parser.parse_args()
-    demo = Demo(couriers=chosen.couriers, speed=chosen.speed, seed=chosen.seed, started=time.time())
+    demo = Demo(couriers=chosen.couriers, speed=chosen.speed, seed=chosen.seed, now=time.time())
     eta_target = os.environ.get("WAYMESH_ETA_TARGET") or "127.0.0.1:50051"
     route_target = os.environ.get("WAYMESH_ROUTE_TARGET") or "127.0.0.1:50052"
     try:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from services.cli import main
+
 PROGRAM = [sys.executable, "-c", "from services.cli import main; main()"]
 
 
@@ -98,6 +100,27 @@ def test_errors_are_one_line_that_says_what_to_do(
         assert done.stderr.startswith("waymesh: ")
         assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "NaN"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["up", "--speed"],
+        ["replay", "gps", __file__, "--speed"],
+        ["replay", "gps", __file__, "--inject-duplicates"],
+        ["replay", "gps", __file__, "--inject-disorder"],
+        ["keys", "add", "partner", "--rate"],
+    ],
+    ids=" ".join,
+)
+def test_an_option_takes_finite_numbers_only(
+    arguments: list[str], number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, number])
+    assert ended.value.code == 2
+    assert f"'{arguments[-1]}'" in capsys.readouterr().err
 
 
 def test_the_version_is_the_installed_one(tmp_path: Path) -> None:
