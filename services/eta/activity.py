@@ -32,7 +32,7 @@ class Activity:
 
     def failed(self, records: int, error: Exception) -> None:
         """A batch failed; it will be tried again."""
-        self._pipeline.record_outcome(
+        self._pipeline.record_clean(
             outcome(
                 agent_name=self._agent,
                 agent_type=_AGENT_TYPE,
@@ -48,7 +48,7 @@ class Activity:
     def flush(self) -> None:
         """Record what went well since the last time; the duration is that of the average batch."""
         if self._batches:
-            self._pipeline.record_outcome(
+            self._pipeline.record_clean(
                 outcome(
                     agent_name=self._agent,
                     agent_type=_AGENT_TYPE,

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from services.mesh import _json_values as values
 from services.mesh._json_plan import Element, Field, Plan
 from services.mesh.errors import MAX_VIOLATIONS, FieldViolation
-from services.mesh.json_limits import DOUBLE_MAX, FLOAT_MAX
+from services.mesh.json_limits import DOUBLE_MAX, FLOAT_MAX, PLAIN_DEPTH
 
 _SHOWN_CHARACTERS: Final = 40
 _KEY_KINDS: Final[Mapping[str, str]] = {"integer": "a whole number", "boolean": "true or false"}
@@ -132,14 +132,14 @@ class _Faults:
                 if kind is not None and type(value) is not kind:
                     self.wrong(path, wanted, value)
                 else:
-                    self.plain(value, path, values.PLAIN_DEPTH)
+                    self.plain(value, path, PLAIN_DEPTH)
             case _:
                 if not _reads(read, value):
                     self.wrong(path, wanted, value)
 
     def plain(self, value: object, path: str, depth: int) -> None:
         if isinstance(value, dict | list) and depth == 0:
-            self.add(path, f"must not be nested deeper than {values.PLAIN_DEPTH} levels")
+            self.add(path, f"must not be nested deeper than {PLAIN_DEPTH} levels")
         elif type(value) is dict:
             for name, item in value.items():
                 at = _join(path, name)

@@ -19,11 +19,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from services.mesh.holdable import FIRST_SECOND, LAST_SECOND, is_time
-from services.mesh.json_limits import BASE64, DOUBLE_MAX, DURATION_MAX_S, FLOAT_MAX
+from services.mesh.json_limits import BASE64, DOUBLE_MAX, DURATION_MAX_S, FLOAT_MAX, PLAIN_DEPTH
 
-# A plain JSON object takes three levels of a binary message (Struct, map entry, Value) and a parser of
-# protobuf stops at 100; the rest is left to the messages around it.
-PLAIN_DEPTH: Final = 28
 # Integers beyond are not exact as doubles, so writing one without a fraction would feign precision.
 _EXACT_INTEGER: Final = 2.0**53
 

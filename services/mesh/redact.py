@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
+from services.mesh.json_limits import PLAIN_DEPTH
+
 MASK: Final = "[redacted]"
-# What lies deeper is not looked at, so it is not kept either.
-MAX_DEPTH: Final = 32
+# What lies deeper is not looked at, so it is not kept either. No deeper than what JSON takes in, so that what
+# was recorded can be sent again.
+MAX_DEPTH: Final = PLAIN_DEPTH
 TOO_DEEP: Final = "[nested too deeply]"
 
 # Compared with a key in lower case without separators and camel humps; each anywhere in it.
@@ -83,13 +86,13 @@ _SUSPICIOUS: Final = re.compile(
 )
 
 
-def redact(value: object) -> object:
+def redact(value: object, depth: int = MAX_DEPTH) -> object:
     """`value` without its secrets: dicts, lists and text anew, everything else as it is.
 
-    Tuples and sets come back as lists, instances of dataclasses as dicts, bytes as their number,
-    since nobody can look into them.
+    What is nested deeper than `depth` is left out. Tuples and sets come back as lists, instances of
+    dataclasses as dicts, bytes as their number, since nobody can look into them.
     """
-    return _redact(value, MAX_DEPTH)
+    return _redact(value, depth)
 
 
 def redact_text(text: str) -> str:
@@ -142,7 +145,7 @@ def _redact(value: object, depth: int) -> object:
 
 
 def _entry(key: object, value: object, depth: int) -> object:
-    if isinstance(key, str) and is_secret_name(key):
+    if is_secret_name(key if isinstance(key, str) else str(key)):
         # Nothing to hide where there is nothing; whether it was there is worth knowing.
         return value if value is None or value == "" else MASK
     return _redact(value, depth)

@@ -134,11 +134,11 @@ class Dispatcher:
         context = dict(context or {})
         action = Action(
             agent_name=name_of(agent),
-            agent_type=getattr(agent, "agent_type", "agent"),
+            agent_type=type_of(agent),
             action_type=action_type,
             input_data=input_data,
             context=context,
-            run_id=str(context.get("run_id") or new_id()),
+            run_id=outcome.as_text(context.get("run_id")) or new_id(),
             tags=tuple(tags),
         )
         return await self._run(action, agent.run if isinstance(agent, NamedAgent) else agent)
@@ -186,7 +186,7 @@ class Dispatcher:
                 undone = await self._run(
                     Action(
                         agent_name=name_of(agent),
-                        agent_type=getattr(agent, "agent_type", "agent"),
+                        agent_type=type_of(agent),
                         action_type=COMPENSATE,
                         input_data=result.output,
                         context=step,
@@ -213,9 +213,7 @@ class Dispatcher:
                 await _maybe(pre(action))
             async with asyncio.timeout(self._timeout_s):
                 output = await _call(run, action.input_data, action.context)
-        except asyncio.CancelledError as cancelled:
-            error = cancelled
-        except Exception as raised:
+        except BaseException as raised:
             error = raised
         finally:
             if session is not None:
@@ -232,32 +230,46 @@ class Dispatcher:
             input_data=action.input_data if self._capture else None,
             output=output if self._capture else None,
             error=error,
-            links=Links(
-                action.run_id,
-                *(str(action.context.get(k) or "") for k in Links._fields[1:]),
-            ),
+            links=Links(action.run_id, *(action.context.get(name) for name in Links._fields[1:])),
             tags=action.tags,
         )
         result = DispatchResult(
             status_name(status), output, event.event_id, action.run_id, duration_ms, error
         )
-        for post in self._post:
-            try:
-                await _maybe(post(action, result, event))
-            except Exception as failed:
-                event.metadata.update({"post_hook_error": f"{type(failed).__name__}: {failed}"})
-        self._pipeline.record_outcome(event)
-        if self._telemetry is not None:
-            self._telemetry.agent_calls.labels(action.agent_type, result.status).inc()
-            self._telemetry.agent_duration.labels(action.agent_type).observe(duration_ms / 1000)
-        if isinstance(error, asyncio.CancelledError):
+        try:
+            for post in self._post:
+                try:
+                    await _maybe(post(action, result, event))
+                except Exception as failed:
+                    event.metadata.update({"post_hook_error": outcome.describe(failed)})
+        finally:  # a caller who goes away while a hook runs has had the action done
+            if self._post:
+                self._pipeline.record_outcome(event)  # who knows what they put into it
+            else:
+                self._pipeline.record_clean(event)
+            if self._telemetry is not None:
+                self._telemetry.agent_calls.labels(action.agent_type, result.status).inc()
+                self._telemetry.agent_duration.labels(action.agent_type).observe(duration_ms / 1000)
+        if error is not None and not isinstance(error, Exception):
             raise error
         return result
 
 
 def name_of(agent: Agent) -> str:
     """The agent's `name`, else the name of the function or class."""
-    return str(getattr(agent, "name", None) or getattr(agent, "__name__", None) or type(agent).__name__)
+    return _attribute(agent, "name") or _attribute(agent, "__name__") or type(agent).__name__
+
+
+def type_of(agent: Agent) -> str:
+    """The agent's `agent_type`, else `agent`."""
+    return _attribute(agent, "agent_type") or "agent"
+
+
+def _attribute(agent: Agent, name: str) -> str:
+    try:
+        return outcome.as_text(getattr(agent, name, None))
+    except Exception:  # a property of the agent's own
+        return ""
 
 
 def status_of(output: Any, error: BaseException | None) -> OutcomeStatus.ValueType:
@@ -268,7 +280,10 @@ def status_of(output: Any, error: BaseException | None) -> OutcomeStatus.ValueTy
         return outcome.TIMEOUT
     if error is not None:
         return outcome.FAILURE
-    degraded = output.get("degradation") if isinstance(output, Mapping) else None
+    try:
+        degraded = isinstance(output, Mapping) and bool(output.get("degradation"))
+    except Exception:  # an output that cannot be looked at is one all the same
+        degraded = False
     return outcome.PARTIAL if degraded else outcome.SUCCESS
 
 

@@ -1,6 +1,11 @@
-"""An OutcomeEvent out of what happened, redacted."""
+"""An OutcomeEvent out of what happened, redacted.
+
+What is recorded belongs to others: their objects' own code runs while they are looked at, and may fail. What
+cannot be read stands as UNREADABLE, and the event's metadata names it under `unreadable`.
+"""
 
 import math
+import re
 import traceback
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -11,7 +16,8 @@ from google.protobuf import struct_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus, Severity
 
-from services.mesh.redact import redact, redact_text
+from services.mesh import json_codec
+from services.mesh.redact import MAX_DEPTH, redact, redact_text
 
 SUCCESS: Final = OutcomeStatus.OUTCOME_STATUS_SUCCESS
 FAILURE: Final = OutcomeStatus.OUTCOME_STATUS_FAILURE
@@ -28,18 +34,33 @@ _SEVERITY: Final[Mapping[int, Severity.ValueType]] = {
 }
 # Of an agent or an action without a name, which the contract asks for.
 UNNAMED: Final = "unnamed"
-_MAX_MESSAGE: Final = 8192
+UNREADABLE: Final = "[cannot be read]"
 _MAX_TRACE: Final = 65_536
 _MAX_NAME: Final = 128
+_MAX_TAGS: Final = 64
+# Texts of an event, and how long the contract lets them be. Not event_id and parent_event_id: an identity
+# that is changed on its way is another one.
+_LIMITS: Final[Mapping[str, int]] = {
+    "run_id": _MAX_NAME,
+    "agent_name": _MAX_NAME,
+    "agent_type": _MAX_NAME,
+    "action_type": _MAX_NAME,
+    "correlation_id": _MAX_NAME,
+    "workflow_id": _MAX_NAME,
+    "error_type": 256,
+    "error_message": 8192,
+}
+_PAYLOADS: Final = ("input", "output", "metadata")
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Links(NamedTuple):
     """What an outcome belongs to; empty where it belongs to nothing."""
 
-    run_id: str = ""
-    correlation_id: str = ""
-    workflow_id: str = ""
-    parent_event_id: str = ""
+    run_id: object = ""
+    correlation_id: object = ""
+    workflow_id: object = ""
+    parent_event_id: object = ""
 
 
 def new_id() -> str:
@@ -54,9 +75,9 @@ def status_name(status: int) -> str:
 
 def outcome(
     *,
-    agent_name: str,
-    agent_type: str,
-    action_type: str,
+    agent_name: object,
+    agent_type: object,
+    action_type: object,
     started: datetime,
     duration_ms: float,
     status: OutcomeStatus.ValueType,
@@ -64,22 +85,26 @@ def outcome(
     output: object = None,
     error: BaseException | None = None,
     links: Links | None = None,
-    tags: Iterable[str] = (),
+    tags: Iterable[object] = (),
     metadata: Mapping[str, object] | None = None,
     expected: bool = False,
 ) -> OutcomeEvent:
-    """One event. `expected` errors (a caller's fault) are warnings without a stack trace."""
+    """One event. `expected` errors (a caller's fault) are warnings without a stack trace.
+
+    Whatever the objects given do when they are looked at, this does not raise.
+    """
     links = links or Links()
+    reader = _Reader()
     start = Timestamp()
     start.FromDatetime(started)
     end = Timestamp()
     end.FromMicroseconds(start.ToMicroseconds() + round(duration_ms * 1000))
     event = OutcomeEvent(
         event_id=new_id(),
-        run_id=_text(links.run_id)[:_MAX_NAME] or new_id(),
-        agent_name=_text(agent_name)[:_MAX_NAME] or UNNAMED,
-        agent_type=_text(agent_type)[:_MAX_NAME],
-        action_type=_text(action_type)[:_MAX_NAME] or UNNAMED,
+        run_id=reader.text("run_id", links.run_id) or new_id(),
+        agent_name=reader.text("agent_name", agent_name) or UNNAMED,
+        agent_type=reader.text("agent_type", agent_type),
+        action_type=reader.text("action_type", action_type) or UNNAMED,
         timestamp=end,
         start_time=start,
         end_time=end,
@@ -87,53 +112,150 @@ def outcome(
         latency_ms=duration_ms,
         status=status,
         severity=Severity.SEVERITY_WARNING if expected and error is not None else _SEVERITY[status],
-        tags=[_text(tag)[:_MAX_NAME] for tag in tags][:64],
+        tags=reader.tags(tags),
     )
     for name in ("correlation_id", "workflow_id", "parent_event_id"):
-        value = getattr(links, name)
-        if value:
-            setattr(event, name, _text(value)[:_MAX_NAME])
-    if input_data is not None:
-        event.input.CopyFrom(as_struct(input_data))
-    if output is not None:
-        event.output.CopyFrom(as_struct(output))
-    if metadata:
-        event.metadata.CopyFrom(as_struct(metadata))
+        text = reader.text(name, getattr(links, name))
+        if text:
+            setattr(event, name, text)
+    for name, payload in (("input", input_data), ("output", output), ("metadata", metadata or None)):
+        if payload is not None:
+            getattr(event, name).CopyFrom(reader.payload(name, payload))
     if error is not None:
-        event.error_type = _text(type(error).__name__)[:256]
-        event.error_message = redact_text(_text(str(error)))[:_MAX_MESSAGE]
+        event.error_type = reader.text("error_type", type(error).__name__)
+        event.error_message = reader.text("error_message", error)
         if not expected:
-            trace = "".join(traceback.format_exception(error))
-            event.stack_trace = redact_text(_text(trace))[-_MAX_TRACE:]
+            event.stack_trace = reader.trace(error)
+    if reader.failed:
+        event.metadata.update({"unreadable": sorted(reader.failed)})
     return event
 
 
+def as_text(value: object) -> str:
+    """Anything as text that may be recorded; empty for None. Does not raise."""
+    return _Reader().text("", value)
+
+
+def describe(error: BaseException) -> str:
+    """Type and text of an error as they may be recorded. Does not raise."""
+    return f"{type(error).__name__}: {_Reader().text('error_message', error)}"
+
+
+def unreadable(event: OutcomeEvent) -> bool:
+    """Whether something of what happened could not be read."""
+    return event.HasField("metadata") and "unreadable" in event.metadata.fields
+
+
+def without_secrets(event: OutcomeEvent) -> OutcomeEvent:
+    """The event as it may be stored: payloads and texts redacted. Done again, it changes nothing more."""
+    clean = OutcomeEvent()
+    clean.CopyFrom(event)
+    for name in _PAYLOADS:
+        if clean.HasField(name):
+            payload = getattr(clean, name)
+            payload.CopyFrom(as_struct(json_codec.struct_to_dict(payload)))
+    for name, limit in _LIMITS.items():
+        given = getattr(clean, name)
+        if given and (text := recordable(given)) != given:
+            setattr(clean, name, text[:limit])
+    if clean.stack_trace and (text := recordable(clean.stack_trace)) != clean.stack_trace:
+        clean.stack_trace = text[-_MAX_TRACE:]
+    tags = [recordable(tag) for tag in clean.tags]
+    if tags != list(clean.tags):
+        clean.tags[:] = [tag[:_MAX_NAME] for tag in tags]
+    return clean
+
+
 def as_struct(value: object) -> struct_pb2.Struct:
-    """Anything as a redacted JSON object; what is not an object stands under `value`."""
-    plain = _plain(redact(value))
-    struct = struct_pb2.Struct()
-    fields: Any = plain if isinstance(plain, dict) else {"value": plain}
-    struct.update(fields)
-    return struct
+    """Anything as a redacted JSON object; what is not an object stands under `value`.
+
+    Nested no deeper than JSON may be that comes in: what is recorded can be sent again.
+    """
+    return _Reader().struct(value)
 
 
-def _plain(value: object) -> object:
-    """What JSON can say: other things as their text, numbers that JSON has not as text too."""
-    if isinstance(value, dict):
-        return {_text(str(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, str):
-        return _text(value)
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return value if abs(value) < 2**53 else str(value)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return redact_text(_text(str(value)))
+class _Reader:
+    """Looks at objects of others, and remembers which of them could not be read."""
+
+    def __init__(self) -> None:
+        self.failed: set[str] = set()
+        self._name = "value"
+
+    def text(self, name: str, value: object) -> str:
+        """An object as text, redacted and no longer than the field `name` may be."""
+        try:
+            return recordable("" if value is None else str(value))[: _LIMITS.get(name, _MAX_NAME)]
+        except Exception:
+            self.failed.add(name)
+            return UNREADABLE
+
+    def tags(self, values: Iterable[object]) -> list[str]:
+        """The tags that can be read."""
+        try:
+            return [self.text("tags", value) for value in values][:_MAX_TAGS]
+        except Exception:
+            self.failed.add("tags")
+            return []
+
+    def trace(self, error: BaseException) -> str:
+        """Where an error came from; its end says most."""
+        try:
+            return recordable("".join(traceback.format_exception(error)))[-_MAX_TRACE:]
+        except Exception:
+            self.failed.add("stack_trace")
+            return UNREADABLE
+
+    def payload(self, name: str, value: object) -> struct_pb2.Struct:
+        """See as_struct; a part that cannot be read is UNREADABLE, or else the whole."""
+        self._name = name
+        try:
+            return self.struct(value)
+        except Exception:
+            self.failed.add(name)
+            return struct_pb2.Struct(fields={"value": struct_pb2.Value(string_value=UNREADABLE)})
+
+    def struct(self, value: object) -> struct_pb2.Struct:
+        """See as_struct."""
+        shown = redact(value)
+        if not isinstance(shown, dict):
+            shown = {"value": redact(value, MAX_DEPTH - 1)}
+        fields: Any = self._plain(shown)
+        struct = struct_pb2.Struct()
+        struct.update(fields)
+        return struct
+
+    def _plain(self, value: object) -> object:
+        """What JSON can say: other things as their text, numbers that JSON has not as text too."""
+        if isinstance(value, dict):
+            return {self._part(key): self._plain(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._plain(item) for item in value]
+        if isinstance(value, float):
+            return value if math.isfinite(value) else str(value)
+        if isinstance(value, str):
+            return _text(value)
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, int) and abs(value) < 2**53:
+            return value
+        if isinstance(value, datetime):
+            return value.isoformat()
+        return self._part(value)
+
+    def _part(self, value: object) -> str:
+        try:
+            return recordable(str(value))
+        except Exception:
+            self.failed.add(self._name)
+            return UNREADABLE
+
+
+def recordable(text: str) -> str:
+    """Text without secrets, as every store can hold it. Done again, it changes nothing more."""
+    # Most short texts are ids of ours; their digits and hyphens would have to be looked at closely.
+    if len(text) == 36 and _UUID.fullmatch(text) is not None:
+        return text
+    return redact_text(_text(text))
 
 
 def _text(text: str) -> str:

@@ -14,6 +14,7 @@ from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus
 
 from services.mesh.client import ClientFactory
 from services.mesh.errors import MeshError
+from services.mesh.feedback.outcome import unreadable, without_secrets
 from services.mesh.feedback.spool import Spool
 from services.mesh.settings import MeshSettings
 from services.mesh.telemetry import Telemetry
@@ -38,7 +39,8 @@ class FeedbackPipeline:
     """Takes outcomes at once, delivers them in batches, and never in the caller's way.
 
     A batch is durable when the service has answered or when it is in the spool; `delivered`, `spooled` and
-    `dropped` count events. Run `run()` in the background, `close()` at the end.
+    `dropped` count events, `unreadable` those of which a part could not be read when they were made. Run
+    `run()` in the background, `close()` at the end.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class FeedbackPipeline:
         telemetry: Telemetry | None = None,
     ) -> None:
         self.enabled = enabled
-        self.delivered = self.spooled = self.dropped = 0
+        self.delivered = self.spooled = self.dropped = self.unreadable = 0
         self._send = send
         self._ask = ask
         self._spool = spool
@@ -101,9 +103,27 @@ class FeedbackPipeline:
         )
 
     def record_outcome(self, event: OutcomeEvent) -> None:
-        """Never raises, never waits. From the loop's thread only."""
+        """Never raises, never waits; what is recorded is redacted. From the loop's thread only."""
         if not self.enabled:
             return
+        try:
+            clean = without_secrets(event)
+        except Exception:
+            self.lost("an event")
+        else:
+            self.record_clean(clean)
+
+    def lost(self, what: str) -> None:
+        """Called while an error is handled that keeps an outcome from being recorded."""
+        _log.exception("the outcome of %s could not be recorded", what)
+        self._count("dropped", 1)
+
+    def record_clean(self, event: OutcomeEvent) -> None:
+        """As `record_outcome`, of an event that `outcome` has made, which is redacted."""
+        if not self.enabled:
+            return
+        if unreadable(event):
+            self._count("unreadable", 1)
         self._recent.append(event)
         queue = self._queue
         if len(queue) >= _QUEUE:

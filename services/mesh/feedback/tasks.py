@@ -87,7 +87,10 @@ class _Recorder:
             raise
         finally:
             self._sessions.dec()
-            self._leave(request, response, error, started, time.monotonic() - began)
+            try:
+                self._leave(request, response, error, started, time.monotonic() - began)
+            except Exception:  # the answer is worth more than what is said of it
+                self._pipeline.lost(self._task)
 
     def _leave(
         self,
@@ -104,7 +107,7 @@ class _Recorder:
         self._duration.observe(duration_s)
         if not self._pipeline.enabled:
             return
-        self._pipeline.record_outcome(
+        self._pipeline.record_clean(
             outcome.outcome(
                 agent_name=self._telemetry.service,
                 agent_type=self._agent_type,
@@ -123,7 +126,10 @@ class _Recorder:
     def _captured(self, message: Message | None) -> object:
         if message is None or not self._capture or message.ByteSize() > _MAX_CAPTURED_BYTES:
             return None
-        return json_codec.to_dict(message)
+        try:
+            return json_codec.to_dict(message)
+        except ValueError:  # a time that JSON has not; the rest of the outcome is worth keeping
+            return outcome.UNREADABLE
 
 
 def _expected(error: BaseException | None) -> bool:
