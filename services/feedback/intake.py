@@ -12,11 +12,13 @@ from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 from waymesh.feedback.v1.signal_pb2 import Signal
 
 from services.feedback import store
-from services.feedback.records import DELIVERIES, OUTCOMES, SIGNALS, Kind, Row, row, without_secrets
+from services.feedback.records import DELIVERIES, OUTCOMES, SIGNALS, Kind, Row, row
 from services.feedback.store import Fate
 from services.mesh.events import EventBus
 from services.mesh.events import Message as BusMessage
 from services.mesh.events.topics import AGENT_OUTCOMES
+from services.mesh.feedback.outcome import without_secrets
+from services.mesh.feedback.signals import without_secrets as signal_without_secrets
 from services.mesh.store import GroupCommit, Store
 
 M = TypeVar("M", bound=Message)
@@ -60,8 +62,8 @@ class Intake:
         return await self._deliveries.add([row(DELIVERIES, outcome) for outcome in outcomes])
 
     async def signals(self, signals: Sequence[Signal]) -> Sequence[Fate]:
-        """Stores what is new; durable on return."""
-        return await self._signals.add([row(SIGNALS, signal) for signal in signals])
+        """Stores what is new, redacted; durable on return."""
+        return await self._signals.add([row(SIGNALS, signal_without_secrets(one)) for one in signals])
 
     async def outcomes_from_topic(
         self, connection: asyncpg.Connection, events: Sequence[OutcomeEvent]

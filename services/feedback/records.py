@@ -12,10 +12,6 @@ from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 from waymesh.feedback.v1.signal_pb2 import Signal
 
-from services.mesh import json_codec
-from services.mesh.feedback.outcome import as_struct
-from services.mesh.redact import redact_text
-
 M = TypeVar("M", bound=Message)
 
 
@@ -93,24 +89,6 @@ def row(kind: Kind[M], message: M) -> Row:
         values=tuple(read(message) for _, read in kind.columns.values()),
         body=body,
     )
-
-
-def without_secrets(event: OutcomeEvent) -> OutcomeEvent:
-    """The event as it may be stored: payloads and texts redacted. Done again, it changes nothing more."""
-    clean = OutcomeEvent()
-    clean.CopyFrom(event)
-    for present, payload in (
-        (clean.HasField("input"), clean.input),
-        (clean.HasField("output"), clean.output),
-        (clean.HasField("metadata"), clean.metadata),
-    ):
-        if present:
-            payload.CopyFrom(as_struct(json_codec.struct_to_dict(payload)))
-    if clean.HasField("error_message"):
-        clean.error_message = redact_text(clean.error_message)
-    if clean.HasField("stack_trace"):
-        clean.stack_trace = redact_text(clean.stack_trace)
-    return clean
 
 
 def first_of_each(rows: Sequence[Row]) -> dict[str, int]:

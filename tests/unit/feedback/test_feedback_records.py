@@ -12,7 +12,9 @@ from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus
 from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 
-from services.feedback.records import DELIVERIES, OUTCOMES, SIGNALS, first_of_each, row, without_secrets
+from services.feedback.records import DELIVERIES, OUTCOMES, SIGNALS, first_of_each, row
+from services.mesh.feedback.outcome import without_secrets
+from services.mesh.feedback.signals import without_secrets as signal_without_secrets
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 plain = st.recursive(
@@ -127,6 +129,30 @@ def test_redaction_leaves_the_callers_event_and_all_that_is_no_secret_as_they_we
         given_.ClearField(name)
         clean.ClearField(name)
     assert clean == given_
+
+
+def test_a_signal_is_stored_without_secrets_and_otherwise_as_it_was() -> None:
+    plain = Signal(
+        signal_id="token=x", kind=2, source="eta", subject="store", severity=3, message="it is away",
+        labels={"check": "store", "tokens_used": "7"},
+    )  # fmt: skip
+    assert signal_without_secrets(plain) == plain
+    told = Signal(
+        signal_id="s",
+        subject="postgres://u:s3cret@db/x",
+        message="Authorization: Bearer s3cret-value",
+        labels={
+            "api_key": "s3cret",
+            "dsn": "postgres://u:s3cret@db/x",
+            "token=s3cret": "a",
+            "note": "pwd=s3cret",
+        },
+    )
+    clean = signal_without_secrets(told)
+    assert "s3cret" not in str(clean)
+    assert "s3cret" in str(told)
+    assert len(clean.labels) == 4
+    assert signal_without_secrets(clean) == clean
 
 
 def test_absent_payloads_stay_absent() -> None:
