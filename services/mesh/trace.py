@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
+from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
@@ -78,14 +78,12 @@ def of_span(span: SpanContext) -> TraceContext:
     return TraceContext(f"00-{span.trace_id:032x}-{span.span_id:016x}-{int(span.trace_flags):02x}", state)
 
 
-def as_remote_span(trace: TraceContext) -> NonRecordingSpan:
-    """What OpenTelemetry takes as the parent of a span whose caller is in another process."""
-    return NonRecordingSpan(
-        SpanContext(
-            trace_id=int(trace.parent[3:35], 16),
-            span_id=int(trace.parent[36:52], 16),
-            is_remote=True,
-            trace_flags=TraceFlags(int(trace.parent[53:55], 16)),
-            trace_state=TraceState.from_header([trace.state]) if trace.state else None,
-        )
+def span_context(trace: TraceContext, *, remote: bool) -> SpanContext:
+    """The same for OpenTelemetry; `remote` if it came from another process."""
+    return SpanContext(
+        trace_id=int(trace.parent[3:35], 16),
+        span_id=int(trace.parent[36:52], 16),
+        is_remote=remote,
+        trace_flags=TraceFlags(int(trace.parent[53:55], 16)),
+        trace_state=TraceState.from_header([trace.state]) if trace.state else None,
     )

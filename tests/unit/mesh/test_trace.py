@@ -64,4 +64,4 @@ def test_a_new_root_is_a_valid_header(sampled: bool):
 def test_a_remote_parent_and_its_header_are_the_same_place():
     parsed = trace.parse(PARENT, "vendor=1")
     assert parsed is not None
-    assert trace.of_span(trace.as_remote_span(parsed).get_span_context()) == parsed
+    assert trace.of_span(trace.span_context(parsed, remote=True)) == parsed

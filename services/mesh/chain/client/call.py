@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import grpc
-from opentelemetry.trace import Span
 
 from services.mesh.breaker import Permit
 from services.mesh.chain.method import Method
+
+if TYPE_CHECKING:
+    from services.mesh.spans import CallSpan
 
 _KEY: Final = re.compile(r"[0-9a-z_.-]+")
 _TEXT: Final = re.compile(r"[\x20-\x7e]*")
@@ -77,7 +79,7 @@ class ClientCall:
         # A response stream has brought its first message.
         self.answered = False
         self.permit: Permit | None = None
-        self.span: Span | None = None
+        self.span: CallSpan | None = None
 
 
 class ClientLink:

@@ -14,4 +14,4 @@ class RequestIdLink(ClientLink):
         request_id = logs.request_id.get() or new_request_id()
         call.metadata.append((KEY, request_id))
         if call.span is not None:
-            call.span.set_attribute("waymesh.request_id", request_id)
+            call.span.attributes["waymesh.request_id"] = request_id

@@ -5,13 +5,17 @@ the server's handler running, and its span never ends.
 """
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from opentelemetry import trace as otel_trace
-from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from services.mesh import trace
 from services.mesh.chain.client.call import ClientCall, ClientLink
 from services.mesh.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from services.mesh.spans import SpanRecorder
 
 
 class TraceLink(ClientLink):
@@ -24,8 +28,9 @@ class TraceLink(ClientLink):
 
     def before(self, call: ClientCall) -> None:
         here = trace.current()
-        if self._telemetry.exporting:
-            here = self._start_span(call, here)
+        recorder = self._telemetry.spans
+        if recorder is not None:
+            here = _begin_span(recorder, call, here)
         elif here is None:
             here = trace.new_root()
         call.metadata.append((trace.TRACEPARENT, here.parent))
@@ -35,35 +40,36 @@ class TraceLink(ClientLink):
     def after(self, call: ClientCall, error: BaseException | None) -> BaseException | None:
         span = call.span
         if span is not None:
+            if call.attempts > 1:
+                span.attributes["waymesh.attempts"] = call.attempts
             if error is None:
-                span.set_attribute("rpc.grpc.status_code", 0)
-                span.set_status(Status(StatusCode.OK))
+                span.attributes["rpc.grpc.status_code"] = 0
+                span.end(Status(StatusCode.OK))
             else:
                 number, name, text = _outcome(error)
-                span.set_attribute("rpc.grpc.status_code", number)
-                span.set_status(Status(StatusCode.ERROR, f"{name}: {text}"))
-            if call.attempts > 1:
-                span.set_attribute("waymesh.attempts", call.attempts)
-            span.end()
+                span.attributes["rpc.grpc.status_code"] = number
+                span.end(Status(StatusCode.ERROR, f"{name}: {text}"))
         return error
 
-    def _start_span(self, call: ClientCall, here: trace.TraceContext | None) -> trace.TraceContext:
-        context = None
-        if here is not None and not otel_trace.get_current_span().get_span_context().is_valid:
-            context = set_span_in_context(trace.as_remote_span(here))
-        method = call.method
-        call.span = self._telemetry.tracer.start_span(
-            method.path[1:],
-            context=context,
-            kind=SpanKind.CLIENT,
-            attributes={
-                "rpc.system": "grpc",
-                "rpc.service": method.service,
-                "rpc.method": method.name,
-                "server.address": call.target,
-            },
-        )
-        return trace.of_span(call.span.get_span_context())
+
+def _begin_span(
+    recorder: "SpanRecorder", call: ClientCall, here: trace.TraceContext | None
+) -> trace.TraceContext:
+    # Whoever calls may have begun a span of its own below the mesh's.
+    parent = otel_trace.get_current_span().get_span_context()
+    method = call.method
+    call.span = recorder.begin(
+        method.path[1:],
+        SpanKind.CLIENT,
+        {
+            "rpc.system": "grpc",
+            "rpc.service": method.service,
+            "rpc.method": method.name,
+            "server.address": call.target,
+        },
+        trace.of_span(parent) if parent.is_valid else here,
+    )
+    return call.span.here
 
 
 def _outcome(error: BaseException) -> tuple[int, str, str]:

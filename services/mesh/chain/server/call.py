@@ -1,12 +1,14 @@
 """One call as the server's links see it."""
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import grpc
-from opentelemetry.trace import Span
 
 from services.mesh.chain.method import Method
 from services.mesh.trace import TraceContext
+
+if TYPE_CHECKING:
+    from services.mesh.spans import CallSpan
 
 
 class ServerCall:
@@ -39,7 +41,7 @@ class ServerCall:
         # Monotonic time at which the caller's budget ends; None without one.
         self.deadline: float | None = None
         self.trace: TraceContext | None = None
-        self.span: Span | None = None
+        self.span: CallSpan | None = None
         self.token: Any = None
 
     @property

@@ -23,42 +23,38 @@ class TraceLink(ServerLink):
     def before(self, call: ServerCall) -> None:
         metadata = call.metadata
         remote = trace.parse(metadata.get(trace.TRACEPARENT), metadata.get(trace.TRACESTATE))
-        if not self._telemetry.exporting:
+        recorder = self._telemetry.spans
+        if recorder is None:
             call.trace = remote or trace.new_root()
             trace.set_current(call.trace)
             return
         method = call.method
-        span = self._telemetry.tracer.start_span(
+        call.span = recorder.begin(
             method.path[1:],
-            # An empty context: whatever was current when the server started is not this call's parent.
-            context=otel_context.Context()
-            if remote is None
-            else set_span_in_context(trace.as_remote_span(remote), otel_context.Context()),
-            kind=SpanKind.SERVER,
-            attributes={
+            SpanKind.SERVER,
+            {
                 "rpc.system": "grpc",
                 "rpc.service": method.service,
                 "rpc.method": method.name,
                 "waymesh.request_id": call.request_id,
             },
+            remote,
         )
-        call.span = span
-        call.token = otel_context.attach(set_span_in_context(span))
-        call.trace = trace.of_span(span.get_span_context())
+        call.token = otel_context.attach(set_span_in_context(call.span.as_current()))
+        call.trace = call.span.here
         trace.set_current(call.trace)
 
     def after(self, call: ServerCall, error: BaseException | None) -> BaseException | None:
         span = call.span
         if span is not None:
             number, words = call.code.value
-            span.set_attribute("rpc.grpc.status_code", number)
+            span.attributes["rpc.grpc.status_code"] = number
+            if call.deadline is not None:
+                span.attributes["waymesh.budget_ms"] = round((call.deadline - call.started) * 1000, 1)
             if number == 0:
-                span.set_status(Status(StatusCode.OK))
+                span.end(Status(StatusCode.OK))
             else:
                 message = getattr(error, "message", words)
-                span.set_status(Status(StatusCode.ERROR, f"{call.code.name}: {message}"))
-            if call.deadline is not None:
-                span.set_attribute("waymesh.budget_ms", round((call.deadline - call.started) * 1000, 1))
-            span.end()
+                span.end(Status(StatusCode.ERROR, f"{call.code.name}: {message}"))
             otel_context.detach(call.token)
         return error
