@@ -8,19 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_MALFORMED_BODY
 
 from services.gateway import faults
+from services.gateway.exchange import ARRIVED
 from services.gateway.faults import HttpFault
+from services.gateway.parting import DISCARD_BYTES, Parting
 from services.mesh import json_codec
+from services.mesh.errors import MeshError
 from services.mesh.request_id import new_request_id
 
-# A head that is not complete by then ends its connection, in seconds.
-HEAD_S: Final = 10.0
-# What is read and thrown away of a body that nobody wants, so that its sender gets to see the answer.
-_DISCARD_BYTES: Final = 64 << 20
+# What has begun to arrive has to be here by then, or its connection ends: a head, or what follows the last
+# answer. In seconds.
+ARRIVAL_S: Final = 10.0
 _CONTINUE: Final = b"HTTP/1.1 100 "
 _UPGRADE: Final = re.compile(rb"\r\n(?i:upgrade)(?=[ \t]*:)")
 
@@ -34,7 +36,7 @@ class Connections:
 
     max_head_bytes: int
     refused: Refused
-    head_s: float = HEAD_S
+    arrival_s: float = ARRIVAL_S
     draining: bool = False
     open: "set[Connection]" = field(default_factory=set)
 
@@ -56,10 +58,11 @@ class _OneWrite:
     wakes up twice. An answer of this gateway always has a body message right after its head.
     """
 
-    __slots__ = ("_head", "_transport")
+    __slots__ = ("_close", "_head", "_transport")
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self._transport = transport
+        self._close = close
         self._head: bytes | None = None
 
     def write(self, data: bytes) -> None:
@@ -80,7 +83,7 @@ class _OneWrite:
         if self._head:
             self._transport.write(self._head)
             self._head = b""
-        self._transport.close()
+        self._close()
 
     def is_closing(self) -> bool:
         """As the transport says."""
@@ -102,13 +105,14 @@ class Connection(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._discarded = 0
         self._fault: HttpFault | None = None
+        self._parted = False
 
     # --- asyncio ----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._mesh.open.add(self)
-        self._head_timer = self.loop.call_later(self._mesh.head_s, self._head_late)
+        self._head_timer = self.loop.call_later(self._mesh.arrival_s, self._head_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._mesh.open.discard(self)
@@ -131,7 +135,7 @@ class Connection(HttpToolsProtocol):
         if self._head_bytes > self._mesh.max_head_bytes:
             self._refuse(faults.headers_too_large(self._mesh.max_head_bytes))
         elif self._head_timer is None and self._head_bytes and not self.transport.is_closing():
-            self._head_timer = self.loop.call_later(self._mesh.head_s, self._head_late)
+            self._head_timer = self.loop.call_later(self._mesh.arrival_s, self._head_late)
 
     # --- httptools --------------------------------------------------------------------------------
 
@@ -155,7 +159,7 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         if self.cycle.response_complete:
             self._discarded += len(body)
-            if self._discarded > _DISCARD_BYTES:
+            if self._discarded > DISCARD_BYTES:
                 self.transport.close()
             return
         super().on_body(body)
@@ -166,6 +170,10 @@ class Connection(HttpToolsProtocol):
 
     # --- uvicorn ----------------------------------------------------------------------------------
 
+    def on_response_complete(self) -> None:
+        if not self._parted:
+            super().on_response_complete()
+
     def send_400_response(self, msg: str) -> None:
         """What uvicorn calls when the parser stops."""
         fault, self._fault = self._fault, None
@@ -175,8 +183,9 @@ class Connection(HttpToolsProtocol):
         if self._mesh.draining:
             cycle.keep_alive = False
         self._discarded = 0
+        cycle.scope[ARRIVED] = cycle.message_event.is_set  # type: ignore[typeddict-unknown-key]
         if cycle.scope["method"] != "HEAD":  # which has no body to wait for
-            cycle.transport = _OneWrite(self.transport)  # type: ignore[assignment]
+            cycle.transport = _OneWrite(self.transport, self._end)  # type: ignore[assignment]
         task = self._task = self.loop.create_task(cycle.run_asgi(app))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -186,6 +195,8 @@ class Connection(HttpToolsProtocol):
     @property
     def idle(self) -> bool:
         """Whether no request is under way or has begun to arrive."""
+        if self._parted:
+            return True
         between = self.cycle is None or self.cycle.response_complete
         return between and not self.pipeline and not (self._head_open and self._head_bytes)
 
@@ -199,23 +210,55 @@ class Connection(HttpToolsProtocol):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
 
+    def give_up(self) -> None:
+        """Waits no longer for a request that has only begun to arrive; one that is here is left alone."""
+        if self._parted or self.pipeline:
+            return
+        if self._head_open and (self.cycle is None or self.cycle.response_complete):
+            self.close()
+        elif self._in_body and not self.cycle.response_complete:
+            self._refuse(faults.draining())
+
     # --- own --------------------------------------------------------------------------------------
 
-    def _refuse(self, fault: HttpFault) -> None:
-        """Answers what never became a request, and ends the connection."""
-        if self.transport.is_closing():
+    def _end(self) -> None:
+        """Closes after the last answer. What is left of its request's body is read first."""
+        if self._in_body and not self._parted and not self.transport.is_closing():
+            self._part()
+        else:
+            self.transport.close()
+
+    def _part(self) -> None:
+        """Nothing more is said; what still comes is thrown away for a while."""
+        self._parted = True
+        self._cancel_head_timer()
+        self._unset_keepalive_if_required()
+        Parting(self.transport, self.connection_lost, self._mesh.arrival_s)
+
+    def _refuse(self, fault: MeshError) -> None:
+        """Answers what never became a whole request, and ends the connection."""
+        if self._parted or self.transport.is_closing():
             return
+        if self._in_body and self._task is not None and not self.cycle.response_complete:
+            # It has no body to wait for any more, and no answer to give but this one.
+            self.cycle.disconnected = True
+            self._task.cancel()
+        status = faults.status_of(fault)
         request_id = new_request_id()
         told = faults.fields_of(fault, request_id=request_id, duration_ms=0.0, service=self._name)
         body = json_codec.dumps(told)
-        phrase = "Request Header Fields Too Large" if fault.status == 431 else "Bad Request"
-        head = (
-            f"HTTP/1.1 {fault.status} {phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
-        self._mesh.refused(self._name, fault.status)
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-request-id", request_id.encode()),
+            *faults.headers_of(fault, status),
+            (b"connection", b"close"),
+        ]
+        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+        self.transport.write(STATUS_LINE[status] + lines + b"\r\n" + body)
+        self._part()
+        self._mesh.refused(self._name, status)
 
     def _exact_head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

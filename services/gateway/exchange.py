@@ -15,6 +15,9 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON: Final = b"application/json"
+# Where a scope says whether the next piece of the body is here, so that taking it needs no limit of time.
+ARRIVED: Final = "waymesh.arrived"
+_NOTHING_YET: Final[Mapping[str, Any]] = {"more_body": True}
 
 # The only headers that anything here looks at.
 _WANTED: Final = frozenset(
@@ -39,13 +42,24 @@ _UTF_8: Final = re.compile(
 class Exchange:
     """A request under way. `service` is who answers for what goes wrong from now on."""
 
-    __slots__ = ("_receive", "began", "headers", "method", "path", "request_id", "service", "task")
+    __slots__ = (
+        "_arrived",
+        "_receive",
+        "began",
+        "headers",
+        "method",
+        "path",
+        "request_id",
+        "service",
+        "task",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, service: str, began: float) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers = {name: value for name, value in scope["headers"] if name in _WANTED}
         self._receive = receive
+        self._arrived: Callable[[], bool] = scope[ARRIVED]
         self.began = began
         self.service = service
         self.task = ""
@@ -75,6 +89,8 @@ class Exchange:
         declared = self.headers.get(b"content-length")
         if declared is not None and int(declared) > limit_bytes:
             raise faults.body_too_large(limit_bytes)
+        if not self._arrived():
+            return await self._rest(bytearray(), _NOTHING_YET, limit_bytes, until)
         message = await self._receive()
         body: bytes = message.get("body", b"")
         if not message.get("more_body", False) and len(body) <= limit_bytes:
@@ -92,7 +108,7 @@ class Exchange:
                         raise asyncio.CancelledError
                     body += message.get("body", b"")
         except TimeoutError:
-            raise faults.too_late((until - self.began) * 1000) from None
+            raise faults.body_late((until - self.began) * 1000) from None
         if len(body) > limit_bytes:
             raise faults.body_too_large(limit_bytes)
         return bytes(body)

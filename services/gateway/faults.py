@@ -45,6 +45,12 @@ class HttpFault(InvalidArgument):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+class BodyLate(DeadlineExceeded):
+    """What is left of the body may still come, and nobody wants it: the connection ends with the answer."""
+
+    headers = ((b"connection", b"close"),)
+
+
 def method_not_allowed(allowed: Sequence[str]) -> HttpFault:
     """405."""
     names = ", ".join(allowed)
@@ -132,7 +138,7 @@ def overloaded() -> Unavailable:
 
 
 def draining() -> Unavailable:
-    """503, of the health page alone: requests are served to the end."""
+    """503, of the health page, and of requests whose body does not come while the process waits to end."""
     return Unavailable(
         "this process is on its way out", reason=ERROR_REASON_DRAINING, retry_after_s=DEFAULT_RETRY_AFTER_S
     )
@@ -156,6 +162,15 @@ def too_late(budget_ms: float) -> DeadlineExceeded:
     )
 
 
+def body_late(budget_ms: float) -> BodyLate:
+    """504."""
+    return BodyLate(
+        f"the body was not here within {budget_ms:g} ms",
+        reason=ERROR_REASON_DEADLINE_PASSED,
+        metadata={"budget_ms": f"{budget_ms:g}"},
+    )
+
+
 def status_of(error: MeshError) -> int:
     """HTTP status of an error."""
     return error.status if isinstance(error, HttpFault) else http_status(error.code)
@@ -164,7 +179,7 @@ def status_of(error: MeshError) -> int:
 def headers_of(error: MeshError, status: int) -> Headers:
     """Headers that go with an error besides those of every answer."""
     headers: Headers = []
-    if isinstance(error, HttpFault):
+    if isinstance(error, HttpFault | BodyLate):
         headers += error.headers
     if status in (429, 503):
         wait_s = error.retry_after_s

@@ -18,6 +18,8 @@ from services.mesh.steering import SETTLE_S, steer_away
 
 _BACKLOG: Final = 2048
 _LOOK_S: Final = 0.02
+# How long a process that could end waits for the rest of a request that has begun to arrive, in seconds.
+_ARRIVING_S: Final = 2.0
 
 
 @dataclass(slots=True)
@@ -59,11 +61,13 @@ class HttpServer:
         on_draining: Callable[[], None] = lambda: None,
         on_refused: Refused = lambda _name, _status: None,
         grace_s: float = 60.0,
+        arriving_s: float = _ARRIVING_S,
     ) -> None:
         self._connections = Connections(max_head_bytes, on_refused)
         self._keep_alive_s = keep_alive_s
         self._on_draining = on_draining
         self._grace_s = grace_s
+        self._arriving_s = arriving_s
         self._listeners: list[Listener] = []
         self._clock: asyncio.Task[None] | None = None
 
@@ -106,7 +110,8 @@ class HttpServer:
     async def drain(self, wait_s: float = 0.0) -> None:
         """Answers go on, each the last of its connection; new connections go to a successor if there is one.
 
-        After `wait_s` nothing new is accepted, idle connections end, and requests under way get `grace_s`.
+        After `wait_s` nothing new is accepted, idle connections end, and requests under way get `grace_s`;
+        those that have not arrived as a whole within `arriving_s` are refused, since no owner has seen them.
         """
         self._on_draining()
         self._connections.draining = True
@@ -119,12 +124,16 @@ class HttpServer:
         for listener in self._listeners:
             if listener.server is not None:
                 listener.server.close()
-        until = time.monotonic() + self._grace_s
-        while self._connections.open and time.monotonic() < until:
+        now = time.monotonic()
+        arrived_by, until = now + self._arriving_s, now + self._grace_s
+        while self._connections.open and now < until:
             for connection in list(self._connections.open):
                 if connection.idle:
                     connection.close()
+                elif now > arrived_by:
+                    connection.give_up()
             await asyncio.sleep(_LOOK_S)
+            now = time.monotonic()
 
     async def stop(self) -> None:
         """Ends at once what is still under way."""

@@ -314,7 +314,7 @@ async def test_requests_may_follow_each_other_before_their_answers() -> None:
 
 async def test_a_head_that_does_not_come_ends_its_connection() -> None:
     async with gateway() as rig:
-        rig.gateway.http._connections.head_s = 0.05
+        rig.gateway.http._connections.arrival_s = 0.05
         for begun in (b"", b"GET /hea", b"GET /health HTTP/1.1\r\nHost: x\r\n"):
             client = rig.client()
             reader, writer = await client.connect()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway import tasks
-from services.gateway.exchange import Exchange
+from services.gateway.exchange import ARRIVED, Exchange
 from services.gateway.execute import Executor
 from services.mesh.errors import MeshError
 
@@ -43,7 +43,7 @@ def exchange(
     async def receive() -> Mapping[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    scope = {"method": "POST", "path": "/execute", "headers": list(headers.items())}
+    scope = {"method": "POST", "path": "/execute", "headers": list(headers.items()), ARRIVED: lambda: True}
     return Exchange(scope, receive, "gateway", time.monotonic())
 
 
