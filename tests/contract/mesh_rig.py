@@ -100,6 +100,18 @@ class Mesh:
         """A stub with a factory of its own."""
         return self.client(**options).stub(Stub, address(server))
 
+    async def hops(self, last: Predict, *, each: Callable[[], object] = lambda: None) -> Stub:
+        """A stub of the first of three servers: each calls the next, and `each` within the call."""
+
+        async def end(message: Request, context: Any) -> Response:
+            each()
+            return await last(message, context)
+
+        stub = self.stub(await self.serve(end))
+        for _ in range(2):
+            stub = self.stub(await self.serve(_onward(stub, each)))
+        return stub
+
     def spans(self) -> list[ReadableSpan]:
         """Those that have ended so far."""
         assert self._exporter is not None
@@ -109,6 +121,14 @@ class Mesh:
 def address(server: GrpcServer) -> str:
     """Where the server listens."""
     return f"127.0.0.1:{server.port}"
+
+
+def _onward(stub: Stub, each: Callable[[], object]) -> Predict:
+    async def predict(message: Request, _context: Any) -> Response:
+        each()
+        return await stub.PredictEta(message)
+
+    return predict
 
 
 @asynccontextmanager

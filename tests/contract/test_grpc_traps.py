@@ -6,8 +6,6 @@ What grpc.aio costs by itself, with interceptors and under our chains is measure
 import asyncio
 import io
 import json
-import os
-import signal
 import sys
 from importlib.metadata import version
 from typing import Any
@@ -16,7 +14,6 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mesh_rig import (
-    FROZEN_CALLER,
     HANG_S,
     ONE_LOOP,
     PREDICT,
@@ -43,10 +40,12 @@ from waymesh.mesh.v1.error_reason_pb2 import (
 )
 
 from services.mesh import deadline, errors, logs, transport
-from services.mesh.breaker import State
+from services.mesh.breaker import BreakerPolicy, State
 from services.mesh.retry import RetryPolicy
 
 NO_RETRY = RetryPolicy(retries=0)
+# Said by a target that is not well; all other codes are the caller's doing.
+FAILURES = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN", "DATA_LOSS", "RESOURCE_EXHAUSTED"}
 MIB = 1 << 20
 
 
@@ -57,56 +56,12 @@ async def test_a_deadline_travels_and_shrinks_over_three_hops():
     seen: list[float] = []
 
     async with mesh() as rig:
-
-        async def last(_request: Request, _context: Any) -> Response:
-            seen.append(deadline.remaining() or 0.0)
-            return Response()
-
-        c = rig.stub(await rig.serve(last))
-
-        async def middle(message: Request, _context: Any) -> Response:
-            seen.append(deadline.remaining() or 0.0)
-            return await c.PredictEta(message)
-
-        b = rig.stub(await rig.serve(middle))
-
-        async def first(message: Request, _context: Any) -> Response:
-            seen.append(deadline.remaining() or 0.0)
-            return await b.PredictEta(message)
-
-        a = rig.stub(await rig.serve(first))
-        await a.PredictEta(request(), timeout=0.300)
+        first = await rig.hops(answer, each=lambda: seen.append(deadline.remaining() or 0.0))
+        await first.PredictEta(request(), timeout=0.300)
 
     assert len(seen) == 3
     assert 0.300 >= seen[0] > seen[1] > seen[2] > 0
     assert seen[0] - seen[2] >= 2 * deadline.RESERVE_S
-
-
-async def test_the_server_ends_a_handler_whose_caller_is_frozen():
-    ended = asyncio.Event()
-    frozen: list[int] = []
-    async with mesh() as rig:
-
-        async def hangs(_request: Request, _context: Any) -> Response:
-            os.kill(frozen[0], signal.SIGSTOP)
-            try:
-                await asyncio.sleep(HANG_S)
-            finally:
-                ended.set()
-            return Response()
-
-        server = await rig.serve(hangs)
-        caller = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", FROZEN_CALLER, address(server), stdin=asyncio.subprocess.PIPE
-        )
-        frozen.append(caller.pid)
-        assert caller.stdin is not None
-        caller.stdin.write(b"\n")
-        try:
-            await asyncio.wait_for(ended.wait(), HANG_S / 2)
-        finally:
-            caller.kill()
-            await caller.wait()
 
 
 # `timeout` and `retryPolicy` in the service config.
@@ -320,18 +275,8 @@ async def test_a_caller_that_hangs_up_cancels_the_last_of_three_hops_with_tracin
                 raise
             return Response()
 
-        c = rig.stub(await rig.serve(last))
-
-        async def middle(message: Request, _context: Any) -> Response:
-            return await c.PredictEta(message)
-
-        b = rig.stub(await rig.serve(middle))
-
-        async def first(message: Request, _context: Any) -> Response:
-            return await b.PredictEta(message)
-
-        a = rig.stub(await rig.serve(first))
-        call = asyncio.create_task(a.PredictEta(request()))
+        first = await rig.hops(last)
+        call = asyncio.create_task(first.PredictEta(request()))
         await reached.wait()
         call.cancel()
         await asyncio.wait_for(cancelled.wait(), HANG_S / 4)
@@ -471,6 +416,67 @@ async def test_of_twenty_callers_one_probes():
         assert calls == 1
         assert sum(result == Response() for result in results) == 1
         assert factory.breakers()[0].state is State.CLOSED
+
+
+# Which codes are failures.
+
+
+@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+async def test_codes_of_an_unwell_target_open_its_breaker_and_a_callers_own_faults_change_nothing(
+    code: grpc.StatusCode,
+):
+    answers = 0
+    async with mesh() as rig:
+
+        async def fails(message: Request, context: Any) -> Response:
+            nonlocal answers
+            answers += 1
+            return await error_of(grpc.StatusCode[message.query.order_id])(message, context)
+
+        factory = rig.client(retry=NO_RETRY)
+        stub = factory.stub(Stub, address(await rig.serve(fails)))
+        for name in ("INTERNAL", "INTERNAL", "INTERNAL", "INTERNAL", code.name):
+            with pytest.raises(errors.error_class(grpc.StatusCode[name])):
+                await stub.PredictEta(request(name))
+        [breaker] = factory.breakers()
+        assert breaker.state is (State.OPEN if code.name in FAILURES else State.CLOSED)
+        # The count neither grew nor began anew: the next failure is the fifth, or is not sent any more.
+        with pytest.raises((errors.Internal, errors.Unavailable)):
+            await stub.PredictEta(request("INTERNAL"))
+        assert (breaker.state, answers) == (State.OPEN, 5 if code.name in FAILURES else 6)
+
+
+# A breaker poisoned by its callers.
+
+
+async def test_callers_that_grant_less_than_a_call_needs_do_not_close_it_to_everyone():
+    slow = True
+    async with mesh() as rig:
+
+        async def predict(_request: Request, _context: Any) -> Response:
+            if slow:
+                await asyncio.sleep(HANG_S)
+            return Response()
+
+        factory = rig.client(retry=NO_RETRY, breaker=BreakerPolicy(usual_s=0.25))
+        stub = factory.stub(Stub, address(await rig.serve(predict)))
+
+        async def out_of_time(timeout_s: float) -> None:
+            with pytest.raises(errors.DeadlineExceeded):
+                await stub.PredictEta(request(), timeout=timeout_s)
+
+        for timeout_s in (0.001, 0.01, 0.1) * 3:
+            await out_of_time(timeout_s)
+        [breaker] = factory.breakers()
+        assert (breaker.state, breaker.failures) == (State.CLOSED, 0)
+        slow = False
+        assert await stub.PredictEta(request()) == Response()
+        # Those who granted as much as is usual had a right to an answer.
+        slow = True
+        for _ in range(5):
+            assert breaker.state is State.CLOSED
+            await out_of_time(max(0.2, 4 * breaker.usual.seconds))
+        assert breaker.state is State.OPEN
 
 
 # protovalidate before 2.1 takes milliseconds a message.

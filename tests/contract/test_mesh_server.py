@@ -3,13 +3,16 @@
 import asyncio
 import contextlib
 import json
+import os
+import signal
+import sys
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from mesh_rig import SERVICE, Eta, Request, Response, Stub, address, mesh, request, until
+from mesh_rig import FROZEN_CALLER, SERVICE, Eta, Request, Response, Stub, address, mesh, request, until
 from waymesh.eta.v1 import eta_pb2, eta_service_pb2, gps_stream_pb2
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_DRAINING, ERROR_REASON_INTERNAL_FAULT
 
@@ -205,6 +208,33 @@ async def test_a_drain_lets_calls_under_way_end():
         leave.set()
         assert await call == Response()
         await drain
+
+
+async def test_the_server_ends_a_handler_whose_caller_is_frozen():
+    ended = asyncio.Event()
+    frozen: list[int] = []
+    async with mesh() as rig:
+
+        async def hangs(_request: Request, _context: Any) -> Response:
+            os.kill(frozen[0], signal.SIGSTOP)
+            try:
+                await asyncio.sleep(HANG_S)
+            finally:
+                ended.set()
+            return Response()
+
+        server = await rig.serve(hangs)
+        caller = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", FROZEN_CALLER, address(server), stdin=asyncio.subprocess.PIPE
+        )
+        frozen.append(caller.pid)
+        assert caller.stdin is not None
+        caller.stdin.write(b"\n")
+        try:
+            await asyncio.wait_for(ended.wait(), HANG_S / 2)
+        finally:
+            caller.kill()
+            await caller.wait()
 
 
 async def test_a_successor_takes_over_the_port_without_a_failed_call():
