@@ -12,6 +12,7 @@ from waymesh.mesh.v1.degradation_pb2 import Degradation
 from waymesh.order.v1.courier_pb2 import Courier
 from waymesh.order.v1.order_pb2 import ORDER_STATUS_ASSIGNED, Order
 from waymesh.route.v1 import allocation_pb2
+from waymesh.route.v1.route_pb2 import RouteLimits
 
 from services.mesh import deadline
 from services.mesh.events import EventBus
@@ -22,6 +23,7 @@ from services.route.eta_client import EtaClient, Pair
 from services.route.fleet import CourierState, OrderWork
 from services.route.forecast import choose_pairs, corrections
 from services.route.identity import Status
+from services.route.limits import MAX_ORDERS
 from services.route.plan_rows import plan_write
 from services.route.settings import RouteSettings
 from services.route.shortlist import shortlist
@@ -46,6 +48,7 @@ _SHARE: Final = 0.5
 # With less time than this the worker process is used only if it is there already.
 _COLD_START_S: Final = 5.0
 _LOCK_POLL_S: Final = 0.05
+NO_LIMITS: Final = RouteLimits()
 PARTIAL: Final = "route.partial_allocation"
 
 
@@ -111,15 +114,17 @@ class Allocator:
         async with self._turn(wait=False) as mine:
             return await self._allocate((), cold=cold) if mine else None
 
-    async def on_demand(self, order_ids: Sequence[str], *, dry_run: bool) -> Answer:
+    async def on_demand(
+        self, order_ids: Sequence[str], *, dry_run: bool, limits: RouteLimits = NO_LIMITS
+    ) -> Answer:
         """Allocates these orders, or all if none are named; with `dry_run` only says what would be done.
 
-        Raises NotFound if the only order named is not known.
+        `limits` go before the default ones. Raises NotFound if the only order named is not known.
         """
         if dry_run:
-            return await self._allocate(order_ids, dry_run=True)
+            return await self._allocate(order_ids, dry_run=True, limits=limits)
         async with self._turn(wait=True):
-            return await self._allocate(order_ids)
+            return await self._allocate(order_ids, limits=limits)
 
     @contextlib.asynccontextmanager
     async def _turn(self, *, wait: bool) -> AsyncIterator[bool]:
@@ -141,21 +146,30 @@ class Allocator:
                     await store_plans.unlock_allocating(conn)
 
     async def _allocate(
-        self, order_ids: Sequence[str], *, dry_run: bool = False, cold: bool = True
+        self,
+        order_ids: Sequence[str],
+        *,
+        dry_run: bool = False,
+        cold: bool = True,
+        limits: RouteLimits = NO_LIMITS,
     ) -> Answer:
         """With `cold` unset, raises _ColdError where the worker process is needed and is not there."""
         now = self._clock()
         answer = Answer()
         async with self._database.pool.acquire() as conn:
             await _answer_for_others(conn, order_ids, answer)
-            view = await self._view(conn, order_ids, now)
+            view = await self._view(conn, order_ids, now, limits)
         if view.left_out:
             _leave(answer, view.left_out)
         if not view.works:
             return answer
         rules = Rules(hold_wait_s=self._settings.hold_wait_s)
         listed = await self._workers.run(False, shortlist, view.works, view.couriers, rules.shortlist_size)
-        heavy = sum(len(drivers) for drivers in listed.values()) > _HEAVY_PAIRS
+        heavy = (
+            sum(len(drivers) for drivers in listed.values()) > _HEAVY_PAIRS
+            # Each further order of a courier makes its route several times as long to plan.
+            or max((courier.most_orders for courier in view.couriers), default=0) > MAX_ORDERS
+        )
         if heavy and not (cold or self._workers.warm):
             raise _ColdError
         by_id = {courier.driver_id: courier for courier in view.couriers}
@@ -193,13 +207,15 @@ class Allocator:
             _log.info("%d orders have a courier now, %d wait", len(answer.allocations), len(answer.waiting))
         return answer
 
-    async def _view(self, conn: Connection, order_ids: Sequence[str], now: float) -> _View:
+    async def _view(
+        self, conn: Connection, order_ids: Sequence[str], now: float, limits: RouteLimits
+    ) -> _View:
         rows = await store.waiting_orders(conn, order_ids, self._settings.allocation_max_orders)
         left = deadline.remaining()
         fits = len(rows) if left is None else max(1, int((left * _SHARE - _OVERHEAD_S) / _PER_ORDER_S))
         rows, left_out = rows[:fits], [row.order_id for row in rows[fits:]]
         orders = {row.order_id: Order.FromString(row.body) for row in rows}
-        couriers = await self._couriers(conn, now) if rows else []
+        couriers = await self._couriers(conn, now, limits) if rows else []
         return _View(
             {row.order_id: row for row in rows},
             orders,
@@ -208,7 +224,7 @@ class Allocator:
             left_out,
         )
 
-    async def _couriers(self, conn: Connection, now: float) -> list[CourierState]:
+    async def _couriers(self, conn: Connection, now: float, limits: RouteLimits) -> list[CourierState]:
         """Couriers on shift with a position that is not older than the fleet's newest by too much.
 
         Age is judged against the newest fix of all, not against our clock, so that recordings can be
@@ -227,7 +243,7 @@ class Allocator:
             newest = max(newest, where[1] or 0.0)
             found.append((courier, where))
         return [
-            courier_state(courier, place, tuple(carried.get(courier.driver_id, ())))
+            courier_state(courier, place, tuple(carried.get(courier.driver_id, ())), limits)
             for courier, (place, at) in found
             if at is None or newest - at <= self._settings.courier_silent_s
         ]

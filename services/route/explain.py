@@ -75,7 +75,7 @@ def reasons(
         said.append("nobody else can take it")
     if order.skills:
         said.append(f"has the skills {', '.join(sorted(order.skills))}")
-    said.append(f"{courier.vehicle.name.lower()}, {len(mates) + 1} of 4 orders")
+    said.append(f"{courier.vehicle.name.lower()}, {len(mates) + 1} of {courier.most_orders} orders")
     return tuple(said)
 
 

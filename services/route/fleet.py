@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from services.route.limits import MAX_ORDERS, UNLIMITED, Limits, Vehicle, default_limits
+from services.route.limits import MAX_PLANNED, UNLIMITED, Limits, Vehicle, default_limits
 from services.route.stops import Job
 from services.route.travel import Place
 
@@ -37,16 +37,23 @@ class CourierState:
     skills: frozenset[str] = frozenset()
     rating: float | None = None
     orders: tuple[OrderWork, ...] = ()
+    asked: Limits | None = None
+    """Limits that a request sets; None: the default."""
 
     @property
     def limits(self) -> Limits:
-        """Default limits of the vehicle with the courier's own capacity."""
-        return default_limits(self.vehicle, self.capacity)
+        """What was asked for, else the default limits of the vehicle with the courier's own capacity."""
+        return self.asked or default_limits(self.vehicle, self.capacity)
+
+    @property
+    def most_orders(self) -> int:
+        """How many orders the courier may have in all: as many as on board, if they can be planned."""
+        return min(self.limits.max_on_board, MAX_PLANNED)
 
     @property
     def room(self) -> int:
         """How many more orders the courier may get."""
-        return max(0, MAX_ORDERS - len(self.orders))
+        return max(0, self.most_orders - len(self.orders))
 
 
 def places(start: Place, orders: tuple[OrderWork, ...]) -> list[Place]:

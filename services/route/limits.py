@@ -47,6 +47,8 @@ DETOUR: Final = 1.35
 DEFAULT_CAPACITY: Final = 4.0
 DEFAULT_ORDER_SIZE: Final = 1.0
 MAX_ORDERS: Final = 4
+# Orders of one courier that are still planned exactly, in tens of milliseconds.
+MAX_PLANNED: Final = 6
 
 # Stands for "no limit" in seconds and metres: far above any day or planet.
 UNLIMITED: Final = 10**12

@@ -23,7 +23,7 @@ from services.route import explain, refusals, store, store_plans
 from services.route.eta_client import EtaClient
 from services.route.fleet import OrderWork, jobs, places
 from services.route.identity import OPEN, Status
-from services.route.limits import MAX_ORDERS, Limits, Vehicle, default_limits
+from services.route.limits import MAX_ORDERS, MAX_PLANNED, Limits, Vehicle, default_limits
 from services.route.stops import Call, Plan, Problem, first_broken, front, solve, walk
 from services.route.translate import (
     calls_of,
@@ -40,8 +40,6 @@ from services.route.workers import Workers
 
 Clock = Callable[[], float]
 
-# Known orders of one courier that are still planned exactly, in tens of milliseconds.
-MAX_PLANNED: Final = 6
 # Start times past this make no sense, and clock times of a long plan could leave what RFC 3339 can say.
 _LAST_START_S: Final = 32_503_680_000.0  # the year 3000
 

@@ -20,9 +20,9 @@ from services.mesh.store import Store
 from services.route import announce, explain, store, store_plans
 from services.route.eta_client import EtaClient
 from services.route.fleet import jobs, places
-from services.route.limits import Vehicle, default_limits, relaxed
+from services.route.limits import MAX_PLANNED, Vehicle, default_limits, relaxed
 from services.route.plan_rows import plan_write
-from services.route.planner import MAX_PLANNED, Task, changes, recommendation
+from services.route.planner import Task, changes, recommendation
 from services.route.settings import RouteSettings
 from services.route.stops import Problem, solve, walk
 from services.route.store import StoredPlan

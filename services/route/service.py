@@ -106,7 +106,9 @@ class RouteServicer(RouteServiceServicer):
         self, request: route_service_pb2.AllocateDriversRequest, context: Any
     ) -> route_service_pb2.AllocateDriversResponse:
         """See Allocator.on_demand."""
-        answer = await self._allocator.on_demand(request.order_ids, dry_run=request.dry_run)
+        answer = await self._allocator.on_demand(
+            request.order_ids, dry_run=request.dry_run, limits=request.limits
+        )
         response = route_service_pb2.AllocateDriversResponse(
             allocations=answer.allocations,
             unallocated=[

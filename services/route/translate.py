@@ -13,7 +13,7 @@ from waymesh.route.v1 import allocation_pb2, route_pb2
 from services.route.allocation import Assignment
 from services.route.fleet import CourierState, OrderWork
 from services.route.identity import Status
-from services.route.limits import DEFAULT_CAPACITY, DEFAULT_ORDER_SIZE, Limits, Vehicle
+from services.route.limits import DEFAULT_CAPACITY, DEFAULT_ORDER_SIZE, Limits, Vehicle, default_limits
 from services.route.stops import Kind, Plan
 from services.route.store import CourierWrite, OrderWrite, Position
 from services.route.travel import Place
@@ -110,16 +110,20 @@ def on_shift(courier: Courier, now: float) -> bool:
     return not (shift.HasField("latest") and now > seconds(shift.latest))
 
 
-def courier_state(courier: Courier, where: Place, orders: tuple[OrderWork, ...]) -> CourierState:
-    """A courier as planning sees one."""
+def courier_state(
+    courier: Courier, where: Place, orders: tuple[OrderWork, ...], asked: route_pb2.RouteLimits
+) -> CourierState:
+    """A courier as planning sees one, with the default limits but for what `asked` holds."""
+    vehicle, capacity = Vehicle(courier.vehicle_type), courier.capacity or DEFAULT_CAPACITY
     return CourierState(
         courier.driver_id,
-        Vehicle(courier.vehicle_type),
+        vehicle,
         where,
-        courier.capacity or DEFAULT_CAPACITY,
+        capacity,
         frozenset(courier.skills),
         courier.rating if courier.HasField("rating") else None,
         orders,
+        limits(default_limits(vehicle, capacity), asked),
     )
 
 

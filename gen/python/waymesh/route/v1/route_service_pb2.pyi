@@ -393,21 +393,29 @@ class AllocateDriversRequest(_message.Message):
 
     ORDER_IDS_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     dry_run: _builtins.bool
     """True: only say what would be done."""
     @_builtins.property
     def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these waiting orders, at most 1,000; empty means all."""
 
+    @_builtins.property
+    def limits(self) -> _route_pb2.RouteLimits:
+        """Limits that differ from the default, for every route of this allocation. `max_orders_on_board` bounds what a courier
+        has in all, picked up or not, and of that at most 6 orders are planned. Later allocations go by the default again.
+        """
+
     def __init__(
         self,
         *,
         order_ids: _abc.Iterable[_builtins.str] | None = ...,
         dry_run: _builtins.bool = ...,
+        limits: _route_pb2.RouteLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "order_ids", b"order_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "limits", b"limits", "order_ids", b"order_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
