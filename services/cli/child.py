@@ -1,6 +1,7 @@
 """One service process: started, its log kept, stopped; it never outlives the process that started it."""
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
@@ -91,14 +92,13 @@ class Child:
 
     def kill(self) -> None:
         """Ends it at once."""
-        if not self.ended:
-            self._process.kill()
+        self._signal(signal.SIGKILL)
 
     async def stop(self, limit_s: float) -> bool:
         """Lets it drain for `limit_s`, then ends it. Returns False if it had to be killed."""
         if self.ended:
             return True
-        self._process.terminate()
+        self._signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(limit_s):
                 await self.wait()
@@ -107,6 +107,13 @@ class Child:
             await self.wait()
             return False
         return True
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Not by asyncio's process: it looks first whether the child lives, which reaps one that has just
+        # ended, and whoever waits for that one then learns neither its code nor that all is well.
+        if not self.ended and self.identity.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
 
 def describe_exit(code: int) -> str:

@@ -1,6 +1,7 @@
 """`waymesh up` from ready to Ctrl-C, and the commands that talk to it."""
 
 import asyncio
+import re
 import signal
 import socket
 
@@ -28,6 +29,18 @@ async def test_up_serves_answers_its_own_curl_line_and_stops_in_order_with_nothi
         assert not (mesh.folder / "up.json").exists()
         for name in ("gateway", "route", "eta", "feedback"):
             assert f'"{name} has stopped"' in (mesh.folder / "logs" / f"{name}.log").read_text()
+
+
+async def test_a_second_signal_ends_everything_at_once_without_another_word() -> None:
+    async with up("--demo") as mesh:
+        processes = mesh.processes()
+        mesh.send(signal.SIGINT)
+        await mesh.until_line("stopping")
+        told = len(mesh.lines)
+        mesh.send(signal.SIGINT)
+        assert await mesh.wait() == 0
+        await gone(processes)
+        assert [line for line in mesh.lines[told:] if not re.search(r"  (stopped|\d+ +\d+ )", line)] == []
 
 
 async def test_a_second_start_keeps_the_key_and_the_data() -> None:
