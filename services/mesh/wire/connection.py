@@ -224,8 +224,9 @@ class Connection(asyncio.Protocol):
         if self._unread > _WINDOW_BYTES // 2:
             self._write(frames.window_update(0, self._unread))
             self._unread = 0
-        stream = self._begun(number)
+        stream = self._streams.get(number)
         if stream is None:
+            self._require_begun(number)
             return
         if flags & frames.PADDED:
             size = len(data)
@@ -252,8 +253,9 @@ class Connection(asyncio.Protocol):
             self._block = (number, flags, bytearray(data))
 
     def _on_block(self, number: int, flags: int, block: bytes) -> None:
-        stream = self._begun(number)
+        stream = self._streams.get(number)
         if stream is None:
+            self._require_begun(number)
             return
         try:
             error = stream.on_headers(headers.decode(block), flags & frames.END_STREAM)
@@ -279,8 +281,10 @@ class Connection(asyncio.Protocol):
             elif data:
                 raise BreachError("an acknowledgement with settings", frames.FRAME_SIZE_ERROR)
         elif kind == frames.RST_STREAM:
-            stream = self._begun(number)
-            if stream is not None:
+            stream = self._streams.get(number)
+            if stream is None:
+                self._require_begun(number)
+            else:
                 self._end(stream, reset=False)
                 stream.on_reset(int.from_bytes(data))
         elif kind == frames.GOAWAY:
@@ -338,7 +342,8 @@ class Connection(asyncio.Protocol):
             raise BreachError("a window that does not grow")
         if number == 0:
             self._window = window = self._window + more
-        elif self._begun(number) is None or number not in self._sending:
+        elif number not in self._sending:
+            self._require_begun(number)
             return
         else:
             stream = self._sending[number]
@@ -360,12 +365,10 @@ class Connection(asyncio.Protocol):
 
     # --- own --------------------------------------------------------------------------------------
 
-    def _begun(self, number: int) -> Stream | None:
-        """The stream of that number; None if it has ended. Raises BreachError if it has never begun."""
-        stream = self._streams.get(number)
-        if stream is None and (not number & 1 or number >= self._next):
+    def _require_begun(self, number: int) -> None:
+        """A stream that has ended may still be spoken of, one that has not begun may not (5.1)."""
+        if not number & 1 or number >= self._next:
             raise BreachError("a frame of a stream that has not begun")
-        return stream
 
     def _finish(self, stream: Stream, flags: int) -> None:
         """Ends a stream from our side, whether or not the peer has ended it."""
