@@ -6,6 +6,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+import grpc
+
 from services.gateway import faults
 from services.gateway.edge import Edge
 from services.gateway.exchange import Answer, Exchange, Headers, Receive, Scope, Send
@@ -16,6 +18,8 @@ _log = logging.getLogger("services.gateway.requests")
 
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 _CLIENT_GONE: Final = 499
+# Where tasks are run.
+_TASKS: Final = frozenset({"/execute", "/run"})
 
 Handler = Callable[[Exchange], Awaitable[Answer]]
 
@@ -32,6 +36,8 @@ class App:
         self.name = name
         self._edge = edge
         self._routes = routes
+        self._sessions = 0
+        edge.metrics.sessions.labels(name).set_function(lambda: self._sessions)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. The server cancels this when the client hangs up, and the RPC with it."""
@@ -40,6 +46,8 @@ class App:
         logs.request_id.set(exchange.request_id)
         span = self._edge.spans.begin(exchange)
         self._edge.in_flight += 1
+        session = exchange.path in _TASKS
+        self._sessions += session
         error: MeshError | None = None
         status = _CLIENT_GONE
         try:
@@ -61,11 +69,12 @@ class App:
             status = _CLIENT_GONE
         finally:
             self._edge.in_flight -= 1
+            self._sessions -= session
             seconds = time.monotonic() - began
             path = exchange.path if exchange.path in self._routes else "other"
             self._edge.metrics.answered(self.name, path, status, seconds)
-            if exchange.task:
-                self._edge.metrics.ran(exchange.service, status, seconds)
+            if exchange.task and _ended_here(error):
+                self._edge.metrics.ended_here(self.name, status, seconds)
             if span is not None:
                 self._edge.spans.end(span, exchange, status, error)
             self._note(exchange, status, error, seconds)
@@ -129,6 +138,17 @@ class App:
             status,
             extra={"duration_ms": _ms(seconds), "fields": fields},
         )
+
+
+def _ended_here(error: MeshError | None) -> bool:
+    """Whether a task came to its end without a service having had it."""
+    if error is None:
+        return False
+    # What comes of an RPC names its error as the cause; anything else was raised here.
+    cause = error.__cause__
+    if not isinstance(cause, MeshError):
+        return not error.from_peer
+    return not cause.from_peer and (cause.unsent or cause.code is grpc.StatusCode.UNAVAILABLE)
 
 
 def _ms(seconds: float) -> float:

@@ -26,6 +26,7 @@ class GatewayMetrics:
         self.in_flight = Gauge("http_requests_in_flight", "HTTP requests under way", registry=registry)
         self._agent_calls = telemetry.agent_calls
         self._agent_duration = telemetry.agent_duration
+        self.sessions = telemetry.active_sessions
         self._by_answer: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._by_task: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
@@ -42,13 +43,13 @@ class GatewayMetrics:
         found[0].inc()
         found[1].observe(seconds)
 
-    def ran(self, service: str, status: int, seconds: float) -> None:
-        """One task that was routed to a service."""
-        key = (service, status)
+    def ended_here(self, listener: str, status: int, seconds: float) -> None:
+        """One task that no service has had: those count theirs themselves, and each is counted once."""
+        key = (listener, status)
         found = self._by_task.get(key)
         if found is None:
             end = _ENDS.get(status, "failure")
-            found = (self._agent_calls.labels(service, end), self._agent_duration.labels(service))
+            found = (self._agent_calls.labels(listener, end), self._agent_duration.labels(listener))
             self._by_task[key] = found
         found[0].inc()
         found[1].observe(seconds)

@@ -77,6 +77,8 @@ class MeshError(Exception):
         self.retry_after_s = retry_after_s
         # Set on errors that a client's chain made from a status which the peer's application had sent.
         self.from_peer = False
+        # Set on errors of a call that the client's chain has not sent at all.
+        self.unsent = False
 
     @property
     def reason_name(self) -> str:

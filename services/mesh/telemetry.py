@@ -61,6 +61,8 @@ class Telemetry:
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
+        # Of these three, `agent_type` is the service that runs the task: one place counts it, so that sums
+        # over the mesh hold. The gateway counts what no service has had.
         self.agent_calls = Counter(
             "agent_calls",
             "Tasks an agent or engine has run",

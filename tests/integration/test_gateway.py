@@ -268,15 +268,37 @@ async def test_pages_are_served_without_a_key_and_head_has_no_body() -> None:
         assert head.headers["content-length"] == page.headers["content-length"]
 
 
-async def test_tasks_are_counted_by_who_answered_and_how() -> None:
+async def test_a_task_that_no_service_has_had_is_counted_by_the_gateway() -> None:
     async with gateway() as rig:
         await rig.client().task("report_gps", GPS)
-        await rig.client("agent-demo").task("report_gps", GPS, path="/run", key=None)
-        await rig.client().task("report_gps", {**GPS, "driver_id": ""})
-        assert rig.metric("agent_calls_total", agent_type="eta", status="success") == 1
-        assert rig.metric("agent_calls_total", agent_type="eta", status="failure") == 1
-        assert rig.metric("agent_calls_total", agent_type="agent-demo", status="success") == 1
+        await rig.client().task("report_gps", {**GPS, "driver_id": 7})
+        await rig.client("agent-demo").task("report_gps", {**GPS, "driver_id": 7}, path="/run", key=None)
+        await rig.client().task("optimize_route", {})
+        assert rig.metric("agent_calls_total", agent_type="eta", status="success") == 0
+        assert rig.metric("agent_calls_total", agent_type="gateway", status="failure") == 2
+        assert rig.metric("agent_calls_total", agent_type="agent-demo", status="failure") == 1
         assert rig.metric("http_requests_total", listener="gateway", path="/execute", code="400") == 1
+        assert rig.metric("http_requests_total", listener="gateway", path="/execute", code="503") == 1
+
+
+async def test_tasks_under_way_are_the_sessions_of_their_listener() -> None:
+    seen: list[tuple[float, float]] = []
+
+    async def looks(request: Any, context: Any) -> Any:
+        seen.append(
+            (
+                rig.metric("active_sessions_current", agent_type="gateway"),
+                rig.metric("active_sessions_current", agent_type="agent-demo"),
+            )
+        )
+        return await took_in(request, context)
+
+    async with gateway({"ReportGps": looks}) as rig:
+        await rig.client().task("report_gps", GPS)
+        await rig.client("agent-demo").task("report_gps", GPS, path="/run", key=None)
+        await rig.client().ask("GET", "/health")
+        assert rig.metric("active_sessions_current", agent_type="gateway") == 0
+    assert seen == [(1, 0), (0, 1)]
 
 
 async def test_pages_of_other_origins_may_not_call_unless_named() -> None:

@@ -15,6 +15,7 @@ from services.mesh.chain.client.request_id import RequestIdLink
 from services.mesh.chain.client.retry import RetryLink
 from services.mesh.chain.client.trace import TraceLink
 from services.mesh.chain.method import Method
+from services.mesh.errors import MeshError
 from services.mesh.telemetry import Telemetry
 
 
@@ -58,6 +59,7 @@ async def unary(chain: ClientChain, call: ClientCall, raw: Any, request: Any, op
     outer, inner, retry = chain.outer, chain.inner, chain.retry
     error = outer.enter(call)
     if error is not None:
+        _mark_unsent(error)
         # A caller that tries again in a loop must not starve the others: nothing has been awaited so far.
         await asyncio.sleep(0)
         raise error
@@ -85,7 +87,14 @@ async def unary(chain: ClientChain, call: ClientCall, raw: Any, request: Any, op
     error = outer.leave(call, error)
     if error is None:
         return response
+    if not call.attempts:
+        _mark_unsent(error)
     try:
         raise error
     finally:
         del error  # the traceback holds this frame; without this, each error is a cycle
+
+
+def _mark_unsent(error: BaseException) -> None:
+    if isinstance(error, MeshError):
+        error.unsent = True

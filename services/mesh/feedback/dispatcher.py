@@ -204,7 +204,9 @@ class Dispatcher:
         output: Any = None
         error: BaseException | None = None
         session = (
-            None if self._telemetry is None else self._telemetry.active_sessions.labels(action.agent_type)
+            None
+            if self._telemetry is None
+            else self._telemetry.active_sessions.labels(self._telemetry.service)
         )
         if session is not None:
             session.inc()
@@ -248,8 +250,9 @@ class Dispatcher:
             else:
                 self._pipeline.record_clean(event)
             if self._telemetry is not None:
-                self._telemetry.agent_calls.labels(action.agent_type, result.status).inc()
-                self._telemetry.agent_duration.labels(action.agent_type).observe(duration_ms / 1000)
+                service = self._telemetry.service
+                self._telemetry.agent_calls.labels(service, result.status).inc()
+                self._telemetry.agent_duration.labels(service).observe(duration_ms / 1000)
         if error is not None and not isinstance(error, Exception):
             raise error
         return result

@@ -36,17 +36,18 @@ def recorded(
     capture: bool = True,
     without: Collection[str] = (),
 ) -> Servicer:
-    """The same servicer; each of its RPCs that is a task, but those in `without`, now leaves one outcome.
+    """The same servicer; each of its RPCs that is a task is counted now and leaves one outcome.
 
-    The outcome's agent is the telemetry's service, its action the task's name. A caller's fault is a failure
-    of severity warning; a degraded answer is `partial`.
+    Those in `without` are counted only. The outcome's agent is the telemetry's service, its action the task's
+    name. A caller's fault is a failure of severity warning; a degraded answer is `partial`.
     """
     for method in service.methods:
         task = method.GetOptions().Extensions[task_pb2.task]
-        if not task.name or task.name in without:
+        if not task.name:
             continue
         bare: Handler = getattr(servicer, method.name)
-        recorder = _Recorder(method, task.name, bare, pipeline, telemetry, agent_type, capture)
+        leaves = task.name not in without
+        recorder = _Recorder(method, task.name, bare, pipeline, telemetry, agent_type, capture, leaves)
         setattr(servicer, method.name, recorder)
     return servicer
 
@@ -63,15 +64,17 @@ class _Recorder:
         telemetry: Telemetry,
         agent_type: str,
         capture: bool,
+        leaves: bool,
     ) -> None:
+        self._leaves = leaves
         self._task = task
         self._bare = bare
         self._pipeline = pipeline
         self._telemetry = telemetry
         self._agent_type = agent_type
         self._capture = capture
-        self._sessions = telemetry.active_sessions.labels(agent_type)
-        self._duration = telemetry.agent_duration.labels(agent_type)
+        self._sessions = telemetry.active_sessions.labels(telemetry.service)
+        self._duration = telemetry.agent_duration.labels(telemetry.service)
         self._may_degrade = "degradation" in method.output_type.fields_by_name
 
     async def __call__(self, request: Message, context: Any) -> Any:
@@ -103,9 +106,9 @@ class _Recorder:
         status = status_of(None, error)
         if error is None and self._may_degrade and response.HasField("degradation"):
             status = outcome.PARTIAL
-        self._telemetry.agent_calls.labels(self._agent_type, outcome.status_name(status)).inc()
+        self._telemetry.agent_calls.labels(self._telemetry.service, outcome.status_name(status)).inc()
         self._duration.observe(duration_s)
-        if not self._pipeline.enabled:
+        if not (self._leaves and self._pipeline.enabled):
             return
         self._pipeline.record_clean(
             outcome.outcome(
