@@ -2,11 +2,11 @@
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mesh_rig import (
     HANG_S,
     PREDICT,
@@ -29,6 +29,7 @@ from services.mesh import deadline, errors
 from services.mesh.breaker import BreakerPolicy, State
 from services.mesh.chain.invoke import unary
 from services.mesh.chain.method import describe_method
+from services.mesh.health import SERVING
 from services.mesh.retry import RetryPolicy
 
 NO_RETRY = RetryPolicy(retries=0)
@@ -190,18 +191,26 @@ async def test_a_target_that_comes_back_is_probed_long_before_the_minute_is_over
         assert factory.breakers()[0].state is State.CLOSED
 
 
-async def test_a_target_whose_health_never_failed_is_left_alone_for_its_minute():
+async def test_a_target_whose_health_never_failed_is_left_alone_for_its_minute(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    judged: list[int] = []
     async with mesh() as rig:
         server = await rig.serve(error_of(grpc.StatusCode.INTERNAL))
         factory = rig.client(breaker=BreakerPolicy())
+        health = factory._health
+
+        async def noted(target: str, service: str) -> AsyncIterator[int]:
+            async for status in health(target, service):
+                yield status
+                judged.append(status)  # whoever asks for the next one is done with this one
+
+        monkeypatch.setattr(factory, "_health", noted)
         stub = factory.stub(Stub, address(server))
         for _ in range(5):
             with pytest.raises(errors.Internal):
                 await stub.PredictEta(request())
-        # The watch has seen SERVING by the time a call of another method has gone there and back.
-        async with grpc.aio.insecure_channel(address(server)) as channel:
-            await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=SERVICE))
-        await asyncio.sleep(0.1)
+        await until(lambda: judged == [SERVING])
         assert factory.breakers()[0].state is State.OPEN
 
 

@@ -253,7 +253,7 @@ async def test_a_successor_takes_over_the_port_without_a_failed_call():
         async with asyncio.timeout(HANG_S), asyncio.TaskGroup() as callers:
             for _ in range(16):
                 callers.create_task(caller())
-            await asyncio.sleep(0.05)
+            await until(lambda: answered >= 100)
             await rig.serve(port=old.port)
             await old.drain(wait_s=0.05)
             after = answered

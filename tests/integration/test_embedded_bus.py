@@ -75,7 +75,9 @@ async def test_a_reader_is_woken_by_a_publish_without_polling(
     await one.publish(message("k", "first"))
     await seen.enough(1)
     monkeypatch.setattr(postgres_link, "POLL_S", 3600.0)
-    await asyncio.sleep(0.2)  # the poll under way ends; from here on only a notification can wake
+    # Once the poll under way has ended, only a notification can wake it.
+    polls = one.bus._link._served
+    await until(lambda: one.bus._link._served > polls, "the poll under way ends")
     await one.publish(message("k", "second"))
     await seen.enough(2)
 

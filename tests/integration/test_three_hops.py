@@ -1,7 +1,6 @@
 """Gateway → route → eta, each a process that exports its spans to a collector: budgets, errors, hang-ups."""
 
 import asyncio
-import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -170,7 +169,9 @@ async def test_a_client_that_hangs_up_cancels_the_last_hop_at_once(
             assert codes(hops) == [1, 1, 1, 1]
             assert hops[0].status == ERROR
             assert hops[0].attributes["http.response.status_code"] == 499
-    middle = statistics.median(took_ms)
+    took_ms.sort()
     with capsys.disabled():
-        print(f"\nhang-up to last hop: median {middle:.1f} ms, {min(took_ms):.1f} to {max(took_ms):.1f} ms")
-    assert middle <= BOUND_MS
+        middle_ms = took_ms[HANG_UPS // 2]
+        print(f"\nhang-up to last hop: median {middle_ms:.1f} ms, {took_ms[0]:.1f} to {took_ms[-1]:.1f} ms")
+    # Asked for as it stands; one of them may meet a machine that is busy with something else.
+    assert took_ms[-2] <= BOUND_MS
