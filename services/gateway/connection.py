@@ -101,6 +101,10 @@ class Connection(HttpToolsProtocol):
         self._head_open = True
         self._head_bytes = 0
         self._in_body = False
+        # A chunk's size has come and nothing of it yet; after the size of the last, trailers come.
+        self._in_trailers = False
+        self._trailer_bytes = 0
+        self._trailer_piece_bytes = 0
         self._piece_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._discarded = 0
@@ -126,10 +130,16 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._piece_bytes = len(data)
-        if not self._in_body and b"pgrade" in data.lower():
+        if self._in_body:
+            if self._in_trailers:
+                self._trailer_piece_bytes += len(data)
+        elif b"pgrade" in data.lower():
             data = _without_upgrade(data)
         super().data_received(data)
         if not self._head_open:
+            # A trailer without an end is not told of by the parser, which keeps it.
+            if self._in_trailers and self._trailer_piece_bytes > self._mesh.max_head_bytes:
+                self._refuse(faults.trailers_too_large(self._mesh.max_head_bytes))
             return
         self._head_bytes += len(data)
         if self._head_bytes > self._mesh.max_head_bytes:
@@ -144,9 +154,17 @@ class Connection(HttpToolsProtocol):
         self._head_open = True
         self._head_bytes = 0
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_body:
+            self._on_trailer(name, value)
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
         self._head_open = False
-        self._in_body = True
         if self._head_timer is not None:
             self._cancel_head_timer()
         limit = self._mesh.max_head_bytes
@@ -155,8 +173,19 @@ class Connection(HttpToolsProtocol):
             self._fault = faults.headers_too_large(limit)
             raise ValueError("the head is too large")  # makes the parser stop; ends in send_400_response
         super().on_headers_complete()
+        self._in_body = True
+
+    def on_chunk_header(self) -> None:
+        """The line with a chunk's size has come."""
+        self._in_trailers = True
+        self._trailer_bytes = self._trailer_piece_bytes = 0
+
+    def on_chunk_complete(self) -> None:
+        """The chunk has come, or with the last one all trailers."""
+        self._in_trailers = False
 
     def on_body(self, body: bytes) -> None:
+        self._in_trailers = False
         if self.cycle.response_complete:
             self._discarded += len(body)
             if self._discarded > DISCARD_BYTES:
@@ -221,6 +250,13 @@ class Connection(HttpToolsProtocol):
 
     # --- own --------------------------------------------------------------------------------------
 
+    def _on_trailer(self, name: bytes, value: bytes) -> None:
+        """Passed over: no field here is meant to come so late, least of all a key (RFC 9110, 6.5)."""
+        self._trailer_bytes += len(name) + len(value) + 4
+        if self._trailer_bytes > self._mesh.max_head_bytes:
+            self._fault = faults.trailers_too_large(self._mesh.max_head_bytes)
+            raise ValueError("the trailers are too large")  # makes the parser stop
+
     def _end(self) -> None:
         """Closes after the last answer. What is left of its request's body is read first."""
         if self._in_body and not self._parted and not self.transport.is_closing():
@@ -239,7 +275,10 @@ class Connection(HttpToolsProtocol):
         """Answers what never became a whole request, and ends the connection."""
         if self._parted or self.transport.is_closing():
             return
-        if self._in_body and self._task is not None and not self.cycle.response_complete:
+        if self._in_body and self.cycle.response_complete:
+            self._part()  # the request has its answer; a second one would be taken for that of the next
+            return
+        if self._in_body and self._task is not None:
             # It has no body to wait for any more, and no answer to give but this one.
             self.cycle.disconnected = True
             self._task.cancel()

@@ -84,15 +84,20 @@ def unsupported_media_type(found: str) -> HttpFault:
     return fault
 
 
-def headers_too_large(limit_bytes: int) -> HttpFault:
+def headers_too_large(limit_bytes: int, what: str = "request line and headers") -> HttpFault:
     """431."""
     fault = HttpFault(
-        f"the request line and headers are larger than {limit_bytes} bytes",
+        f"the {what} are larger than {limit_bytes} bytes",
         reason=ERROR_REASON_HEADERS_TOO_LARGE,
         metadata={"limit_bytes": str(limit_bytes)},
     )
     fault.status = 431
     return fault
+
+
+def trailers_too_large(limit_bytes: int) -> HttpFault:
+    """431, of what follows a body in chunks."""
+    return headers_too_large(limit_bytes, "trailers")
 
 
 def unknown_path(path: str) -> NotFound:

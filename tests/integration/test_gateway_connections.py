@@ -1,9 +1,10 @@
 """What a client can do to a connection: send nothing, too much, too slowly, or what is no request."""
 
 import asyncio
+import json
 
 import pytest
-from gateway_rig import JSON, KEY, Client, gateway
+from gateway_rig import GPS, JSON, KEY, Client, gateway
 
 from tests.processes import until
 
@@ -55,3 +56,44 @@ async def test_a_drain_waits_for_no_body_that_does_not_come() -> None:
             assert (reply.status, reply.json["reason"]) == (503, "DRAINING")
             assert reply.headers["retry-after"] == "1"
         assert await reader.read() == b""
+
+
+# --- trailers ---------------------------------------------------------------------------------------------
+
+BODY = json.dumps({"task": "report_gps", "parameters": GPS}).encode()
+CHUNKED = "Transfer-Encoding: chunked"
+LAST_CHUNKS = b"%x\r\n%s\r\n0\r\n" % (len(BODY), BODY)
+
+
+async def test_trailers_are_no_headers() -> None:
+    late = f"X-API-Key: {KEY}\r\nX-Request-Id: late\r\n\r\n".encode()
+    async with gateway() as rig, asyncio.timeout(10):
+        client = rig.client()
+        await write(client, head("POST /execute", CHUNKED) + LAST_CHUNKS + late)
+        reply = await client.receive()
+        assert reply.status == 200
+        assert reply.json["request_id"] != "late"
+        await write(client, head("POST /execute", CHUNKED, key="") + LAST_CHUNKS + late)
+        assert (await client.receive()).status == 401
+        assert (await client.task("report_gps", GPS)).status == 200
+        assert client.connections == 1
+
+
+@pytest.mark.parametrize(
+    "piece", [b"a: b\r\n" * 1000, b"a" * 5000 + b": b\r\n", b"a" * 5000], ids=["many", "long", "endless"]
+)
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_trailers_are_as_large_as_heads_may_be(piece: bytes, at_once: bool) -> None:
+    async with gateway() as rig, asyncio.timeout(10):
+        client = rig.client("agent-demo")
+        begun = head("POST /run", CHUNKED, key="") + LAST_CHUNKS
+        if at_once:
+            await write(client, begun + piece * 200)
+        else:
+            await write(client, begun)
+            await until(lambda: rig.metric("http_requests_in_flight") == 1, "the request is under way")
+            for _ in range(200):
+                await write(client, piece)
+        reply = await client.receive()
+        assert (reply.status, reply.json["reason"]) == (431, "HEADERS_TOO_LARGE")
+        assert "trailers" in reply.json["error"]
