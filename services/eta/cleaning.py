@@ -47,7 +47,7 @@ class Cleaned:
     flags: Ints
     """Mask of the flags declared by the source and found here."""
     in_order: Bools
-    """No later fix of the courier came before."""
+    """No later fix of the courier came before, and its time had come when it did."""
     vehicle: Ints
     """VehicleType, the last one told where a fix does not say; 0 if never told."""
     gap_s: Floats
@@ -81,12 +81,15 @@ class Segments:
 def clean(fixes: Fixes, courier: Ints, known: NDArray[np.void]) -> Cleaned:
     """Judge fixes, given by `courier` (0 … len(known) - 1) whose row of `known` (COURIER) precedes them."""
     segments = Segments.of(courier)
-    newest = _newest_before(fixes.at_us, segments, known["last_us"])
-    in_order = fixes.at_us >= newest
+    # A clock that runs ahead must not make what comes after it look old.
+    ahead = fixes.at_us > fixes.latest_us
+    newest = _newest_before(np.where(ahead, NEVER, fixes.at_us), segments, known["last_us"])
+    in_order = ~ahead & (fixes.at_us >= newest)
     flags = fixes.declared.copy()
     flags[~in_order] |= OUT_OF_ORDER
-    # Where newest is NEVER the fix is in order, and its lag, which would overflow, is not looked at.
-    lag = np.where(in_order, 0, newest - np.where(in_order, newest, fixes.at_us))
+    # Where newest is NEVER no fix is behind it, and the lag, which would overflow, is not looked at.
+    behind = fixes.at_us < newest
+    lag = np.where(behind, newest - np.where(behind, fixes.at_us, newest), 0)
     flags[lag > STALE_AFTER_US] |= STALE
 
     vehicle = _last_told(fixes.vehicle, segments, known["vehicle"])

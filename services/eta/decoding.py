@@ -11,6 +11,7 @@ from services.eta import rules
 from services.eta.fixes import Fixes, columns_of
 from services.eta.identity import hash_contents, hash_ids, identify
 from services.eta.seen import Hashes
+from services.mesh.arrival import arrived_us
 from services.mesh.events import PROTOBUF, PoisonMessage, Record, decode_value
 
 
@@ -42,7 +43,7 @@ def decode(records: Sequence[Record]) -> Decoded:
             poison.append((record, fault.reason))
         else:
             kept.append(record)
-    fixes = columns_of(events)
+    fixes = columns_of(events, [arrived_us(record.time) for record in kept])
     faults = rules.faults(fixes, events)
     if faults:
         bad = {fault.row for fault in faults}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from waymesh.gps.v1.gps_pb2 import AnomalyFlag, GpsEvent
 
 from services.eta.geo import Floats
-from services.mesh import holdable
+from services.mesh import arrival, holdable
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -44,6 +44,8 @@ class Fixes:
     accuracy_m: Floats
     declared: Ints
     """Mask of the flags that the source set."""
+    latest_us: Ints
+    """The latest event time that can be, by when the mesh took the fix in."""
 
     def __len__(self) -> int:
         return len(self.driver_id)
@@ -63,8 +65,8 @@ class Fixes:
 UNWRITABLE_TIME: Final = int(np.iinfo(np.int64).min)
 
 
-def columns_of(events: Sequence[GpsEvent]) -> Fixes:
-    """Read every field of every fix once."""
+def columns_of(events: Sequence[GpsEvent], arrived_us: Sequence[int] | None = None) -> Fixes:
+    """Read every field of every fix once. Without the times of their arrival any event time can be."""
     count = len(events)
     stamps = [event.timestamp for event in events]
     places = [event.location for event in events]
@@ -95,4 +97,11 @@ def columns_of(events: Sequence[GpsEvent]) -> Fixes:
         vehicle=np.array([event.vehicle_type for event in events], dtype=np.int64),
         accuracy_m=accuracy,
         declared=declared,
+        latest_us=_latest_us(arrived_us, count),
     )
+
+
+def _latest_us(arrived_us: Sequence[int] | None, count: int) -> Ints:
+    if arrived_us is None:
+        return np.full(count, arrival.UNKNOWN_US, dtype=np.int64)
+    return np.array([arrival.latest_us(one) for one in arrived_us], dtype=np.int64)

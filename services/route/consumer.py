@@ -8,6 +8,7 @@ from waymesh.gps.v1.gps_pb2 import GpsEvent
 from waymesh.order.v1.events_pb2 import OrderCommand, OrderEvent
 from waymesh.order.v1.order_pb2 import Order
 
+from services.mesh.arrival import arrived_us
 from services.mesh.chain.server.validation import check
 from services.mesh.errors import InvalidArgument
 from services.mesh.events import EventBus, Message, PoisonMessage, Record, cause_of, causes_of, decode_value
@@ -47,7 +48,7 @@ class FixConsumer:
         """One batch. What cannot be read is left out; eta, whose events these are, puts it to the dead
         letters."""
         fixes = list(_fixes(records))
-        folded = fold(event for event, _ in fixes)
+        folded = fold((event for event, _ in fixes), (arrived_us(record.time) for _, record in fixes))
         if not folded.newest:
             return
         messages = await self._move_orders(conn, folded, fixes)

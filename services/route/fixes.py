@@ -3,9 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import repeat
 from typing import Final
 
 from waymesh.gps.v1.gps_pb2 import ANOMALY_FLAG_GPS_SPOOFING, GpsEvent
+
+from services.mesh.arrival import UNKNOWN_US, latest_us
 
 
 class Stage(IntEnum):
@@ -60,22 +63,24 @@ class Folded:
     congested: set[str] = field(default_factory=set)  # driver_id: heavy traffic or more than 90 km/h
 
 
-def fold(events: Iterable[GpsEvent]) -> Folded:
-    """Folds fixes in any order.
+def fold(events: Iterable[GpsEvent], arrived_us: Iterable[int] | None = None) -> Folded:
+    """Folds fixes in any order, given when each arrived, if that is known.
 
     Fixes that are not the device's own say nothing about where it is, and those that break the contract's
-    rules nothing at all: eta, whose events they are, says so to whoever has to know.
+    rules or bear a time that had not come when they did nothing at all: eta, whose events they are, says so
+    to whoever has to know.
     """
     folded = Folded()
     newest, progress, congested = folded.newest, folded.progress, folded.congested
-    for event in events:
+    for event, arrived in zip(events, repeat(UNKNOWN_US) if arrived_us is None else arrived_us, strict=False):
         if event.anomaly_flags and ANOMALY_FLAG_GPS_SPOOFING in event.anomaly_flags:
             continue
         driver_id, stage, stamp, where = event.driver_id, event.trip_stage, event.timestamp, event.location
         at_us = stamp.seconds * 1_000_000 + stamp.nanos // 1000
         # Comparisons are false for NaN, so that is out too. 0° 0' is where devices are that know no place.
         placed = -90 <= where.lat <= 90 and -180 <= where.lon <= 180 and (where.lat or where.lon)
-        if not (driver_id and placed and 0 < at_us < _LAST_US and _IDLE <= stage <= _DELIVERED):
+        in_time = 0 < at_us < _LAST_US and at_us <= latest_us(arrived)
+        if not (driver_id and placed and in_time and _IDLE <= stage <= _DELIVERED):
             continue
         if "\0" in driver_id or "\0" in event.order_id:
             continue

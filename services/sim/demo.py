@@ -47,6 +47,8 @@ _BATCH: Final = 1000
 # seconds.
 _SHIFT_S: Final = 60.0
 _SHIFT_RENEWED_S: Final = 20.0
+# A fast day is behind the clock for so long, real seconds.
+_BEHIND_FOR_S: Final = 8 * 3600.0
 # What is sent and not yet predicted from is forgotten after so many: not every fix is worth a prediction.
 _REMEMBERED: Final = 20_000
 
@@ -79,15 +81,21 @@ class _Open:
 
 
 class Demo:
-    """Runs until it is cancelled. `speed`: simulated seconds per second; `started`: when the day begins,
+    """Runs until it is cancelled. `speed`: simulated seconds per second; `started`: the clock's time then,
     epoch s.
+
+    The mesh does not believe fixes from the future, so a day that runs faster than the clock begins far
+    enough in the past. Should it catch up after all, it goes on at the clock's own pace.
     """
 
     def __init__(self, *, couriers: int, speed: float, seed: int, started: float) -> None:
         self._fleet = Fleet(couriers, seed)
         self._speed = speed
+        self._lead_s = max(speed - 1, 0) * _BEHIND_FOR_S
         self._began = time.monotonic()
-        self._words = Wording(f"{NAME}-{uuid.uuid4().hex[:6]}", started, ready_is_told=speed == 1)
+        self._words = Wording(
+            f"{NAME}-{uuid.uuid4().hex[:6]}", started - self._lead_s, ready_is_told=speed == 1
+        )
         self._orders: dict[str, _Open] = {}
         self._revision = 0
         self._replan: set[str] = set()
@@ -133,7 +141,8 @@ class Demo:
     @property
     def _now_s(self) -> float:
         """Simulated seconds since the day began."""
-        return (time.monotonic() - self._began) * self._speed
+        passed_s = time.monotonic() - self._began
+        return min(passed_s * self._speed, passed_s + self._lead_s)
 
     async def _cancel_leftovers(self, route: "route_service_pb2_grpc.RouteServiceAsyncStub") -> None:
         """Orders of a fleet that was killed would wait for ever, and be given to this one."""

@@ -15,8 +15,8 @@ class Wording:
     """Names and times of one run. `prefix` begins every id, `started` is second 0 of the simulation, epoch
     seconds.
 
-    `ready_is_told`: whether merchants say when an order will be ready. A day that runs faster than the clock
-    is ahead of it, and an order "ready in an hour" would be held back; then they had better not.
+    `ready_is_told`: whether merchants say when an order will be ready. Whoever plans by the clock cannot make
+    sense of that on a day that runs at another speed; then they had better not.
     """
 
     def __init__(self, prefix: str, started: float, *, ready_is_told: bool) -> None:

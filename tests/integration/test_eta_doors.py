@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eta_rig import Rig, rig
+from eta_rig import Rig, counted, rig
 from waymesh.eta.v1.eta_pb2 import EtaQuery
 from waymesh.eta.v1.eta_service_pb2 import PredictEtaRequest, WatchEtaRequest
 from waymesh.eta.v1.gps_stream_pb2 import GetGpsStatsRequest, ReportGpsRequest, StreamGpsRequest
-from waymesh.gps.v1.gps_pb2 import GpsEvent
+from waymesh.gps.v1.gps_pb2 import AnomalyFlag, GpsEvent, TripStage
 from waymesh.order.v1.order_pb2 import Order, OrderStatus
 
 from services.mesh import json_codec
@@ -221,3 +221,28 @@ async def test_an_unknown_order_is_not_found(mesh: Rig) -> None:
     with pytest.raises(NotFound) as missing:
         await stub.PredictEta(PredictEtaRequest(query=EtaQuery(order_id="nobody")))
     assert missing.value.metadata == {"order_id": "nobody"}
+
+
+@pytest.mark.parametrize("ahead", ["in an hour", "at the end of time"])
+async def test_a_clock_that_runs_ahead_does_not_freeze_the_courier(mesh: Rig, ahead: str) -> None:
+    eta = await mesh.start()
+    stub = mesh.stub(eta)
+    await mesh.place(order())
+    wrong = fix(event_id="wrong", trip_stage=TripStage.TRIP_STAGE_DELIVERED)
+    wrong.timestamp.GetCurrentTime()
+    wrong.timestamp.seconds = wrong.timestamp.seconds + 3600 if ahead == "in an hour" else 253_402_300_799
+    await stub.ReportGps(ReportGpsRequest(event=wrong))
+    await stub.ReportGps(ReportGpsRequest(event=fix()))
+    stats = await counted(mesh, stub, 2)
+    assert {flag.flag: flag.count for flag in stats.flags if flag.count} == {
+        AnomalyFlag.ANOMALY_FLAG_OUT_OF_ORDER: 1
+    }
+
+    async def predicted() -> bool:
+        return bool(await mesh.published())
+
+    await mesh.until(predicted, "the fix after it is predicted from")
+    assert {one.timestamp.ToJsonString() for one in await mesh.published()} == {"2024-08-28T10:30:00Z"}
+    answer = (await stub.PredictEta(PredictEtaRequest(query=EtaQuery(order_id="order_456")))).prediction
+    assert answer.timestamp.ToJsonString() == "2024-08-28T10:30:00Z"
+    assert answer.delivery_eta_minutes > 0

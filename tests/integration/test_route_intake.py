@@ -1,6 +1,7 @@
 """Taking in orders and couriers: each once, refused with the right reason, durable and published together."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,18 @@ async def test_an_order_catches_up_with_fixes_that_came_before_it(mesh: Mesh) ->
     now = (await get(mesh, "o")).order
     assert now.status == order_pb2.ORDER_STATUS_DELIVERED
     assert now.delivered_at.seconds == 1_700_000_000
+
+
+async def test_a_clock_that_runs_ahead_moves_neither_the_order_nor_the_courier(mesh: Mesh) -> None:
+    await upsert(mesh, order("o", status=order_pb2.ORDER_STATUS_ASSIGNED, driver_id="d"))
+    await mesh.publish("gps-events", "d", fix("d", "o", 6, time.time() + 3600), "fix-1")
+    await mesh.publish("gps-events", "d", fix("d", "o", 6, 253_402_300_798.0), "fix-2")
+    await mesh.publish("gps-events", "d", fix("d", "o", 4, 1_700_000_000.0), "fix-3")
+    [position] = await eventually(lambda: rows(mesh, "SELECT * FROM positions"))
+    assert position["fixed_at"].timestamp() == 1_700_000_000.0
+    now = (await get(mesh, "o")).order
+    assert now.status == order_pb2.ORDER_STATUS_PICKED_UP
+    assert now.picked_up_at.seconds == 1_700_000_000
 
 
 @pytest.mark.parametrize("content_type", ["application/protobuf", "application/json"])

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from eta_fleet import book_of, columns, fix, rng, table_for
+from eta_fleet import START_S, book_of, columns, fix, order, rng, table_for
 from waymesh.gps.v1.gps_pb2 import GpsEvent
 from waymesh.gps.v1.vehicle_pb2 import VehicleType
 
@@ -18,14 +18,22 @@ from services.eta.cleaning import (
     STALE,
 )
 from services.eta.couriers import CourierTable
+from services.eta.fixes import columns_of
+from services.eta.tracks import Track
 
 
-def flags_of(events: list[GpsEvent], sizes: list[int] | None = None) -> list[int]:
-    """Flags of the events, taken in as batches of these sizes (one batch by default)."""
+def flags_of(
+    events: list[GpsEvent], sizes: list[int] | None = None, arrived_s: list[float] | None = None
+) -> list[int]:
+    """Flags of the events, taken in as batches of these sizes (one batch by default). They arrived so many
+    seconds after the start, or nobody knows when.
+    """
     table, found = CourierTable(), []
+    arrived_us = None if arrived_s is None else [round((START_S + one) * 1e6) for one in arrived_s]
     for size in sizes or [len(events)]:
         batch, events = events[:size], events[size:]
-        fixes = columns(*batch)
+        arrived, arrived_us = (None, None) if arrived_us is None else (arrived_us[:size], arrived_us[size:])
+        fixes = columns_of(batch, arrived)
         table.load({}, table.missing(fixes.driver_id))
         found += advance(fixes, table, {}, book_of()).cleaned.flags.tolist()
     return found
@@ -48,6 +56,34 @@ def test_couriers_do_not_disturb_each_other() -> None:
 def test_a_fix_far_behind_its_own_source_is_stale_however_old_the_recording() -> None:
     flags = flags_of([fix(-(10**8)), fix(-(10**8) + 600), fix(-(10**8) + 299), fix(-(10**8) + 301)])
     assert [bool(flag & STALE) for flag in flags] == [False, False, True, False]
+
+
+@pytest.mark.parametrize("ahead_s", [121.0, 3600.0, 251_677_459_199.0])
+@pytest.mark.parametrize("sizes", [[5], [1, 1, 1, 1, 1]])
+def test_a_clock_that_runs_ahead_is_flagged_and_holds_nothing_up(ahead_s: float, sizes: list[int]) -> None:
+    ahead = fix(20, north_m=40)
+    ahead.timestamp.seconds = int(min(START_S + 20 + ahead_s, 253_402_300_799))
+    events = [fix(0), fix(10, north_m=20), ahead, fix(30, north_m=60), fix(25, north_m=50)]
+    flags = flags_of(events, sizes, arrived_s=[0, 10, 20, 30, 31])
+    assert flags == [0, 0, OUT_OF_ORDER, 0, OUT_OF_ORDER]
+
+
+def test_clocks_may_differ_by_two_minutes() -> None:
+    assert flags_of([fix(120), fix(125, north_m=20)], arrived_s=[0, 4]) == [0, OUT_OF_ORDER]
+
+
+def test_a_recording_of_old_is_never_ahead() -> None:
+    events = [fix(-(10**8) + second, north_m=5 * second) for second in range(30)]
+    assert flags_of(events, arrived_s=[0.0] * 30) == [0] * 30
+
+
+def test_no_order_is_moved_by_a_clock_that_runs_ahead() -> None:
+    tracks: dict[str, Track] = {}
+    fixes = columns_of([fix(3600, trip_stage=6), fix(5)], [START_S * 1_000_000] * 2)
+    moved = advance(fixes, table_for(fixes), tracks, book_of(order()))
+    assert not moved.delivered
+    assert [case.as_of_us for case in moved.cases] == [(START_S + 5) * 1_000_000]
+    assert tracks["order_1"].last_us == (START_S + 5) * 1_000_000
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,13 @@ def test_fixes_that_cannot_be_trusted_change_nothing(more: dict[str, object]) ->
     assert not folded.progress
 
 
+@pytest.mark.parametrize(("at_s", "counts"), [(1, True), (220, True), (220.001, False), (3700, False)])
+def test_a_fix_whose_time_had_not_come_when_it_arrived_changes_nothing(at_s: float, counts: bool) -> None:
+    folded = fold([fix("d", at_s, Stage.DELIVERED)], [100_000_000])
+    assert bool(folded.newest) is counts
+    assert bool(folded.progress) is counts
+
+
 def test_a_courier_becomes_free_once() -> None:
     before: dict[str, int] = {}
     assert not freed(fold([fix("d", 1, Stage.TO_DESTINATION)]), before)
