@@ -21,8 +21,8 @@ def command() -> None:
 
 @command.command("add")
 @click.argument("name")
-@click.option("--rate", type=Number(0, min_open=True), help="Requests a second; 200 by default.")
-@click.option("--burst", type=click.IntRange(1), help="Requests at once; 400 unless set.")
+@click.option("--rate", type=Number(0, min_open=True), help="Requests a second; WAYMESH_RATE_PER_S without.")
+@click.option("--burst", type=click.IntRange(1), help="Requests at once; WAYMESH_RATE_BURST without.")
 def add(name: str, rate: float | None, burst: int | None) -> None:
     """Make a key for NAME. It is printed once; only a hash of it is kept."""
     arguments = ["add", name]

@@ -6,21 +6,24 @@ from importlib import resources
 from typing import Any, Final
 
 from services.gateway.schema import Schema, Schemas, example
-from services.gateway.settings import MAX_TIMEOUT_MS
+from services.gateway.settings import MAX_TIMEOUT_MS, GatewaySettings
 from services.gateway.tasks import Task
 
 VERSION: Final = "1"
 
+Errors = Mapping[int, Schema]
+
+# `body` and `head` are sizes that are set.
 _ERRORS: Final[Mapping[int, str]] = {
     400: "Not JSON, a wrong type, an unknown field, or a rule that is broken: see `details`",
     401: "The API key is missing or not valid",
     403: "Not permitted",
     404: "The task, or what the parameters name, is not known",
     409: "The same id came before with other content, or a concurrent change got in between",
-    413: "The body is larger than 2 MiB",
+    413: "The body is larger than {body}",
     415: "The content type is not application/json",
     429: "The key's rate is used up",
-    431: "The headers are too large",
+    431: "The headers are larger than {head}",
     500: "A fault of ours; our logs hold the details under the request's id",
     501: "The service behind does not know this task",
     503: "Not now; the same request may succeed later",
@@ -45,12 +48,12 @@ _REQUEST_ID: Final[Schema] = {"type": "string", "description": "Of this request,
 _DURATION: Final[Schema] = {"type": "number", "minimum": 0, "description": "Milliseconds."}
 
 
-def document(tasks: Iterable[Task]) -> dict[str, Any]:
-    """The whole document for these tasks."""
+def document(tasks: Iterable[Task], settings: GatewaySettings) -> dict[str, Any]:
+    """The whole document for these tasks, with the limits that are set."""
     tasks = list(tasks)
     schemas = Schemas(_comments())
     schemas.components |= _shared()
-    bodies = [_body(task, schemas) for task in tasks]
+    bodies = [_body(task, schemas, settings.timeout_ms) for task in tasks]
     names = [f"{_camel(task.name)}Task" for task in tasks]
     schemas.components |= dict(zip(names, bodies, strict=True))
     schemas.components["Task"] = {
@@ -73,7 +76,7 @@ def document(tasks: Iterable[Task]) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "paths": _paths(tasks),
+        "paths": _paths(tasks, settings),
         "components": {
             "schemas": schemas.components,
             "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}},
@@ -87,7 +90,11 @@ def _comments() -> dict[str, str]:
     return found
 
 
-def _paths(tasks: list[Task]) -> dict[str, Any]:
+def _paths(tasks: list[Task], settings: GatewaySettings) -> dict[str, Any]:
+    sizes = {"body": _size(settings.max_body_bytes), "head": _size(settings.max_head_bytes)}
+    errors = {
+        status: _error(status, description.format_map(sizes)) for status, description in _ERRORS.items()
+    }
     examples = {
         task.name: {
             "summary": task.summary,
@@ -96,18 +103,24 @@ def _paths(tasks: list[Task]) -> dict[str, Any]:
         for task in tasks
     }
     return {
-        "/execute": {"post": _operation("execute", "Run a task", "ExecuteAnswer", examples)},
-        "/run": {"post": _operation("run", "Run a task by the runtime contract", "RunAnswer", examples)},
-        "/health": {"get": _health("health", "Whether requests are welcome, and what each check says")},
-        "/health/live": {"get": _health("live", "Whether the process is alive", may_fail=False)},
-        "/health/ready": {"get": _health("ready", "Whether requests are welcome")},
-        "/metrics": {"get": _page("metrics", "Metrics for Prometheus", "text/plain")},
-        "/openapi.json": {"get": _page("openapi", "This document", "application/json")},
-        "/docs": {"get": _page("docs", "This document for people, with a form to try it", "text/html")},
+        "/execute": {"post": _operation("execute", "Run a task", "ExecuteAnswer", examples, errors)},
+        "/run": {
+            "post": _operation("run", "Run a task by the runtime contract", "RunAnswer", examples, errors)
+        },
+        "/health": {
+            "get": _health("health", "Whether requests are welcome, and what each check says", errors)
+        },
+        "/health/live": {"get": _health("live", "Whether the process is alive", errors, may_fail=False)},
+        "/health/ready": {"get": _health("ready", "Whether requests are welcome", errors)},
+        "/metrics": {"get": _page("metrics", "Metrics for Prometheus", "text/plain", errors)},
+        "/openapi.json": {"get": _page("openapi", "This document", "application/json", errors)},
+        "/docs": {
+            "get": _page("docs", "This document for people, with a form to try it", "text/html", errors)
+        },
     }
 
 
-def _operation(name: str, summary: str, answer: str, examples: Mapping[str, Any]) -> Schema:
+def _operation(name: str, summary: str, answer: str, examples: Mapping[str, Any], errors: Errors) -> Schema:
     content = {"schema": {"$ref": "#/components/schemas/Task"}, "examples": examples}
     return {
         "operationId": name,
@@ -124,22 +137,21 @@ def _operation(name: str, summary: str, answer: str, examples: Mapping[str, Any]
         "requestBody": {"required": True, "content": {"application/json": content}},
         "responses": {
             "200": _response("The task was run", f"#/components/schemas/{answer}"),
-            **{str(status): _error(status) for status in _ERRORS},
+            **{str(status): error for status, error in errors.items()},
         },
     }
 
 
-def _health(name: str, summary: str, *, may_fail: bool = True) -> Schema:
+def _health(name: str, summary: str, errors: Errors, *, may_fail: bool = True) -> Schema:
     responses = {"200": _response("Yes", "#/components/schemas/Health")}
     if may_fail:
-        unfit = _error(503)
-        unfit["content"]["application/json"]["schema"] = {"$ref": "#/components/schemas/Unfit"}
-        responses["503"] = unfit
-    responses["431"] = _error(431)
+        unfit = {"application/json": {"schema": {"$ref": "#/components/schemas/Unfit"}}}
+        responses["503"] = {**errors[503], "content": unfit}
+    responses["431"] = errors[431]
     return {"operationId": name, "summary": summary, "responses": responses}
 
 
-def _page(name: str, summary: str, content_type: str) -> Schema:
+def _page(name: str, summary: str, content_type: str, errors: Errors) -> Schema:
     shown = {"type": "object"} if content_type == "application/json" else {"type": "string"}
     return {
         "operationId": name,
@@ -150,7 +162,7 @@ def _page(name: str, summary: str, content_type: str) -> Schema:
                 "headers": _REQUEST_ID_HEADER,
                 "content": {content_type: {"schema": shown}},
             },
-            "431": _error(431),
+            "431": errors[431],
         },
     }
 
@@ -163,14 +175,22 @@ def _response(description: str, reference: str) -> Schema:
     }
 
 
-def _error(status: int) -> Schema:
-    response = _response(_ERRORS[status], "#/components/schemas/Error")
+def _error(status: int, description: str) -> Schema:
+    response = _response(description, "#/components/schemas/Error")
     if status in _RETRY_AFTER:
         response["headers"] = {**_REQUEST_ID_HEADER, **_RETRY_AFTER_HEADER}
     return response
 
 
-def _body(task: Task, schemas: Schemas) -> Schema:
+def _size(count: int) -> str:
+    """Bytes for people, never rounded: `2 MiB`, `1,000,001 bytes`."""
+    for unit, shift in (("MiB", 20), ("KiB", 10)):
+        if count % (1 << shift) == 0:
+            return f"{count >> shift:,} {unit}"
+    return f"{count:,} bytes"
+
+
+def _body(task: Task, schemas: Schemas, timeout_ms: int) -> Schema:
     descriptor: Any = task.parameters.DESCRIPTOR
     parameters = schemas.message(descriptor, "request")
     required = ["task", "parameters"]
@@ -187,7 +207,7 @@ def _body(task: Task, schemas: Schemas) -> Schema:
                 "type": ["number", "null"],
                 "exclusiveMinimum": 0,
                 "maximum": MAX_TIMEOUT_MS,
-                "description": "Milliseconds for everything; 10,000 without.",
+                "description": f"Milliseconds for everything; {timeout_ms:,} without.",
             },
         },
         "required": required,

@@ -13,6 +13,7 @@ from services.gateway.edge import Edge
 from services.gateway.exchange import Answer, Exchange
 from services.gateway.execute import Executor
 from services.gateway.openapi import document
+from services.gateway.settings import GatewaySettings
 from services.gateway.status import Status
 from services.mesh import json_codec
 
@@ -28,10 +29,11 @@ Routes = Mapping[str, Mapping[str, Handler]]
 class PublicRoutes:
     """Everything, on the public listener; tasks ask for a key."""
 
-    def __init__(self, edge: Edge, executor: Executor, status: Status) -> None:
+    def __init__(self, edge: Edge, executor: Executor, status: Status, settings: GatewaySettings) -> None:
         self._edge = edge
         self._executor = executor
         self._status = status
+        self._settings = settings
 
     @property
     def routes(self) -> Routes:
@@ -72,7 +74,7 @@ class PublicRoutes:
 
     @cached_property
     def _document(self) -> bytes:
-        return json_codec.dumps(document(self._executor.tasks.values()))
+        return json_codec.dumps(document(self._executor.tasks.values(), self._settings))
 
     async def _task(self, exchange: Exchange) -> tuple[dict[str, Any], int]:
         await self._edge.authenticate(exchange)

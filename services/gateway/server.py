@@ -64,7 +64,7 @@ class Gateway:
             on_draining=self._draining,
             on_refused=edge.refused,
         )
-        public = App(NAME, edge, PublicRoutes(edge, executor, self.status).routes)
+        public = App(NAME, edge, PublicRoutes(edge, executor, self.status, settings).routes)
         self.public = self.http.add(settings.bind_host, settings.port, public)
         ports = {"agent-demo": settings.agent_demo_port, "agent-custom": settings.agent_custom_port}
         self.runtimes: dict[str, Listener] = {}

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.gateway import openapi, schema, tasks
+from services.gateway.settings import GatewaySettings
 from services.mesh.chain.server.validation import check
 from services.mesh.errors import MeshError
 from tests.running_mesh import KEY, ROOT, RunningMesh, running_mesh
@@ -32,7 +33,7 @@ CHECKS = (
     "negative_data_rejection",
 )
 TASKS = tasks.load()
-DOCUMENT = openapi.document(TASKS.values())
+DOCUMENT = openapi.document(TASKS.values(), GatewaySettings())
 by_task = pytest.mark.parametrize("name", list(TASKS))
 
 
@@ -110,6 +111,22 @@ def test_what_the_schema_refuses_the_mesh_refuses(name: str, data: st.DataObject
             holder[key] = data.draw(json_values)
     if not validator(name).is_valid({"task": name, "parameters": parameters}):
         assert not accepts(task, parameters), parameters
+
+
+def test_limits_that_can_be_set_are_told_as_they_are_set() -> None:
+    told = json.dumps(DOCUMENT)
+    assert "The body is larger than 2 MiB" in told
+    assert "The headers are larger than 16 KiB" in told
+    assert "Milliseconds for everything; 10,000 without." in told
+    other = {
+        "WAYMESH_MAX_BODY_BYTES": 1_000_001,
+        "WAYMESH_MAX_HEAD_BYTES": 2 << 10,
+        "WAYMESH_TIMEOUT_MS": 2_500,
+    }
+    told = json.dumps(openapi.document(TASKS.values(), GatewaySettings(**other)))
+    assert "The body is larger than 1,000,001 bytes" in told
+    assert "The headers are larger than 2 KiB" in told
+    assert "Milliseconds for everything; 2,500 without." in told
 
 
 def test_responses_that_say_when_to_come_back_say_so_in_the_document() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from services.cli import main
+from tests.faults.up_rig import free_ports
+from services.gateway.settings import GatewaySettings
 
 PROGRAM = [sys.executable, "-c", "from services.cli import main; main()"]
 
@@ -23,7 +25,7 @@ def waymesh(
         capture_output=True,
         text=True,
         timeout=60,
-        env={**kept, "WAYMESH_DATA_DIR": str(folder), **(variables or {})},
+        env={**kept, **free_ports(), "WAYMESH_DATA_DIR": str(folder), **(variables or {})},
     )
 
 
@@ -57,6 +59,8 @@ def test_help_imports_no_command_and_nothing_heavy(tmp_path: Path) -> None:
     program = """
 import sys
 from services.cli import main
+from tests.faults.up_rig import free_ports
+from services.gateway.settings import GatewaySettings
 try:
     main(["--help"])
 except SystemExit:
@@ -121,6 +125,18 @@ def test_an_option_takes_finite_numbers_only(
         main([*arguments, number])
     assert ended.value.code == 2
     assert f"'{arguments[-1]}'" in capsys.readouterr().err
+
+
+def test_the_help_of_a_new_key_names_the_settings_that_count_without_an_option(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["keys", "add", "--help"])
+    told = capsys.readouterr().out
+    for name in ("rate_per_s", "rate_burst"):
+        setting = GatewaySettings.model_fields[name]
+        assert str(setting.validation_alias) in told
+        assert f"{setting.default:g}" not in told
 
 
 def test_the_version_is_the_installed_one(tmp_path: Path) -> None:
