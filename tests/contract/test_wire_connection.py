@@ -284,6 +284,19 @@ async def test_a_second_farewell_takes_back_what_the_first_one_promised() -> Non
         assert await asyncio.gather(call(b""), call(b"")) == [b"leaving", b"good"]
 
 
+async def test_a_call_that_nobody_looks_at_tells_what_the_last_one_said() -> None:
+    async def leaving(peer: Peer) -> None:
+        await peer.greet()
+        await peer.call()
+        peer.send(frame(GOAWAY, 0, 0, number_of(0) + number_of(11) + b"too many\xff\npings"))
+
+    async with scripted(leaving) as (_, call):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call(b"", timeout=HANG_S)
+    assert code_of(raised) is grpc.StatusCode.UNAVAILABLE
+    assert "error 11, saying 'too many\\ufffd\\npings'" in str(raised.value.details())
+
+
 async def ends(peer: Peer) -> None:
     """Reads until the client has closed the connection."""
     while await peer.reader.read(1 << 16):

@@ -21,6 +21,8 @@ _WINDOW_BYTES: Final = 16 << 20
 _OWN_FRAME: Final = 64 << 10
 # Answers to a peer's pings and settings that may wait until it reads them, in bytes.
 _MOST_REPLIES: Final = 1 << 20
+# What is kept of a peer's parting words.
+_SAID_BYTES: Final = 100
 # Streams are numbered by 31 bits; a connection that comes near the end is left.
 _LAST_STREAM: Final = (1 << 31) - 1024
 
@@ -290,7 +292,7 @@ class Connection(asyncio.Protocol):
         elif kind == frames.GOAWAY:
             if len(data) < 8:
                 raise BreachError("a farewell that is too short", frames.FRAME_SIZE_ERROR)
-            self._on_goaway(int.from_bytes(data[:4]) & frames.MOST, int.from_bytes(data[4:8]))
+            self._on_goaway(int.from_bytes(data[:4]) & frames.MOST, int.from_bytes(data[4:8]), data[8:])
         elif kind == frames.CONTINUATION:
             self._on_continuation(number, flags, data)
         elif kind == frames.PUSH:
@@ -353,13 +355,14 @@ class Connection(asyncio.Protocol):
         if self._sending:
             self._pump()
 
-    def _on_goaway(self, last: int, code: int) -> None:
-        self._why = f"the peer has gone away with HTTP/2 error {code}"
+    def _on_goaway(self, last: int, code: int, text: bytes) -> None:
+        said = ascii(text[:_SAID_BYTES].decode("utf-8", "replace"))
+        self._why = f"the peer has gone away with HTTP/2 error {code}, saying {said}"
         self._leave(self._why)
         for number in [number for number in self._streams if number > last]:
             stream = self._streams.pop(number)
             self._sending.pop(number, None)
-            stream.fail(failures.UnprocessedError(refused=False))
+            stream.fail(failures.UnprocessedError(self._why, refused=False))
         if not self._streams:
             self._hang_up()
 

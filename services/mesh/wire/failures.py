@@ -41,8 +41,8 @@ class UnprocessedError(Exception):
     `refused`: the peer has looked at it and does not want it; otherwise the peer was on its way out.
     """
 
-    def __init__(self, *, refused: bool) -> None:
-        super().__init__()
+    def __init__(self, why: str, *, refused: bool) -> None:
+        super().__init__(why)
         self.refused = refused
 
 

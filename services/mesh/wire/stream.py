@@ -88,7 +88,7 @@ class Stream:
     def on_reset(self, code: int) -> None:
         """The peer has ended the call without a status."""
         if code == frames.REFUSED_STREAM:
-            self.fail(failures.UnprocessedError(refused=True))
+            self.fail(failures.UnprocessedError("the peer has refused it", refused=True))
         elif code == frames.CANCEL and self.until is not None and time.monotonic() >= self.until:
             self.fail(failures.late())  # its clock was a little ahead of our timer
         else:

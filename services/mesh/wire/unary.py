@@ -97,19 +97,19 @@ class Unary(Generic[Request, Response]):
         def begin(connection: Connection) -> Stream:
             return _begin(connection, head, message, until, _left_s(until))
 
+        why = ""
         for _ in range(_AGAIN):
             left_s = _left_s(until)
             if left_s is not None and left_s <= 0:
-                break
+                raise failures.late()
             try:
                 return await _end(await self._turn(begin, left_s), _left_s(until))
             except UnprocessedError as error:
                 if error.refused and refused:
                     raise failures.reset(frames.REFUSED_STREAM) from None
                 refused = refused or error.refused
-        else:
-            raise failures.lost("peers on their way out have left the call behind too often")
-        raise failures.late()
+                why = str(error)
+        raise failures.lost(f"no peer has looked at the call: {why}")
 
 
 def _left_s(until: float | None) -> float | None:
