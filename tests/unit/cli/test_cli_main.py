@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from services.cli import main
-from tests.faults.up_rig import free_ports
 from services.gateway.settings import GatewaySettings
+from tests.faults.up_rig import free_ports
 
 PROGRAM = [sys.executable, "-c", "from services.cli import main; main()"]
 
@@ -59,8 +59,6 @@ def test_help_imports_no_command_and_nothing_heavy(tmp_path: Path) -> None:
     program = """
 import sys
 from services.cli import main
-from tests.faults.up_rig import free_ports
-from services.gateway.settings import GatewaySettings
 try:
     main(["--help"])
 except SystemExit:
