@@ -106,7 +106,7 @@ class Connection(HttpToolsProtocol):
         self._trailer_bytes = 0
         self._trailer_piece_bytes = 0
         self._piece_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._discarded = 0
         self._fault: HttpFault | None = None
         self._parted = False
@@ -116,11 +116,11 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._mesh.open.add(self)
-        self._head_timer = self.loop.call_later(self._mesh.arrival_s, self._head_late)
+        self._timer = self.loop.call_later(self._mesh.arrival_s, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._mesh.open.discard(self)
-        self._cancel_head_timer()
+        self._cancel_timer()
         task, self._task = self._task, None
         hung_up = task is not None and not task.done() and not self.cycle.response_complete
         super().connection_lost(exc)
@@ -130,22 +130,29 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._piece_bytes = len(data)
-        if self._in_body:
+        began_in_body = self._in_body
+        if began_in_body:
             if self._in_trailers:
                 self._trailer_piece_bytes += len(data)
         elif b"pgrade" in data.lower():
             data = _without_upgrade(data)
         super().data_received(data)
-        if not self._head_open:
+        if self._head_open:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._mesh.max_head_bytes:
+                self._refuse(faults.headers_too_large(self._mesh.max_head_bytes))
+            elif self._head_bytes:
+                self._limit_arrival()
+        elif self._in_body:
             # A trailer without an end is not told of by the parser, which keeps it.
             if self._in_trailers and self._trailer_piece_bytes > self._mesh.max_head_bytes:
                 self._refuse(faults.trailers_too_large(self._mesh.max_head_bytes))
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > self._mesh.max_head_bytes:
-            self._refuse(faults.headers_too_large(self._mesh.max_head_bytes))
-        elif self._head_timer is None and self._head_bytes and not self.transport.is_closing():
-            self._head_timer = self.loop.call_later(self._mesh.arrival_s, self._head_late)
+        elif not self.cycle.response_complete:
+            return  # nearly always: a request is under way now
+        elif began_in_body:
+            self._keep_alive()  # all of a body has come whose answer went first
+        else:
+            self._limit_arrival()  # empty lines, which may stand before a request: it has to follow
 
     # --- httptools --------------------------------------------------------------------------------
 
@@ -165,8 +172,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_open = False
-        if self._head_timer is not None:
-            self._cancel_head_timer()
+        if self._timer is not None:
+            self._cancel_timer()
         limit = self._mesh.max_head_bytes
         # A piece that fits holds no head that does not.
         if self._piece_bytes + self._head_bytes > limit and self._exact_head_bytes() > limit:
@@ -195,13 +202,24 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_body = False
-        super().on_message_complete()
+        if self.cycle.response_complete:
+            self._cancel_timer()
+            return
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
 
     # --- uvicorn ----------------------------------------------------------------------------------
 
     def on_response_complete(self) -> None:
-        if not self._parted:
-            super().on_response_complete()
+        if self._parted or self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._in_body:
+            self._limit_arrival()  # of what nobody wants any more; a client may send it as slowly as it likes
+        else:
+            self._keep_alive()
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn calls when the parser stops."""
@@ -257,6 +275,19 @@ class Connection(HttpToolsProtocol):
             self._fault = faults.trailers_too_large(self._mesh.max_head_bytes)
             raise ValueError("the trailers are too large")  # makes the parser stop
 
+    def _keep_alive(self) -> None:
+        """Waits for the next request."""
+        if not self._parted and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _limit_arrival(self) -> None:
+        """What has begun to arrive has a limit from its beginning on, not from its last byte."""
+        if self._timer is None and not self._parted and not self.transport.is_closing():
+            self._timer = self.loop.call_later(self._mesh.arrival_s, self._late)
+
     def _end(self) -> None:
         """Closes after the last answer. What is left of its request's body is read first."""
         if self._in_body and not self._parted and not self.transport.is_closing():
@@ -267,7 +298,7 @@ class Connection(HttpToolsProtocol):
     def _part(self) -> None:
         """Nothing more is said; what still comes is thrown away for a while."""
         self._parted = True
-        self._cancel_head_timer()
+        self._cancel_timer()
         self._unset_keepalive_if_required()
         Parting(self.transport, self.connection_lost, self._mesh.arrival_s)
 
@@ -302,11 +333,11 @@ class Connection(HttpToolsProtocol):
     def _exact_head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
-    def _head_late(self) -> None:
-        self._head_timer = None
+    def _late(self) -> None:
+        self._timer = None
         self.close()
 
-    def _cancel_head_timer(self) -> None:
-        timer, self._head_timer = self._head_timer, None
+    def _cancel_timer(self) -> None:
+        timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()

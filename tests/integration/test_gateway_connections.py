@@ -97,3 +97,54 @@ async def test_trailers_are_as_large_as_heads_may_be(piece: bytes, at_once: bool
         reply = await client.receive()
         assert (reply.status, reply.json["reason"]) == (431, "HEADERS_TOO_LARGE")
         assert "trailers" in reply.json["error"]
+
+
+# --- what comes after the answer --------------------------------------------------------------------------
+
+
+async def drip(client: Client, piece: bytes) -> None:
+    """Sends on and on, until the server ends the connection."""
+    reader, writer = await client.connect()
+    while True:
+        try:
+            async with asyncio.timeout(0.01):
+                assert await reader.read() == b""
+                return
+        except TimeoutError:
+            writer.write(piece)
+        except ConnectionError:
+            return
+
+
+@pytest.mark.parametrize(("key", "status"), [("wm_wrong", 401), (KEY, 504)])
+async def test_a_body_that_drips_after_its_answer_ends_the_connection(key: str, status: int) -> None:
+    async with gateway(timeout_ms=100) as rig, asyncio.timeout(10):
+        rig.gateway.http._connections.arrival_s = 0.1
+        client = rig.client()
+        reader = await write(client, head("POST /execute", "Content-Length: 100000", key=key) + b"{")
+        line = await reader.readline()
+        assert int(line.split()[1]) == status
+        length = int((await reader.readuntil(b"\r\n\r\n")).lower().split(b"content-length: ")[1].split()[0])
+        await reader.readexactly(length)
+        await drip(client, b" ")
+        await until(lambda: not rig.gateway.http._connections.open, "the server has forgotten it")
+
+
+async def test_empty_lines_do_not_keep_a_connection() -> None:
+    async with gateway() as rig, asyncio.timeout(10):
+        rig.gateway.http._connections.arrival_s = 0.1
+        client = rig.client()
+        assert (await client.ask("GET", "/health/live")).status == 200
+        await drip(client, b"\r\n")
+
+
+async def test_a_body_that_came_after_its_answer_leaves_the_connection_as_it_was() -> None:
+    async with gateway(keep_alive_s=0.2) as rig, asyncio.timeout(10):
+        rig.gateway.http._connections.arrival_s = 60
+        client = rig.client()
+        for _ in range(2):
+            await write(client, head("POST /execute", "Content-Length: 4", key="wm_wrong"))
+            assert (await client.receive()).status == 401
+            reader = await write(client, b"1234")
+        assert client.connections == 1
+        assert await reader.read() == b""  # silent from here on
