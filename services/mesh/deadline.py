@@ -21,25 +21,27 @@ Clock = Callable[[], float]
 RESERVE_S = 0.010
 _MOST_RESERVE_S = 0.100
 
-_deadline: ContextVar[float | None] = ContextVar("waymesh_deadline", default=None)
+# When the budget at hand ends, and how long it was, in seconds.
+Budget = tuple[float, float]
+_deadline: ContextVar[Budget | None] = ContextVar("waymesh_deadline", default=None)
 
 
 def remaining(clock: Clock = time.monotonic) -> float | None:
     """Seconds left of the budget at hand, negative once it has passed; None if there is no budget."""
-    at = _deadline.get()
-    return None if at is None else at - clock()
+    held = _deadline.get()
+    return None if held is None else held[0] - clock()
 
 
-def enter(seconds: float | None, clock: Clock = time.monotonic) -> Token[float | None]:
+def enter(seconds: float | None, clock: Clock = time.monotonic) -> Token[Budget | None]:
     """Opens a budget of `seconds` that never outlives the one around it; give the token to `leave`."""
     outer = _deadline.get()
     if seconds is None:
         return _deadline.set(outer)
     at = clock() + seconds
-    return _deadline.set(at if outer is None or at < outer else outer)
+    return _deadline.set((at, seconds) if outer is None or at < outer[0] else outer)
 
 
-def leave(token: Token[float | None]) -> None:
+def leave(token: Token[Budget | None]) -> None:
     """Closes the budget that `enter` opened."""
     _deadline.reset(token)
 
@@ -54,23 +56,24 @@ def budget(seconds: float | None, clock: Clock = time.monotonic) -> Iterator[Non
         leave(token)
 
 
-def grant(own_s: float | None, *, clock: Clock = time.monotonic) -> float | None:
+def grant(own_s: float | None, *, of_s: float | None = None, clock: Clock = time.monotonic) -> float | None:
     """Seconds a call may take: min(own, remaining − reserve); None means without a limit.
 
-    Raises DeadlineExceeded, before anything is sent, if nothing is left.
+    `of_s` is how long the caller's own limit was, of which `own_s` is left. Raises DeadlineExceeded, before
+    anything is sent, if nothing is left.
     """
-    at = _deadline.get()
+    held = _deadline.get()
     granted = own_s
-    if at is not None:
-        left_s = at - clock()
+    if held is not None:
+        left_s = held[0] - clock()
         left_s -= min(_MOST_RESERVE_S, max(RESERVE_S, left_s / 10))
         if granted is None or left_s < granted:
-            granted = left_s
+            granted, of_s = left_s, held[1]
     if granted is None:
         return None
     granted = _as_sent(granted)
     if granted <= 0:
-        raise passed()
+        raise passed(own_s if of_s is None else of_s)
     return granted
 
 
@@ -91,13 +94,22 @@ def _as_sent(seconds: float) -> float:
 
 
 def passed(budget_s: float | None = None) -> errors.DeadlineExceeded:
-    """The error of a budget that is used up."""
-    metadata = {} if budget_s is None else {"budget_ms": str(round(budget_s * 1000))}
+    """The error of a budget that is used up: that of the work at hand, unless another is named."""
+    if budget_s is None:
+        held = _deadline.get()
+        budget_s = None if held is None else held[1]
+    metadata = {} if budget_s is None else {"budget_ms": errors.budget_ms(budget_s)}
     return errors.DeadlineExceeded(
         "the time for this call is used up", reason=ERROR_REASON_DEADLINE_PASSED, metadata=metadata
     )
 
 
-def begin(at: float | None) -> None:
-    """Sets the budget of a new piece of work to end at `at` (time.monotonic), whatever was around it."""
-    _deadline.set(at)
+def begin(at: float | None, seconds: float | None = None) -> None:
+    """Sets the budget of a new piece of work to end at `at` (time.monotonic), whatever was around it.
+
+    `seconds` is how long it is; without, that is what is left now.
+    """
+    if at is None:
+        _deadline.set(None)
+    else:
+        _deadline.set((at, at - time.monotonic() if seconds is None else seconds))

@@ -7,6 +7,7 @@ same subclass. Everything else that escapes a handler is INTERNAL with a neutral
 # ruff: noqa: N818 - the names are those of the gRPC codes
 
 import asyncio
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ MAX_VIOLATIONS: Final = 50
 # travels twice.
 _TRAILER_BYTES: Final = 4096
 _MESSAGE_CHARS: Final = 500
+# How gRPC's core says how large a message was, and may be.
+_TOO_LARGE: Final = re.compile(r"larger than max \(\d+ vs\. (\d+)\)")
 _PREFIX: Final = "ERROR_REASON_"
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _NEUTRAL_MESSAGE: Final = "internal error; the logs hold the details under this request's id"
@@ -368,8 +371,10 @@ def from_status(status: status_pb2.Status) -> MeshError:
     return error
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError, target: str = "") -> MeshError:
-    """What a grpc.aio call raised as a typed error.
+def from_rpc_error(
+    error: grpc.aio.AioRpcError, target: str = "", method: str = "", budget_s: float | None = None
+) -> MeshError:
+    """What a grpc.aio call of `target`'s `method` with this budget raised as a typed error.
 
     A peer of the mesh sends its status in the trailing metadata. Without one, the failure comes from the
     transport or from grpc itself; its text names addresses, so it is replaced.
@@ -382,10 +387,17 @@ def from_rpc_error(error: grpc.aio.AioRpcError, target: str = "") -> MeshError:
             except DecodeError:  # not from a peer of ours
                 break
             return from_status(status)
-    return _from_transport(error.code(), error.details() or "", target)
+    return _from_transport(error.code(), error.details() or "", target, method, budget_s)
 
 
-def _from_transport(code: grpc.StatusCode, details: str, target: str) -> MeshError:
+def budget_ms(seconds: float) -> str:
+    """A budget as it stands in the metadata of DEADLINE_PASSED."""
+    return str(max(0, round(seconds * 1000)))
+
+
+def _from_transport(
+    code: grpc.StatusCode, details: str, target: str, method: str, budget_s: float | None
+) -> MeshError:
     metadata = {"target": target} if target else _NONE
     match code:
         case grpc.StatusCode.UNAVAILABLE:
@@ -397,10 +409,17 @@ def _from_transport(code: grpc.StatusCode, details: str, target: str) -> MeshErr
             )
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded(
-                f"{target or 'the target'} did not answer in time", reason=ERROR_REASON_DEADLINE_PASSED
+                f"{target or 'the target'} did not answer in time",
+                reason=ERROR_REASON_DEADLINE_PASSED,
+                metadata=_NONE if budget_s is None else {"budget_ms": budget_ms(budget_s)},
             )
         case grpc.StatusCode.RESOURCE_EXHAUSTED if "larger than max" in details:
-            return ResourceExhausted("a message is too large", reason=ERROR_REASON_MESSAGE_TOO_LARGE)
+            sizes = _TOO_LARGE.search(details)
+            return ResourceExhausted(
+                "a message is too large",
+                reason=ERROR_REASON_MESSAGE_TOO_LARGE,
+                metadata=_NONE if sizes is None else {"limit_bytes": sizes[1]},
+            )
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return ResourceExhausted(
                 f"{target or 'the target'} has too many calls under way",
@@ -408,7 +427,11 @@ def _from_transport(code: grpc.StatusCode, details: str, target: str) -> MeshErr
                 retry_after_s=DEFAULT_RETRY_AFTER_S,
             )
         case grpc.StatusCode.UNIMPLEMENTED:
-            return Unimplemented("the method is not served", reason=ERROR_REASON_METHOD_UNIMPLEMENTED)
+            return Unimplemented(
+                "the method is not served",
+                reason=ERROR_REASON_METHOD_UNIMPLEMENTED,
+                metadata={"method": method} if method else _NONE,
+            )
         case grpc.StatusCode.CANCELLED:
             # Our own cancellation is an asyncio.CancelledError. This one comes from a server that is
             # stopping: it cancels, unread, what arrives before its GOAWAY has reached us.

@@ -12,8 +12,11 @@ class DeadlineLink(ClientLink):
     name = "deadline"
 
     def before(self, call: ClientCall) -> None:
-        own_s = None if call.own_at is None else call.own_at - time.monotonic()
-        call.granted_s = deadline.grant(own_s)
+        if call.own_at is None:
+            call.granted_s = deadline.grant(None)
+        else:
+            own_s = call.own_at - time.monotonic()
+            call.granted_s = deadline.grant(own_s, of_s=call.own_at - call.started)
         call.attempts += 1
         if call.attempts == 1:
             call.budget_s = call.granted_s

@@ -24,7 +24,8 @@ class ErrorsLink(ClientLink):
             return error
         typed = None
         if isinstance(error, grpc.aio.AioRpcError):
-            typed = errors.from_rpc_error(error, call.method.target_name)
+            method = call.method
+            typed = errors.from_rpc_error(error, method.target_name, method.path, call.budget_s)
         if typed is None or (typed.code is grpc.StatusCode.INTERNAL and not typed.from_peer):
             unsendable = call.metadata.unsendable()
             if unsendable is not None:

@@ -20,6 +20,6 @@ class DeadlineLink(ServerLink):
             deadline.begin(None)
             return
         call.deadline = call.started + left_s
-        deadline.begin(call.deadline)
+        deadline.begin(call.deadline, left_s)
         if left_s <= 0:
             raise deadline.passed()

@@ -55,9 +55,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: {"target": "eta", "method": "/waymesh.eta.v1.EtaService/PredictEta"}
     """
     ERROR_REASON_DEADLINE_PASSED: _ErrorReason.ValueType  # 21
-    """The caller's own deadline passed. Metadata: `budget_ms`. Example: {"budget_ms": "300"}"""
+    """The caller's own deadline passed. Metadata: `budget_ms`, where a budget was granted.
+    Example: {"budget_ms": "300"}
+    """
     ERROR_REASON_TARGET_UNAVAILABLE: _ErrorReason.ValueType  # 22
-    """The target could not be reached. Metadata: `target`. Comes with RetryInfo. Example: {"target": "eta"}"""
+    """The target could not be reached. Metadata: `target`, where it is known which of several did not answer.
+    Comes with RetryInfo. Example: {"target": "eta"}
+    """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 23
     """The server has too many calls under way. Comes with RetryInfo. No metadata."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 24
@@ -71,7 +75,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_METHOD_UNIMPLEMENTED: _ErrorReason.ValueType  # 28
     """The RPC is not served here. Metadata: `method`. Example: {"method": "/waymesh.eta.v1.EtaService/Foo"}"""
     ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 29
-    """A message is larger than the receiver takes. Metadata: `limit_bytes`. Example: {"limit_bytes": "67108864"}"""
+    """A message is larger than its sender or receiver takes. Metadata: `limit_bytes`, where the transport tells it.
+    Example: {"limit_bytes": "67108864"}
+    """
     ERROR_REASON_ORDER_UNKNOWN: _ErrorReason.ValueType  # 40
     """The order is not known. Metadata: `order_id`. Example: {"order_id": "order_456"}"""
     ERROR_REASON_COURIER_UNKNOWN: _ErrorReason.ValueType  # 41
@@ -137,9 +143,13 @@ ERROR_REASON_BREAKER_OPEN: ErrorReason.ValueType  # 20
 Example: {"target": "eta", "method": "/waymesh.eta.v1.EtaService/PredictEta"}
 """
 ERROR_REASON_DEADLINE_PASSED: ErrorReason.ValueType  # 21
-"""The caller's own deadline passed. Metadata: `budget_ms`. Example: {"budget_ms": "300"}"""
+"""The caller's own deadline passed. Metadata: `budget_ms`, where a budget was granted.
+Example: {"budget_ms": "300"}
+"""
 ERROR_REASON_TARGET_UNAVAILABLE: ErrorReason.ValueType  # 22
-"""The target could not be reached. Metadata: `target`. Comes with RetryInfo. Example: {"target": "eta"}"""
+"""The target could not be reached. Metadata: `target`, where it is known which of several did not answer.
+Comes with RetryInfo. Example: {"target": "eta"}
+"""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 23
 """The server has too many calls under way. Comes with RetryInfo. No metadata."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 24
@@ -153,7 +163,9 @@ ERROR_REASON_DRAINING: ErrorReason.ValueType  # 27
 ERROR_REASON_METHOD_UNIMPLEMENTED: ErrorReason.ValueType  # 28
 """The RPC is not served here. Metadata: `method`. Example: {"method": "/waymesh.eta.v1.EtaService/Foo"}"""
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 29
-"""A message is larger than the receiver takes. Metadata: `limit_bytes`. Example: {"limit_bytes": "67108864"}"""
+"""A message is larger than its sender or receiver takes. Metadata: `limit_bytes`, where the transport tells it.
+Example: {"limit_bytes": "67108864"}
+"""
 ERROR_REASON_ORDER_UNKNOWN: ErrorReason.ValueType  # 40
 """The order is not known. Metadata: `order_id`. Example: {"order_id": "order_456"}"""
 ERROR_REASON_COURIER_UNKNOWN: ErrorReason.ValueType  # 41
