@@ -23,6 +23,10 @@ class Database(Protocol):
         """Its process, where it is ours."""
         ...
 
+    async def check(self) -> None:
+        """Before anything is made or started. Raises CliError if it cannot be used."""
+        ...
+
     async def start(self) -> str:
         """The DSN, once it takes connections. Raises CliError if it cannot be."""
         ...
@@ -50,6 +54,9 @@ class EmbeddedDatabase:
     @property
     def pid(self) -> int | None:
         return self._postgres.pid
+
+    async def check(self) -> None:
+        return
 
     async def start(self) -> str:
         from services.mesh.store import EmbeddedPostgresError

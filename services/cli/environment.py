@@ -91,6 +91,23 @@ def data_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return (Path(state) if state else Path.home() / ".local" / "state") / "waymesh"
 
 
+def make_data_dir(folder: Path) -> None:
+    """Others may pass through it, since PostgreSQL runs as another user when this one is root.
+
+    Raises CliError if it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            folder.chmod(0o711)
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise CliError(
+            f"the data folder {folder} cannot be used ({error.strerror}): set WAYMESH_DATA_DIR to another"
+        ) from error
+
+
 def bind_host(environ: Mapping[str, str] = os.environ) -> str:
     """Address that the services listen on."""
     return environ.get("WAYMESH_BIND_HOST") or LOOPBACK

@@ -35,7 +35,7 @@ SELECT current_user AS name, current_database() AS database,
 
 
 class ExternalDatabase:
-    """Somebody else's server. `start` says what is wrong with it, in the words of the server."""
+    """Somebody else's server. `check` says what is wrong with it, in the words of the server."""
 
     pid: Final[int | None] = None
 
@@ -45,7 +45,7 @@ class ExternalDatabase:
         self._address = " ".join(redact_setting("DATABASE_URL", dsn).split())
         self._shown = f"DATABASE_URL is {self._address}"
 
-    async def start(self) -> str:
+    async def check(self) -> None:
         """Waits a little for a server that is just starting."""
         connection = await self._connect()
         try:
@@ -53,6 +53,8 @@ class ExternalDatabase:
         finally:
             await connection.close(timeout=_CONNECT_S)
         self._changed(State.READY, self._address)
+
+    async def start(self) -> str:
         return self._dsn
 
     async def run(self) -> None:

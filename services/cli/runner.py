@@ -198,7 +198,7 @@ class ServiceRunner:
 
     def _without_name(self, words: str) -> str:
         """What a process of this service said of itself; who it is stands before it already."""
-        return words.removeprefix(f"{self.name} could not start: ")
+        return words.removeprefix(f"{self.name} could not start: ").removeprefix(f"{self.name}: ")
 
     def _tell(self, state: State, detail: str = "") -> None:
         self.state = state

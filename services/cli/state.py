@@ -82,6 +82,11 @@ class RunLock:
         self._path = data_dir / LOCK_FILE
         self._fd: int | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether we hold it."""
+        return self._fd is not None
+
     def acquire(self) -> None:
         """Raises CliError if another `up` holds it."""
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from services.cli import state as state_file
+from services.cli.api_key import first_key
 from services.cli.child import Child, service_command
 from services.cli.control import ControlServer, Progress
 from services.cli.database import Database, EmbeddedDatabase
 from services.cli.demo import DemoFleet
-from services.cli.environment import SERVICES, PortSpec, ServiceSpec, check_free, reach_host
+from services.cli.environment import SERVICES, PortSpec, ServiceSpec, check_free, make_data_dir, reach_host
 from services.cli.errors import CliError
 from services.cli.external_database import ExternalDatabase
 from services.cli.logfile import ServiceLog
@@ -37,7 +38,6 @@ class Plan:
     host: str
     ports: Mapping[PortSpec, int]
     database_url: str | None
-    api_key: str
     environ: Mapping[str, str]
     verbose: bool = False
     demo: Sequence[str] | None = None
@@ -54,7 +54,8 @@ class Supervisor:
         self._ending = asyncio.Event()
         self._signals = 0
         self._dsn = ""
-        self._database: Database | None = None
+        self._api_key = ""
+        self._database = self._choose_database()
         self._logs: list[ServiceLog] = []
         self._runners: dict[str, ServiceRunner] = {}
         self._control = ControlServer(plan.data_dir, self._command)
@@ -67,17 +68,30 @@ class Supervisor:
 
     async def run(self) -> int:
         """From start to stop. Raises CliError with one line if the start fails."""
-        self._lock.acquire()
         try:
-            for pid in state_file.end_leftovers(self.plan.data_dir):
-                self._screen.change("up", "cleaned", f"ended pid {pid}, left by a mesh that was killed")
-            state_file.clear(self.plan.data_dir)
-            for spec, port in self.plan.ports.items():
-                check_free(port, spec, self.plan.environ)
+            self._check_place()
             return await self._run()
         finally:
-            state_file.clear(self.plan.data_dir)
-            self._lock.release()
+            if self._lock.held:
+                state_file.clear(self.plan.data_dir)
+                self._lock.release()
+
+    def _check_place(self) -> None:
+        if os.path.exists(self.plan.data_dir):
+            self._take_folder()  # first: what an earlier mesh left running there may have the ports
+        for spec, port in self.plan.ports.items():
+            check_free(port, spec, self.plan.environ)
+
+    def _take_folder(self) -> None:
+        """Makes it if need be, and lets nobody else run on it."""
+        if self._lock.held:
+            return
+        make_data_dir(self.plan.data_dir)
+        self._lock.acquire()
+        for pid in state_file.end_leftovers(self.plan.data_dir):
+            self._screen.change("up", "cleaned", f"ended pid {pid}, left by a mesh that was killed")
+        state_file.clear(self.plan.data_dir)
+        self._api_key = first_key(self.plan.data_dir, self.plan.environ)
 
     async def _run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -85,8 +99,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._on_signal, number)
         tasks: list[asyncio.Task[None]] = []
         try:
-            self._database = self._choose_database()
-            if not await self._unless_ending(self._start_database(self._database)):
+            if not await self._unless_ending(self._start_database()):
                 return 0
             tasks.append(asyncio.create_task(self._database.run(), name="postgres"))
             for spec in SERVICES:
@@ -111,8 +124,10 @@ class Supervisor:
             return ExternalDatabase(self.plan.database_url, self._database_changed)
         return EmbeddedDatabase(self.plan.data_dir, self._database_changed)
 
-    async def _start_database(self, database: Database) -> None:
-        self._dsn = await database.start()
+    async def _start_database(self) -> None:
+        await self._database.check()
+        self._take_folder()  # not before: a start that is refused leaves nothing behind
+        self._dsn = await self._database.start()
         self._save()
 
     def _add(self, spec: ServiceSpec) -> ServiceRunner:
@@ -145,7 +160,7 @@ class Supervisor:
         # The first key is the gateway's business alone.
         environ.pop("FASTAPI_API_KEY", None)
         if spec is not None and spec.name == "gateway":
-            environ["FASTAPI_API_KEY"] = self.plan.api_key
+            environ["FASTAPI_API_KEY"] = self._api_key
         return environ
 
     async def _until_ready(self, tasks: list[asyncio.Task[None]]) -> bool:
@@ -213,8 +228,7 @@ class Supervisor:
             runner = self._runners.get(spec.name)
             if runner is not None:
                 await runner.stop()
-        if self._database is not None:
-            await self._database.stop()
+        await self._database.stop()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -249,7 +263,7 @@ class Supervisor:
                 pid=os.getpid(),
                 data_dir=str(self.plan.data_dir),
                 dsn=self._dsn,
-                postgres_pid=self._database.pid if self._database is not None else None,
+                postgres_pid=self._database.pid,
                 services={name: self._describe(runner) for name, runner in self._runners.items()},
                 processes=list(dict.fromkeys(processes)),
             ),
@@ -273,7 +287,7 @@ class Supervisor:
         screen.line()
         screen.line("READY. Try:")
         screen.line(
-            f"  curl -s http://{gateway}/execute -H 'X-API-Key: {self.plan.api_key}' "
+            f"  curl -s http://{gateway}/execute -H 'X-API-Key: {self._api_key}' "
             "-H 'Content-Type: application/json' "
             '-d \'{"task":"get_gps_stats","parameters":{}}\''
         )

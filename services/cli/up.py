@@ -2,16 +2,14 @@
 
 import asyncio
 import os
-from pathlib import Path
 
 import click
 
 from services.cli import environment
-from services.cli.api_key import first_key
 from services.cli.demo import demo_command
-from services.cli.errors import CliError
 from services.cli.numbers import Number
 from services.cli.screen import Screen
+from services.cli.settings_check import SettingsCheck
 from services.cli.supervisor import Plan, Supervisor
 
 
@@ -50,29 +48,16 @@ def command(demo: bool, speed: float, couriers: int, seed: int, verbose: bool) -
       WAYMESH_BIND_HOST        where to listen, 127.0.0.1 by default
       LOG_LEVEL                DEBUG, INFO, WARNING, ERROR or CRITICAL
     """
-    data_dir = environment.data_dir()
-    _make(data_dir)
-    plan = Plan(
-        data_dir=data_dir,
-        host=environment.bind_host(),
-        ports=environment.ports(),
-        database_url=os.environ.get("DATABASE_URL") or None,
-        api_key=first_key(data_dir),
-        environ=os.environ,
-        verbose=verbose,
-        demo=demo_command(couriers=couriers, speed=speed, seed=seed) if demo else None,
-    )
-    supervisor = Supervisor(plan, Screen())
+    with SettingsCheck(os.environ) as check:
+        plan = Plan(
+            data_dir=environment.data_dir(),
+            host=environment.bind_host(),
+            ports=environment.ports(),
+            database_url=os.environ.get("DATABASE_URL") or None,
+            environ=os.environ,
+            verbose=verbose,
+            demo=demo_command(couriers=couriers, speed=speed, seed=seed) if demo else None,
+        )
+        supervisor = Supervisor(plan, Screen())
+        check.finish()
     return asyncio.run(supervisor.run())
-
-
-def _make(data_dir: Path) -> None:
-    """The folder; others may pass through it, since PostgreSQL runs as another user when this one is root."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        if os.geteuid() == 0:
-            data_dir.chmod(0o711)
-    except OSError as error:
-        raise CliError(
-            f"the data folder {data_dir} cannot be used ({error.strerror}): set WAYMESH_DATA_DIR to another"
-        ) from error

@@ -74,22 +74,32 @@ async def test_a_second_up_on_the_folder_and_one_on_the_ports_are_told_what_to_c
         assert err.startswith("waymesh: a mesh already runs on ")
         assert f"pid {mesh.pid}" in err
         with a_folder() as other:
-            mesh.environ["WAYMESH_DATA_DIR"] = str(other)
+            mesh.environ["WAYMESH_DATA_DIR"] = str(other / "new")
             code, out, err = await mesh.run("up")
             assert code == 1
             assert "is in use by python" in err
             assert "set WAYMESH_FEEDBACK_PORT to another port" in err
             assert out == ""
+            assert list(other.iterdir()) == []
 
 
-async def test_a_wrong_setting_stops_the_start_with_variable_value_and_what_is_allowed() -> None:
-    async with up(ready=False, LOG_LEVEL="LOUD") as mesh:
-        assert await mesh.wait() == 1
-        last = mesh.lines[-1]
-        assert last.startswith("waymesh: ")
-        assert "LOG_LEVEL holds 'LOUD'" in last
-        assert "DEBUG" in last
-        assert not any("Traceback" in line for line in mesh.lines)
+@pytest.mark.parametrize(
+    ("variable", "value", "shown", "allowed"),
+    [
+        ("LOG_LEVEL", "LOUD", "LOUD", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+        ("WAYMESH_ETA_GPS_BATCH", "many", "many", "an integer from 1 to 10000"),
+        ("WAYMESH_RATE_PER_S", "nan", "nan", "a number above 0 to 1000000"),
+        ("FASTAPI_API_KEY", "wm secret", "[redacted]", "1 to 256 visible characters of ASCII"),
+    ],
+)
+async def test_a_wrong_setting_of_any_service_is_told_before_anything_starts(
+    variable: str, value: str, shown: str, allowed: str
+) -> None:
+    with a_folder() as folder:
+        async with up(ready=False, folder=folder / "new", **{variable: value}) as mesh:
+            assert await mesh.wait() == 1
+        assert mesh.lines == [f"waymesh: {variable} holds '{shown}': allowed is {allowed}"]
+        assert list(folder.iterdir()) == []
 
 
 async def test_a_database_that_cannot_be_reached_stops_the_start_with_a_line() -> None:
@@ -97,8 +107,10 @@ async def test_a_database_that_cannot_be_reached_stops_the_start_with_a_line() -
         silent.bind(("127.0.0.1", 0))
         port = silent.getsockname()[1]
         url = f"postgresql://someone:secretword@127.0.0.1:{port}/nothing"
-        async with up(ready=False, DATABASE_URL=url) as mesh:
-            assert await mesh.wait() == 1
+        with a_folder() as folder:
+            async with up(ready=False, folder=folder / "new", DATABASE_URL=url) as mesh:
+                assert await mesh.wait() == 1
+            assert list(folder.iterdir()) == []
         shown = f"postgresql://someone:[redacted]@127.0.0.1:{port}/nothing"
         waiting, last = mesh.lines
         assert waiting.endswith(f"postgres  starting  waiting for {shown}: connection refused")

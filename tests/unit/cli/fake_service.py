@@ -35,7 +35,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 def main() -> None:
     if os.environ.get("FAKE_BROKEN"):
-        sys.exit("cannot do this")
+        sys.exit("fake: cannot do this")
     signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ.get("FAKE_DEAF") else lambda *_: sys.exit(0))
     server = Server(("127.0.0.1", int(sys.argv[1])), Health)
     if os.environ.get("FAKE_DROWSY"):

@@ -18,7 +18,7 @@ from services.mesh.store import connect
 
 async def refusal(dsn: str) -> str:
     with pytest.raises(CliError) as refused:
-        await ExternalDatabase(dsn, lambda *_: None).start()
+        await ExternalDatabase(dsn, lambda *_: None).check()
     said = str(refused.value)
     assert "\n" not in said
     assert "Error" not in said
@@ -57,7 +57,9 @@ def silent_port() -> Iterator[int]:
 
 async def test_a_server_that_answers_is_used(database: str) -> None:
     told: list[State] = []
-    assert await ExternalDatabase(database, lambda state, _: told.append(state)).start() == database
+    external = ExternalDatabase(database, lambda state, _: told.append(state))
+    await external.check()
+    assert await external.start() == database
     assert told == [State.READY]
 
 
@@ -69,7 +71,7 @@ async def test_a_server_that_is_not_there_is_waited_for_and_told(
     dsn = f"postgresql://u:secretword@127.0.0.1:{silent_port}/x"
     shown = f"postgresql://u:[redacted]@127.0.0.1:{silent_port}/x"
     with pytest.raises(CliError) as refused:
-        await ExternalDatabase(dsn, lambda *change: told.append(change)).start()
+        await ExternalDatabase(dsn, lambda *change: told.append(change)).check()
     assert str(refused.value) == (
         f"DATABASE_URL is {shown}, which cannot be reached (connection refused): "
         "start that server, or correct it"
@@ -96,7 +98,7 @@ async def test_a_server_that_is_starting_is_waited_for() -> None:
     async with answering(starting, starting, ("3D000", 'database "x" does not exist')) as dsn:
         told: list[tuple[State, str]] = []
         with pytest.raises(CliError, match=r'refuses \(database "x" does not exist\): create that database'):
-            await ExternalDatabase(dsn, lambda *change: told.append(change)).start()
+            await ExternalDatabase(dsn, lambda *change: told.append(change)).check()
     assert [state for state, _ in told] == [State.STARTING]
     assert told[0][1].endswith(": the database system is starting up")
 
@@ -130,7 +132,7 @@ async def test_who_may_not_create_what_the_mesh_needs_is_told_what_to_grant(data
         said = await refusal(dsn)
         assert f'user "{role}" may not create schemas' in said
         await admin.execute(f'GRANT CREATE ON DATABASE "{name}" TO "{role}"')
-        await ExternalDatabase(dsn, lambda *_: None).start()
+        await ExternalDatabase(dsn, lambda *_: None).check()
         await admin.execute("CREATE SCHEMA eta")
         assert f'schema eta is not user "{role}"\'s to create tables in' in await refusal(dsn)
         await admin.execute(f'ALTER ROLE "{role}" SET default_transaction_read_only = on')
