@@ -138,6 +138,8 @@ def test_what_names_no_task_that_could_run_is_refused(
 
 WRONG_VALUES: list[tuple[str, Ask, tuple[str, ...]]] = [
     ("latitude", fix(location={"lat": 90.1, "lon": 0}), ("parameters.location.lat",)),
+    ("no latitude", fix(location={"lon": 2}), ("parameters.location.lat",)),
+    ("null for a longitude", fix(location={"lat": 2, "lon": None}), ("parameters.location.lon",)),
     ("longitude", fix(location={"lat": 0, "lon": -180.1}), ("parameters.location.lon",)),
     ("both and the speed", fix(location={"lat": -91, "lon": 181}, speed_kph=-1), (
         "parameters.location.lat", "parameters.location.lon", "parameters.speed_kph",

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dwaymesh/gps/v1/location.proto\x12\x0ewaymesh.gps.v1\x1a\x1b\x62uf/validate/validate.proto\"V\n\x08Location\x12$\n\x03lat\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x80V@)\x00\x00\x00\x00\x00\x80V\xc0\x12$\n\x03lon\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x80\x66@)\x00\x00\x00\x00\x00\x80\x66\xc0\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dwaymesh/gps/v1/location.proto\x12\x0ewaymesh.gps.v1\x1a\x1b\x62uf/validate/validate.proto\"v\n\x08Location\x12,\n\x03lat\x18\x01 \x01(\x01\x42\x1a\xbaH\x17\x12\x12\x19\x00\x00\x00\x00\x00\x80V@)\x00\x00\x00\x00\x00\x80V\xc0\xc8\x01\x01H\x00\x88\x01\x01\x12,\n\x03lon\x18\x02 \x01(\x01\x42\x1a\xbaH\x17\x12\x12\x19\x00\x00\x00\x00\x00\x80\x66@)\x00\x00\x00\x00\x00\x80\x66\xc0\xc8\x01\x01H\x01\x88\x01\x01\x42\x06\n\x04_latB\x06\n\x04_lonb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'waymesh.gps.v1.location_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LOCATION'].fields_by_name['lat']._loaded_options = None
-  _globals['_LOCATION'].fields_by_name['lat']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\200V@)\000\000\000\000\000\200V\300'
+  _globals['_LOCATION'].fields_by_name['lat']._serialized_options = b'\272H\027\022\022\031\000\000\000\000\000\200V@)\000\000\000\000\000\200V\300\310\001\001'
   _globals['_LOCATION'].fields_by_name['lon']._loaded_options = None
-  _globals['_LOCATION'].fields_by_name['lon']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\200f@)\000\000\000\000\000\200f\300'
+  _globals['_LOCATION'].fields_by_name['lon']._serialized_options = b'\272H\027\022\022\031\000\000\000\000\000\200f@)\000\000\000\000\000\200f\300\310\001\001'
   _globals['_LOCATION']._serialized_start=78
-  _globals['_LOCATION']._serialized_end=164
+  _globals['_LOCATION']._serialized_end=196
 # @@protoc_insertion_point(module_scope)
