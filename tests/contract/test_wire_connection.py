@@ -1,6 +1,7 @@
 """Connections of the mesh's own unary client: how they begin, break, end, and are followed by others."""
 
 import asyncio
+import logging
 import socket
 import struct
 from contextlib import suppress
@@ -33,6 +34,7 @@ from wire_rig import (
     setting,
 )
 
+from services.mesh import logs
 from services.mesh.wire import connection as wire_connection
 from services.mesh.wire.channel import WireChannel
 
@@ -118,6 +120,34 @@ async def test_a_lost_connection_fails_what_was_sent() -> None:
     async with scripted(script, good) as (_, call):
         await expect_code(call, grpc.StatusCode.UNAVAILABLE)
         assert await call(b"", timeout=HANG_S) == b"good"
+
+
+async def test_what_is_logged_of_a_connection_is_not_of_the_call_that_began_it() -> None:
+    told: list[str] = []
+
+    class Note(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(logs.request_id.get())
+
+    async def script(peer: Peer) -> None:
+        await peer.greet()
+        peer.send(answer(await peer.call()) + frame(GOAWAY, 0, 0, number_of(1) + number_of(0)))
+
+    logger = logging.getLogger("services.mesh.wire.links")
+    note, level = Note(), logger.level
+    logger.addHandler(note)
+    logger.setLevel(logging.DEBUG)
+    token = logs.request_id.set("of-the-first-call")
+    try:
+        async with scripted(script, good) as (_, call):
+            assert await call(b"") == b"ok"
+            assert await call(b"", timeout=HANG_S) == b"good"
+    finally:
+        logs.request_id.reset(token)
+        logger.setLevel(level)
+        logger.removeHandler(note)
+    assert told
+    assert set(told) == {""}
 
 
 async def test_a_peer_that_never_speaks_is_no_connection() -> None:

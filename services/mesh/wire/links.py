@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import ipaddress
 import logging
 import random
@@ -82,7 +83,10 @@ class Links:
     def connect(self) -> None:
         """Makes what connections are missing, in the background."""
         if self._connecting is None and not self.closed:
-            self._connecting = asyncio.create_task(self._keep(), name=f"connections to {self._target}")
+            # Outside of the call that happens to need it: its request, trace and budget are not the others'.
+            self._connecting = asyncio.create_task(
+                self._keep(), name=f"connections to {self._target}", context=contextvars.Context()
+            )
 
     def expect(self) -> None:
         """Somebody has seen the target alive: calls wait for the next attempt, which is made at once."""
