@@ -109,6 +109,10 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._discarded = 0
         self._fault: HttpFault | None = None
+        self._running: RequestResponseCycle | None = None
+        # What is said once all requests have their answers, if nothing is listened to any more.
+        self._last: bytes | None = None
+        self._parting: Parting | None = None
         self._parted = False
 
     # --- asyncio ----------------------------------------------------------------------------------
@@ -122,11 +126,10 @@ class Connection(HttpToolsProtocol):
         self._mesh.open.discard(self)
         self._cancel_timer()
         task, self._task = self._task, None
-        hung_up = task is not None and not task.done() and not self.cycle.response_complete
         super().connection_lost(exc)
         self.pipeline = deque()
-        if hung_up and task is not None:
-            task.cancel()
+        if task is not None:
+            self._cancel(task)
 
     def data_received(self, data: bytes) -> None:
         self._piece_bytes = len(data)
@@ -216,6 +219,8 @@ class Connection(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self._last is not None:
+            self._part()
         elif self._in_body:
             self._limit_arrival()  # of what nobody wants any more; a client may send it as slowly as it likes
         else:
@@ -233,6 +238,7 @@ class Connection(HttpToolsProtocol):
         cycle.scope[ARRIVED] = cycle.message_event.is_set  # type: ignore[typeddict-unknown-key]
         if cycle.scope["method"] != "HEAD":  # which has no body to wait for
             cycle.transport = _OneWrite(self.transport, self._end)  # type: ignore[assignment]
+        self._running = cycle
         task = self._task = self.loop.create_task(cycle.run_asgi(app))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -295,24 +301,49 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _part(self) -> None:
-        """Nothing more is said; what still comes is thrown away for a while."""
-        self._parted = True
-        self._cancel_timer()
-        self._unset_keepalive_if_required()
-        Parting(self.transport, self.connection_lost, self._mesh.arrival_s)
-
     def _refuse(self, fault: MeshError) -> None:
-        """Answers what never became a whole request, and ends the connection."""
-        if self._parted or self.transport.is_closing():
+        """Answers what never became a whole request, after all that came before, and ends the connection."""
+        if self._last is not None or self._parted or self.transport.is_closing():
             return
         if self._in_body and self.cycle.response_complete:
-            self._part()  # the request has its answer; a second one would be taken for that of the next
-            return
-        if self._in_body and self._task is not None:
-            # It has no body to wait for any more, and no answer to give but this one.
-            self.cycle.disconnected = True
-            self._task.cancel()
+            self._last = b""  # a second answer would be taken for that to the next request
+        else:
+            self._last = self._refusal(fault)
+        self._stop()
+
+    def _stop(self) -> None:
+        """Listens to nothing more. `_last` is said now, or when the requests before have their answers."""
+        self._cancel_timer()
+        self._unset_keepalive_if_required()
+        self._parting = Parting(self.transport, self)
+        if self._in_body and not self.cycle.response_complete:
+            # The last request will never be whole, and has no answer to give but this one.
+            if self.pipeline:
+                self.pipeline.popleft()
+            elif self._task is not None:
+                self._cancel(self._task)
+                self._running = None
+        if self._running is None or self._running.response_complete:
+            self._part()
+
+    def _part(self) -> None:
+        """Says the last word."""
+        self._parted = True
+        if self._parting is None:
+            self._cancel_timer()
+            self._unset_keepalive_if_required()
+            self._parting = Parting(self.transport, self)
+        if self._last:
+            self.transport.write(self._last)
+        self._parting.end(self._mesh.arrival_s)
+
+    def _cancel(self, task: asyncio.Task[None]) -> None:
+        """Ends a request under way without an answer."""
+        if self._running is not None and not self._running.response_complete and not task.done():
+            self._running.disconnected = True
+            task.cancel()
+
+    def _refusal(self, fault: MeshError) -> bytes:
         status = faults.status_of(fault)
         request_id = new_request_id()
         told = faults.fields_of(fault, request_id=request_id, duration_ms=0.0, service=self._name)
@@ -326,16 +357,19 @@ class Connection(HttpToolsProtocol):
             (b"connection", b"close"),
         ]
         lines = b"".join(b"%s: %s\r\n" % header for header in headers)
-        self.transport.write(STATUS_LINE[status] + lines + b"\r\n" + body)
-        self._part()
         self._mesh.refused(self._name, status)
+        return STATUS_LINE[status] + lines + b"\r\n" + body
 
     def _exact_head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _late(self) -> None:
         self._timer = None
-        self.close()
+        if self._running is None or self._running.response_complete:
+            self.close()
+        elif self._last is None:
+            self._last = b""  # it was the head of the next request; the one before is still to be answered
+            self._stop()
 
     def _cancel_timer(self) -> None:
         timer, self._timer = self._timer, None

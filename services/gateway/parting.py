@@ -1,7 +1,6 @@
 """The end of a connection whose client may still be sending: it gets to read the last answer."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 # What is read and thrown away of what nobody wants, so that its sender gets to see the answer.
@@ -9,22 +8,24 @@ DISCARD_BYTES: Final = 64 << 20
 
 
 class Parting(asyncio.Protocol):
-    """Takes a connection over: says that nothing more comes, and reads what does until the client ends it.
+    """Takes over from a connection that listens no more: what still comes is read and thrown away.
 
     Closing at once, with bytes unread, would make the kernel send a reset, and a reset destroys an answer
-    that the client has not read yet. After `wait_s`, or when too much comes, it ends all the same.
+    that the client has not read yet.
     """
 
-    def __init__(
-        self, transport: asyncio.Transport, lost: Callable[[Exception | None], None], wait_s: float
-    ) -> None:
+    def __init__(self, transport: asyncio.Transport, owner: asyncio.Protocol) -> None:
         self._transport = transport
-        self._lost = lost
+        self._owner = owner
         self._left = DISCARD_BYTES
-        self._timer = asyncio.get_running_loop().call_later(wait_s, transport.abort)
+        self._timer: asyncio.TimerHandle | None = None
         transport.set_protocol(self)
-        transport.write_eof()
         transport.resume_reading()
+
+    def end(self, wait_s: float) -> None:
+        """Nothing is said any more either. The client has `wait_s` to see it and to hang up."""
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._transport.abort)
+        self._transport.write_eof()
 
     def data_received(self, data: bytes) -> None:
         """Thrown away."""
@@ -33,6 +34,15 @@ class Parting(asyncio.Protocol):
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Told to the connection whose end this is."""
-        self._timer.cancel()
-        self._lost(exc)
+        """Told to the connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._owner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Told to the connection, which may have answers to give."""
+        self._owner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Told to the connection."""
+        self._owner.resume_writing()

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
-from gateway_rig import GPS, JSON, KEY, Client, gateway
+from gateway_rig import GPS, JSON, KEY, Client, gateway, took_in
 
 from tests.processes import until
 
@@ -148,3 +149,84 @@ async def test_a_body_that_came_after_its_answer_leaves_the_connection_as_it_was
             reader = await write(client, b"1234")
         assert client.connections == 1
         assert await reader.read() == b""  # silent from here on
+
+
+# --- what follows a request -------------------------------------------------------------------------------
+
+WHOLE = head("POST /execute", f"Content-Length: {len(BODY)}") + BODY
+BROKEN = [
+    pytest.param(b"garbage\r\n\r\n", 400, "MALFORMED_BODY", id="no HTTP"),
+    pytest.param(b"GET /health HTTP/1.1\r\na: " + b"b" * 20_000, 431, "HEADERS_TOO_LARGE", id="large head"),
+    pytest.param(head("POST /execute", CHUNKED) + b"no size\r\n", 400, "MALFORMED_BODY", id="broken body"),
+]
+
+
+@pytest.mark.parametrize("requests", [1, 3])
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(("broken", "status", "reason"), BROKEN)
+async def test_what_follows_a_request_does_not_take_its_answer(
+    broken: bytes, status: int, reason: str, at_once: bool, requests: int
+) -> None:
+    go_on = asyncio.Event()
+    called = 0
+
+    async def waits(request: Any, context: Any) -> Any:
+        nonlocal called
+        called += 1
+        await go_on.wait()
+        return await took_in(request, context)
+
+    async with gateway({"ReportGps": waits}) as rig, asyncio.timeout(10):
+        client = rig.client()
+        if at_once:
+            await write(client, WHOLE * requests + broken)
+        else:
+            await write(client, WHOLE * requests)
+            await until(lambda: called == 1, "the first request is under way")
+            await write(client, broken)
+        await until(lambda: called == 1, "the first request is under way")
+        go_on.set()
+        for _ in range(requests):
+            assert (await client.receive()).status == 200
+        last = await client.receive()  # sees that nothing follows
+        assert (last.status, last.json["reason"]) == (status, reason)
+        assert last.headers["connection"] == "close"
+        assert called == requests
+        await until(lambda: not rig.gateway.http._connections.open, "the server has forgotten it")
+
+
+async def test_hanging_up_cancels_the_rpc_whatever_followed_its_request() -> None:
+    arrived, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def waits(_request: Any, _context: Any) -> Any:
+        arrived.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async with gateway({"ReportGps": waits}) as rig, asyncio.timeout(10):
+        client = rig.client()
+        await write(client, WHOLE + b"garbage\r\n\r\n")
+        await arrived.wait()
+        await client.close()
+        await cancelled.wait()
+
+
+async def test_a_next_head_that_does_not_come_waits_for_the_answer_before_it() -> None:
+    go_on = asyncio.Event()
+
+    async def waits(request: Any, context: Any) -> Any:
+        await go_on.wait()
+        return await took_in(request, context)
+
+    async with gateway({"ReportGps": waits}) as rig, asyncio.timeout(10):
+        rig.gateway.http._connections.arrival_s = 0.05
+        client = rig.client()
+        reader = await write(client, WHOLE + b"GET /hea")
+        connection = next(iter(rig.gateway.http._connections.open))
+        await until(lambda: connection._last is not None, "the head is late")
+        go_on.set()
+        assert (await client.receive()).status == 200
+        assert await reader.read() == b""
