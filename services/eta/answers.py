@@ -13,10 +13,10 @@ from services.eta import predict, spread
 from services.eta.cases import Case, trips_of
 from services.eta.couriers import NEVER
 from services.eta.fixes import MAX_SECONDS, MIN_SECONDS
-from services.eta.geo import Floats
 from services.eta.learning import Learned
 from services.eta.predict import Estimate, Phase
 from services.eta.steady import held
+from services.roads.great_circle import Floats
 
 _US_PER_MIN: Final = 60e6
 _LEG_KINDS: Final = (
@@ -82,9 +82,7 @@ class _Tables:
         pickup = np.minimum(_moved(estimate.pickup_table, estimate.pickup_min, pickup_min), delivery)
         self.pickup_min = pickup_min.tolist()
         self.delivery_min = delivery_min.tolist()
-        self.pickup = [
-            np.minimum(spread.quantile(pickup, level), delivery_min).tolist() for level in (0.1, 0.9)
-        ]
+        self.pickup = [spread.quantile(pickup, level).tolist() for level in (0.1, 0.9)]
         self.delivery = [spread.quantile(delivery, level).tolist() for level in (0.1, 0.9)]
         self.confidence = predict.confidence(delivery, delivery_min).tolist()
         as_of = np.array([case.as_of_us for case in cases], dtype=np.float64)
@@ -92,13 +90,14 @@ class _Tables:
         minutes = np.where(ends == NEVER, np.nan, (ends - as_of[:, None]) / _US_PER_MIN)
         self.promised = [not (math.isnan(early) and math.isnan(late)) for early, late in minutes.tolist()]
         self.promise = predict.promise(delivery, minutes[:, 0], minutes[:, 1]).tolist()
-        scale = np.where(
-            estimate.delivery_min > 0, delivery_min / np.maximum(estimate.delivery_min, 1e-9), 1.0
-        )
-        self.legs = (estimate.legs_min * scale[:, None]).tolist()
+        self.legs = _legs(estimate.legs_min, pickup_min, delivery_min).tolist()
         self.legs_m = estimate.legs_m.tolist()
         steadiness = (delivery_min - estimate.delivery_min)[:, None]
-        self.factors = np.concatenate([estimate.factors_min, steadiness], axis=1).tolist()
+        factors = np.concatenate([estimate.factors_min, steadiness], axis=1)
+        # The pickup is held steady by itself.
+        factors[:, predict.PICKUP_CORRECTION] += pickup_min - estimate.pickup_min
+        factors[:, predict.CORRECTION] -= pickup_min - estimate.pickup_min
+        self.factors = factors.tolist()
         self.base = estimate.base_min.tolist()
 
 
@@ -106,6 +105,21 @@ def _moved(table: predict.Table, median_min: Floats, shown_min: Floats) -> predi
     """A distribution stretched so that its median is the shown one."""
     share = np.where(median_min > 1e-9, shown_min / np.maximum(median_min, 1e-9), 1.0)
     return np.asarray(table * share[:, None])
+
+
+def _legs(estimated_min: predict.Table, pickup_min: Floats, delivery_min: Floats) -> predict.Table:
+    """Legs stretched to what is shown: those up to the pickup add up to its median, all of them to that of
+    the handover.
+    """
+    legs = estimated_min.copy()
+    ends = (
+        (slice(0, predict.WAIT + 1), pickup_min),
+        (slice(predict.WAIT + 1, None), delivery_min - pickup_min),
+    )
+    for part, shown_min in ends:
+        total = estimated_min[:, part].sum(axis=1)
+        legs[:, part] *= np.where(total > 1e-9, shown_min / np.maximum(total, 1e-9), 1.0)[:, None]
+    return legs
 
 
 _FACTOR_NAMES: Final = (*predict.FACTORS, predict.STEADINESS)

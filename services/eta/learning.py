@@ -5,6 +5,7 @@ A mean of few observations is drawn towards the mean one level up (merchant → 
 empirical Bayes estimation with a fixed weight.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,9 +14,9 @@ import numpy as np
 from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome, LegKind, LegOutcome
 
 from services.eta import priors
-from services.eta.geo import Floats
-from services.eta.spread import AFTER_PICKUP, BEFORE_PICKUP, Spread
+from services.eta.spread import AFTER_PICKUP, BEFORE_PICKUP, PICKUP, Spread
 from services.eta.spread import OVERDUE as OVERDUE_GROUP
+from services.roads.great_circle import Floats
 
 # Observations that the level above counts as.
 _WEIGHT: Final = 8.0
@@ -43,6 +44,7 @@ MODEL: Final = "greatcircle-1"
 
 # Names in DeliveryOutcome.context.numbers that carry what the outcome has no field for.
 RAW_MINUTES: Final = "eta_raw_minutes"
+RAW_PICKUP_MINUTES: Final = "eta_raw_pickup_minutes"
 STANDS_FOR: Final = "eta_stands_for"
 FOOD_WAIT_MINUTES: Final = "eta_food_wait_minutes"
 OVERDUE: Final = "eta_overdue"
@@ -108,22 +110,30 @@ class Learned:
     def learn(self, outcomes: Iterable[DeliveryOutcome]) -> None:
         """Take in outcomes in the order in which they were stored."""
         groups, predicted, actual, weights = [], [], [], []
+
+        def take(group: int, raw_min: float, actual_min: float, weight: float) -> None:
+            if 0 <= raw_min < 10 * _MAX_MIN and 0 <= actual_min < 10 * _MAX_MIN:
+                groups.append(group)
+                predicted.append(raw_min)
+                actual.append(actual_min)
+                weights.append(weight)
+
         for outcome in outcomes:
             self.revision += 1
             if outcome.order_id not in self._recent:
                 self._remember(outcome.order_id)
                 self._learn_legs(outcome)
             numbers = outcome.context.numbers
-            raw = numbers.get(RAW_MINUTES, outcome.p50_minutes)
-            if 0 <= raw < 10 * _MAX_MIN and 0 <= outcome.actual_minutes < 10 * _MAX_MIN:
-                after = outcome.HasField("picked_up_at") and _us(outcome.picked_up_at) <= _us(
-                    outcome.predicted_at
-                )
-                carried = OVERDUE_GROUP if numbers.get(OVERDUE) else AFTER_PICKUP
-                groups.append(carried if after else BEFORE_PICKUP)
-                predicted.append(raw)
-                actual.append(outcome.actual_minutes)
-                weights.append(min(max(numbers.get(STANDS_FOR, 1.0), 0.1), _MAX_MIN))
+            weight = min(max(numbers.get(STANDS_FOR, 1.0), 0.1), _MAX_MIN)
+            # Minutes to the pickup; none if nobody knows when that was.
+            to_pickup = math.inf
+            if outcome.HasField("picked_up_at"):
+                to_pickup = (_us(outcome.picked_up_at) - _us(outcome.predicted_at)) / 60e6
+            carried = OVERDUE_GROUP if numbers.get(OVERDUE) else AFTER_PICKUP
+            group = carried if to_pickup <= 0 else BEFORE_PICKUP
+            take(group, numbers.get(RAW_MINUTES, outcome.p50_minutes), outcome.actual_minutes, weight)
+            if to_pickup > 0 and RAW_PICKUP_MINUTES in numbers:
+                take(PICKUP, numbers[RAW_PICKUP_MINUTES], to_pickup, weight)
         if groups:
             self.spread.learn(np.array(groups), np.array(predicted), np.array(actual), np.array(weights))
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from services.eta import priors, spread
 from services.eta.couriers import NEVER
 from services.eta.fixes import Ints
-from services.eta.geo import Floats, great_circle_m
 from services.eta.learning import Learned
 from services.eta.progress import overdue
+from services.roads.great_circle import Floats, great_circle_m
 
 Table = NDArray[np.float64]
 
@@ -35,7 +35,17 @@ class Phase(IntEnum):
 
 ASSIGN, APPROACH, WAIT, CARRY, HANDOVER = range(5)
 LEGS: Final = 5
-FACTORS: Final = ("traffic", "weather", "courier_pace", "merchant", "batch", "learned_correction")
+FACTORS: Final = (
+    "traffic",
+    "weather",
+    "courier_pace",
+    "merchant",
+    "batch",
+    "pickup_correction",
+    "learned_correction",
+)
+# What was learned of pickups; and of deliveries, as far as the pickup does not bring it about.
+PICKUP_CORRECTION: Final = FACTORS.index("pickup_correction")
 CORRECTION: Final = FACTORS.index("learned_correction")
 # Named like a factor; it is added when a prediction is held to the one before, see steady.py.
 STEADINESS: Final = "steadiness"
@@ -89,7 +99,7 @@ class Estimate:
     """What comes out for n orders; minutes from `as_of_us`."""
 
     legs_min: Table
-    """n × 5, in the order of LegKind."""
+    """n × 5, in the order of LegKind, as estimated: before what was learned of errors."""
     legs_m: Table
     pickup_table: Table
     """Distribution of the minutes to pickup, n × 40 (spread.LEVELS)."""
@@ -99,7 +109,7 @@ class Estimate:
     """Medians."""
     base_min: Floats
     factors_min: Table
-    """n × 6, in the order of FACTORS; base_min plus their sum is delivery_min."""
+    """n × 7, in the order of FACTORS; base_min plus their sum is delivery_min."""
 
 
 def estimate(trips: Trips, learned: Learned) -> Estimate:
@@ -134,25 +144,27 @@ def estimate(trips: Trips, learned: Learned) -> Estimate:
     raw_delivery = totals[-1]
     raw_pickup = last[:, : WAIT + 1].sum(axis=1)
     delivery_table = learned.spread.minutes(_groups(trips), raw_delivery)
-    pickup_table = learned.spread.minutes(np.full(len(trips), spread.BEFORE_PICKUP), raw_pickup)
+    pickup_table = learned.spread.minutes(np.full(len(trips), spread.PICKUP), raw_pickup)
     done = (trips.phase == Phase.DONE)[:, None]
     delivery_table = np.where(done, 0.0, delivery_table)
     picked = (trips.phase >= Phase.TO_DESTINATION)[:, None]
+    # No order is handed over before it is picked up, so at each level the pickup is the earlier.
     pickup_table = np.where(picked, 0.0, np.minimum(pickup_table, delivery_table))
 
     delivery_min = spread.quantile(delivery_table, 0.5)
+    pickup_min = spread.quantile(pickup_table, 0.5)
     factors = np.diff(totals, axis=0).T
-    factors = np.concatenate([factors, (delivery_min - raw_delivery)[:, None]], axis=1)
-    scale = np.where(raw_delivery > 0, delivery_min / np.maximum(raw_delivery, 1e-9), 1.0)
+    of_pickup = pickup_min - raw_pickup
+    learned_min = np.stack([of_pickup, delivery_min - raw_delivery - of_pickup], axis=1)
     return Estimate(
-        legs_min=last * scale[:, None],
+        legs_min=last,
         legs_m=ways,
         pickup_table=pickup_table,
         delivery_table=delivery_table,
-        pickup_min=spread.quantile(pickup_table, 0.5),
+        pickup_min=pickup_min,
         delivery_min=delivery_min,
         base_min=totals[0],
-        factors_min=factors,
+        factors_min=np.concatenate([factors, learned_min], axis=1),
     )
 
 

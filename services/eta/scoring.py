@@ -11,18 +11,25 @@ from waymesh.gps.v1.location_pb2 import Location
 
 from services.eta.answers import stamp
 from services.eta.couriers import NEVER
-from services.eta.geo import great_circle_m
-from services.eta.learning import FOOD_WAIT_MINUTES, OVERDUE, RAW_MINUTES, STANDS_FOR
+from services.eta.learning import (
+    FOOD_WAIT_MINUTES,
+    OVERDUE,
+    RAW_MINUTES,
+    RAW_PICKUP_MINUTES,
+    STANDS_FOR,
+)
 from services.eta.orders import KnownOrder, micros
-from services.eta.predict import CORRECTION, FACTORS, STEADINESS
+from services.eta.predict import CORRECTION, FACTORS, PICKUP_CORRECTION, STEADINESS
 from services.eta.progress import overdue
 from services.eta.spread import NODES_MIN
 from services.eta.tracks import Track
+from services.roads.great_circle import great_circle_m
 
 NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_DNS, "outcomes.eta.waymesh")
 
 _US_PER_MIN: Final = 60e6
-_LEARNED_CORRECTION: Final = FACTORS[CORRECTION]
+_PICKUP_CORRECTION: Final = FACTORS[PICKUP_CORRECTION]
+_LEARNED: Final = (FACTORS[CORRECTION], _PICKUP_CORRECTION, STEADINESS)
 _MIDDLES: Final = (NODES_MIN[1:] + NODES_MIN[:-1]) / 2
 
 
@@ -46,10 +53,14 @@ def chosen(predictions: Sequence[EtaPrediction], delivered_us: int) -> list[tupl
 def raw_minutes(prediction: EtaPrediction) -> float:
     """The estimate before what was learned of its errors and before it was held steady."""
     return prediction.base_minutes + sum(
-        factor.minutes
-        for factor in prediction.factors
-        if factor.name not in (_LEARNED_CORRECTION, STEADINESS)
+        factor.minutes for factor in prediction.factors if factor.name not in _LEARNED
     )
+
+
+def raw_pickup_minutes(prediction: EtaPrediction) -> float:
+    """The same of the pickup; only before it."""
+    corrected = (factor.minutes for factor in prediction.factors if factor.name == _PICKUP_CORRECTION)
+    return max(prediction.pickup.p50_minutes - sum(corrected), 0.0)
 
 
 def outcomes_of(
@@ -94,6 +105,8 @@ def outcomes_of(
             context.numbers[OVERDUE] = float(overdue(straight_m, kind, carried_min)[0])
         context.numbers[RAW_MINUTES] = raw_minutes(prediction)
         context.numbers[STANDS_FOR] = stands_for
+        if prediction.HasField("pickup"):
+            context.numbers[RAW_PICKUP_MINUTES] = raw_pickup_minutes(prediction)
         if food_wait is not None:
             context.numbers[FOOD_WAIT_MINUTES] = food_wait
         result.append(outcome)

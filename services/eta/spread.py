@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.eta.fixes import Ints
-from services.eta.geo import Floats
+from services.roads.great_circle import Floats
 
 BEFORE_PICKUP: Final = 0
 AFTER_PICKUP: Final = 1
 OVERDUE: Final = 2
 """After pickup, for longer than the direct way takes (progress.py)."""
-GROUPS: Final = 3
+PICKUP: Final = 3
+"""Of the pickup itself; the others are of the handover."""
+GROUPS: Final = 4
 
 NODES_MIN: Final = np.array([0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
 _NODE_LOGS: Final = np.log1p(NODES_MIN)
@@ -36,8 +38,8 @@ _PRIOR_SIGMA: Final = 0.6
 # ten minutes with the way there: an exponential time of 20 minutes on average.
 _STOPS_MIN: Final = 20.0
 # How likely there is one: an even chance before pickup, less for who has just left with the order, more for
-# who should be there by now.
-_STOP_CHANCE: Final = (1 / 2, 1 / 3, 2 / 3)
+# who should be there by now. Before the pickup itself what the first two leave: 1 - (1 - 1/2) / (1 - 1/3).
+_STOP_CHANCE: Final = (1 / 2, 1 / 3, 2 / 3, 1 / 4)
 # A quantile's minutes must not fall as predicted minutes rise: how fast scores may fall along the nodes.
 _STEEPEST: Final = 0.95
 

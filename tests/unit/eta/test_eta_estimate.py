@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from eta_fleet import START_S, known, order
+from eta_fleet import DEGREE_M, START_S, known, order
 from hypothesis import given
 from hypothesis import strategies as st
 from waymesh.eta.v1.eta_pb2 import EtaPrediction
+from waymesh.feedback.v1.delivery_pb2 import LegKind
 from waymesh.order.v1.context_pb2 import DeliveryContext
 from waymesh.order.v1.order_pb2 import Order
 
@@ -18,10 +19,21 @@ from services.eta.couriers import NEVER
 from services.eta.learning import Learned
 from services.eta.orders import micros
 from services.eta.predict import Phase
-from services.eta.spread import AFTER_PICKUP, BEFORE_PICKUP, LEVELS, OVERDUE, Spread, chance_by, quantile
+from services.eta.scoring import raw_minutes, raw_pickup_minutes
+from services.eta.spread import (
+    AFTER_PICKUP,
+    BEFORE_PICKUP,
+    LEVELS,
+    OVERDUE,
+    PICKUP,
+    Spread,
+    chance_by,
+    quantile,
+)
 from services.eta.steady import held
 
 MINUTE_US = 60_000_000
+TO_PICKUP_LEGS = (LegKind.LEG_KIND_ASSIGN, LegKind.LEG_KIND_TO_PICKUP, LegKind.LEG_KIND_WAIT)
 NOW_US = START_S * 1_000_000
 
 
@@ -32,7 +44,9 @@ def experience(draw: st.DrawFn) -> Learned:
     count = draw(st.integers(0, 40))
     minutes = st.lists(st.floats(0, 300), min_size=count, max_size=count)
     groups = draw(
-        st.lists(st.sampled_from([BEFORE_PICKUP, AFTER_PICKUP, OVERDUE]), min_size=count, max_size=count)
+        st.lists(
+            st.sampled_from([BEFORE_PICKUP, AFTER_PICKUP, OVERDUE, PICKUP]), min_size=count, max_size=count
+        )
     )
     learned.spread.learn(
         np.array(groups, dtype=np.int64),
@@ -110,7 +124,11 @@ def _sound(case: Case, prediction: EtaPrediction) -> None:
     if prediction.HasField("pickup"):
         pickup = prediction.pickup
         assert 0 <= pickup.p10_minutes <= pickup.p50_minutes <= pickup.p90_minutes
+        assert pickup.p10_minutes <= delivery.p10_minutes + 1e-9
         assert pickup.p50_minutes <= delivery.p50_minutes
+        assert pickup.p90_minutes <= delivery.p90_minutes + 1e-9
+        to_pickup = sum(leg.minutes for leg in prediction.legs if leg.kind in TO_PICKUP_LEGS)
+        assert to_pickup == pytest.approx(pickup.p50_minutes, abs=1e-6)
     elif case.picked_up_us != NEVER:
         assert micros(prediction.pickup_eta) == case.picked_up_us
     promised = case.order.earliest_us != NEVER or case.order.latest_us != NEVER
@@ -266,6 +284,37 @@ def test_experience_narrows_the_interval_step_by_step() -> None:
     assert widths == sorted(widths, reverse=True)
     true_width = 17.0 * 2 * 1.28 * 0.15
     assert true_width < widths[-1] < 1.6 * true_width
+
+
+def at_pickup(dropoff_north_m: float = 3000.0) -> Case:
+    made = order()
+    made.dropoff.lat = made.pickup.lat + dropoff_north_m / DEGREE_M
+    return Case(
+        order=known(made),
+        driver_id="driver_1",
+        phase=Phase.AT_PICKUP,
+        as_of_us=NOW_US,
+        here=(-23.55, -46.63),
+        since_us=NOW_US,
+    )
+
+
+def test_the_pickup_may_take_longer_than_the_delivery_usually_does() -> None:
+    [prediction] = answer([at_pickup(dropoff_north_m=100)], Learned())
+    assert prediction.pickup.p90_minutes > prediction.delivery.p50_minutes
+
+
+def test_the_pickup_learns_from_its_own_errors() -> None:
+    random, learned = np.random.default_rng(5), Learned()
+    [before] = answer([at_pickup()], learned)
+    raw = raw_pickup_minutes(before)
+    actual = 12.0 * np.exp(random.normal(0, 0.2, size=400))
+    learned.spread.learn(np.full(400, PICKUP), np.full(400, raw), actual, np.ones(400))
+    [after] = answer([at_pickup()], learned)
+    assert after.pickup.p50_minutes == pytest.approx(12, rel=0.1)
+    assert after.delivery.p50_minutes == pytest.approx(before.delivery.p50_minutes)
+    assert raw_pickup_minutes(after) == pytest.approx(raw)
+    assert raw_minutes(after) == pytest.approx(raw_minutes(before))
 
 
 def test_who_should_be_there_by_now_is_expected_later_and_less_surely() -> None:

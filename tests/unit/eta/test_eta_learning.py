@@ -6,8 +6,8 @@ from eta_fleet import START_S
 from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome, LegKind, LegOutcome
 
 from services.eta import priors
-from services.eta.learning import OVERDUE, Learned
-from services.eta.spread import AFTER_PICKUP, BEFORE_PICKUP, quantile
+from services.eta.learning import OVERDUE, RAW_PICKUP_MINUTES, Learned
+from services.eta.spread import AFTER_PICKUP, BEFORE_PICKUP, PICKUP, quantile
 from services.eta.spread import OVERDUE as OVERDUE_GROUP
 
 
@@ -101,3 +101,18 @@ def test_who_was_overdue_teaches_of_those_who_are_overdue_alone() -> None:
     )
     assert taught[:2] == pytest.approx(fresh[:2])
     assert taught[2] == pytest.approx(25, abs=2.0)
+
+
+def test_pickups_that_came_late_make_the_next_ones_later_and_tell_no_delivery() -> None:
+    learned, blind = Learned(), Learned()
+    made = [outcome(number) for number in range(200)]
+    for one in made:
+        one.picked_up_at.seconds = START_S + 600
+    blind.learn(made)
+    for one in made:
+        one.context.numbers[RAW_PICKUP_MINUTES] = 5.0
+    learned.learn(made)
+    groups = np.array([PICKUP, BEFORE_PICKUP, AFTER_PICKUP])
+    pickup, *deliveries = quantile(learned.spread.minutes(groups, np.array([5.0, 20.0, 20.0])), 0.5)
+    assert pickup == pytest.approx(10, abs=1.0)
+    assert deliveries == pytest.approx(quantile(blind.spread.minutes(groups[1:], np.full(2, 20.0)), 0.5))

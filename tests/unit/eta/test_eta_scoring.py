@@ -1,5 +1,6 @@
 """What scores say keeps the contract's rules, whatever the fixes said."""
 
+import numpy as np
 from eta_fleet import START_S, known, order
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,9 +8,10 @@ from waymesh.eta.v1.eta_pb2 import EtaPrediction
 
 from services.eta.answers import answer
 from services.eta.cases import Case
-from services.eta.learning import Learned
+from services.eta.learning import RAW_MINUTES, RAW_PICKUP_MINUTES, Learned
 from services.eta.predict import Phase
 from services.eta.scoring import outcomes_of
+from services.eta.spread import PICKUP, quantile
 from services.eta.tracks import Track
 from services.mesh.chain.server.validation import check
 
@@ -40,3 +42,22 @@ def test_every_score_of_every_track_keeps_the_rules(
     track.end(stages[-1][1])
     for outcome in outcomes_of(known(order()), track, 0, predictions(sorted(at_us), phases)):
         check(outcome)
+
+
+def test_predictions_before_pickup_are_scored_by_the_pickup_too() -> None:
+    made = predictions([START_S * 1_000_000], [Phase.TO_PICKUP])
+    track = Track("order_1", "driver_1")
+    for stage, minute in ((2, 0), (3, 4), (4, 9), (6, 20)):
+        track.enter(stage, (START_S + minute * 60) * 1_000_000, (-23.55, -46.63))
+    [outcome] = outcomes_of(known(order()), track, 0, made)
+    learned, fresh = Learned(), Learned()
+    learned.learn([outcome] * 50)
+    raw = outcome.context.numbers[RAW_PICKUP_MINUTES]
+    assert 0 < raw < outcome.context.numbers[RAW_MINUTES]
+    medians = [
+        quantile(one.spread.minutes(np.array([PICKUP]), np.array([raw])), 0.5)[0] for one in (learned, fresh)
+    ]
+    assert abs(medians[0] - 9) < abs(medians[1] - 9)
+    [again] = predictions([START_S * 1_000_000], [Phase.TO_DESTINATION])
+    [late] = outcomes_of(known(order()), track, 0, [again])
+    assert RAW_PICKUP_MINUTES not in late.context.numbers
