@@ -303,3 +303,38 @@ async def test_a_peer_that_asks_without_reading_is_left() -> None:
         await call(b"")
         await expect_code(call, grpc.StatusCode.UNAVAILABLE)
         assert await call(b"", timeout=HANG_S) == b"good"
+
+
+async def test_closing_does_not_wait_for_a_peer_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire_connection, "_LINGER_S", 0.05)
+    monkeypatch.setattr(wire_connection, "_PONG_WITHIN_S", 60.0)  # nor is it the silence that ends it
+    go_on, ended = asyncio.Event(), asyncio.Event()
+    lost: list[object] = []
+    connection_lost = wire_connection.Connection.connection_lost
+
+    def noted(self: Any, exc: Exception | None) -> None:
+        connection_lost(self, exc)
+        lost.append(exc)
+        ended.set()
+
+    monkeypatch.setattr(wire_connection.Connection, "connection_lost", noted)
+
+    async def script(peer: Peer) -> None:
+        await peer.greet(WIDE)
+        peer.send(frame(WINDOW, 0, 0, number_of(MOST - 65_535)))
+        peer.send(answer(await peer.call()))
+        stop_reading(peer)
+        go_on.set()
+        await asyncio.Event().wait()
+
+    async with scripted(script, max_message_bytes=8_000_000) as (channel, call):
+        await call(b"")
+        await go_on.wait()
+        calling = asyncio.ensure_future(call(bytes(8_000_000)))
+        await asyncio.sleep(0)
+        await channel.close()
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await calling
+        assert code_of(raised) is grpc.StatusCode.CANCELLED
+        await ended.wait()
+    assert len(lost) == 1
