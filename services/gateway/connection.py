@@ -5,8 +5,10 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -24,6 +26,8 @@ from services.mesh.request_id import new_request_id
 # answer. In seconds.
 ARRIVAL_S: Final = 10.0
 _CONTINUE: Final = b"HTTP/1.1 100 "
+# Any token is a method (RFC 9110, 9.1).
+_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) [\x21-\x7e]+ HTTP/1\.[01]\r\n")
 _UPGRADE: Final = re.compile(rb"\r\n(?i:upgrade)(?=[ \t]*:)")
 
 # Listener's name and status of what was refused before it was a request.
@@ -49,6 +53,23 @@ def _without_upgrade(data: bytes) -> bytes:
     """
     head, end, rest = data.partition(b"\r\n\r\n")
     return _UPGRADE.sub(b"\r\nIgnored", head) + end + rest
+
+
+def _parser(protocol: object) -> httptools.HttpRequestParser:
+    """As uvicorn makes it: what follows the last request of a connection is not looked at."""
+    parser = httptools.HttpRequestParser(protocol)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
+
+
+@lru_cache(maxsize=256)
+def _is_known(method: bytes) -> bool:
+    """Whether the parser takes the method: it has a list, parts of which are for RTSP alone."""
+    try:
+        _parser(object()).feed_data(method + b" /x HTTP/1.1\r\n\r\n")
+    except httptools.HttpParserError:
+        return False
+    return True
 
 
 class _OneWrite:
@@ -109,6 +130,7 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._discarded = 0
         self._fault: HttpFault | None = None
+        self._odd_method = ""
         self._running: RequestResponseCycle | None = None
         # What is said once all requests have their answers, if nothing is listened to any more.
         self._last: bytes | None = None
@@ -132,6 +154,8 @@ class Connection(HttpToolsProtocol):
             self._cancel(task)
 
     def data_received(self, data: bytes) -> None:
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
         self._piece_bytes = len(data)
         began_in_body = self._in_body
         if began_in_body:
@@ -139,7 +163,17 @@ class Connection(HttpToolsProtocol):
                 self._trailer_piece_bytes += len(data)
         elif b"pgrade" in data.lower():
             data = _without_upgrade(data)
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # CONNECT, which no path takes
+        except httptools.HttpParserError:
+            known = None if began_in_body else self._with_known_method(data)
+            if known is None:
+                self._not_http()
+            else:
+                self.data_received(known)
+            return
         if self._head_open:
             self._head_bytes += len(data)
             if self._head_bytes > self._mesh.max_head_bytes:
@@ -181,9 +215,11 @@ class Connection(HttpToolsProtocol):
         # A piece that fits holds no head that does not.
         if self._piece_bytes + self._head_bytes > limit and self._exact_head_bytes() > limit:
             self._fault = faults.headers_too_large(limit)
-            raise ValueError("the head is too large")  # makes the parser stop; ends in send_400_response
+            raise ValueError("the head is too large")  # makes the parser stop
         super().on_headers_complete()
         self._in_body = True
+        if self._odd_method:
+            self.scope["method"], self._odd_method = self._odd_method, ""
 
     def on_chunk_header(self) -> None:
         """The line with a chunk's size has come."""
@@ -225,11 +261,6 @@ class Connection(HttpToolsProtocol):
             self._limit_arrival()  # of what nobody wants any more; a client may send it as slowly as it likes
         else:
             self._keep_alive()
-
-    def send_400_response(self, msg: str) -> None:
-        """What uvicorn calls when the parser stops."""
-        fault, self._fault = self._fault, None
-        self._refuse(fault or HttpFault("this is not HTTP", reason=ERROR_REASON_MALFORMED_BODY))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self._mesh.draining:
@@ -273,6 +304,23 @@ class Connection(HttpToolsProtocol):
             self._refuse(faults.draining())
 
     # --- own --------------------------------------------------------------------------------------
+
+    def _with_known_method(self, data: bytes) -> bytes | None:
+        """A request whose method the parser knows nothing of, under another; None if it is no request.
+
+        The application says what is wrong: it knows which methods the path has.
+        """
+        line = _REQUEST_LINE.match(data)
+        if line is None or _is_known(line[1]):
+            return None
+        self.parser = _parser(self)
+        self._odd_method = line[1].decode("ascii")
+        return b"PUT" + data[line.end(1) :]
+
+    def _not_http(self) -> None:
+        """The parser has stopped."""
+        fault, self._fault = self._fault, None
+        self._refuse(fault or HttpFault("this is not HTTP", reason=ERROR_REASON_MALFORMED_BODY))
 
     def _on_trailer(self, name: bytes, value: bytes) -> None:
         """Passed over: no field here is meant to come so late, least of all a key (RFC 9110, 6.5)."""

@@ -230,3 +230,30 @@ async def test_a_next_head_that_does_not_come_waits_for_the_answer_before_it() -
         go_on.set()
         assert (await client.receive()).status == 200
         assert await reader.read() == b""
+
+
+async def test_a_method_that_no_path_has_is_a_request_like_any_other() -> None:
+    async with gateway() as rig, asyncio.timeout(10):
+        client = rig.client()
+        for _ in range(2):
+            odd = head("FOO /execute", f"Content-Length: {len(BODY)}", "X-Request-Id: odd")
+            await write(client, odd[:60])
+            await until(lambda: rig.gateway.http._connections.open, "the connection is there")
+            await write(client, odd[60:] + BODY)
+            reply = await client.receive()
+            assert (reply.status, reply.headers["allow"]) == (405, "POST")
+            assert reply.json["request_id"] == "odd"
+            assert (await client.task("report_gps", GPS)).status == 200
+        assert client.connections == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["FOO /execute", "FOO /execute HTTP/2.0", "FOO  /execute HTTP/1.1", "F(O /execute HTTP/1.1", "FOO"],
+)
+async def test_what_does_not_look_like_a_request_is_no_http(line: str) -> None:
+    async with gateway() as rig, asyncio.timeout(10):
+        client = rig.client()
+        await write(client, f"{line}\r\nHost: x\r\n\r\n".encode())
+        reply = await client.receive()
+        assert (reply.status, reply.json["error"]) == (400, "this is not HTTP")

@@ -72,6 +72,15 @@ BEFORE_ROUTING: list[tuple[str, Ask, int, str, str, tuple[str, ...]]] = [
     ("unknown task", task("predict_weather", {}), 404, "NOT_FOUND", "UNKNOWN_TASK", ()),
     ("wrong method", lambda c: c.ask("GET", "/execute"), 405, "INVALID_ARGUMENT", "METHOD_NOT_ALLOWED", ()),
     ("odd method", lambda c: c.ask("DELETE", "/docs"), 405, "INVALID_ARGUMENT", "METHOD_NOT_ALLOWED", ()),
+    *(
+        (
+            f"method {method} that no path has",
+            lambda c, method=method: c.ask(method, "/execute"),
+            *(405, "INVALID_ARGUMENT", "METHOD_NOT_ALLOWED", ()),
+        )
+        for method in ("FOO", "post", "POSTX", "DESCRIBE", "PRI", "CONNECT", "TRACE", "!#$%&'*+.^_`|~0")
+    ),
+    ("odd method, unknown path", lambda c: c.ask("FOO", "/exec"), 404, "NOT_FOUND", "UNKNOWN_PATH", ()),
     ("10 MB body", post(b" " * 10_000_000), 413, "INVALID_ARGUMENT", "BODY_TOO_LARGE", ()),
     ("10 MB in pieces", chunked_10_mb, 413, "INVALID_ARGUMENT", "BODY_TOO_LARGE", ()),
     (
