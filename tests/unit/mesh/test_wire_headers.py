@@ -83,6 +83,13 @@ def test_a_block_that_is_none_is_refused(block: bytes) -> None:
         headers.decode(block)
 
 
+def test_what_is_told_of_a_bad_block_is_short() -> None:
+    with pytest.raises(ValueError, match=r"\w+") as raised:
+        headers.decode(b"\x00\x01a\xff" + b"\xff" * 10_000)
+
+    assert len(str(raised.value)) < 200
+
+
 def test_no_table_may_be_announced() -> None:
     assert headers.decode(b"\x20\x88") == {":status": b"200"}
 
