@@ -64,7 +64,9 @@ def made_up(couriers: int, fixes: int) -> list[Trace]:
         lat = -23.5 + np.cumsum(np.cos(heading)) * step_deg
         lon = -46.6 + np.cumsum(np.sin(heading)) * step_deg
         at_us = (1_700_000_000 + number + 3 * np.arange(fixes)) * 1_000_000
-        traces.append(Trace("courier", number, at_us.astype(np.int64), lat, lon, np.full(fixes, 20.0)))
+        traces.append(
+            Trace("courier", number, at_us.astype(np.int64), lat, lon, np.full(fixes, 20.0), np.arange(fixes))
+        )
     return traces
 
 

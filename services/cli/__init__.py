@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from services.cli.errors import CliError
+from services.cli.errors import CliError, CutShortError
 
 # Name → (module, what it does). The words stand here so that `waymesh --help` imports no command.
 _COMMANDS: Final = {
@@ -24,6 +24,12 @@ _COMMANDS: Final = {
 
 class _Commands(click.Group):
     """Commands by name, loaded late."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # of which click tells with an empty line
+            raise CutShortError("interrupted") from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -71,14 +77,12 @@ def main(args: list[str] | None = None) -> None:
         code: Any = _waymesh.main(args=args, prog_name="waymesh", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except click.UsageError as error:
         error.show()
         sys.exit(2)
     except CliError as error:
         click.echo(f"waymesh: {error}", err=True)
-        sys.exit(1)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -1,5 +1,6 @@
 """Runs a replay beside a progress bar."""
 
+import asyncio
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -7,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from services.cli import environment, state
 from services.cli.cpu import cpu_seconds
+from services.cli.errors import CutShortError
 from services.cli.targets import target
 from services.sim.accuracy import Accuracy
 from services.sim.recording import Recording
@@ -25,7 +27,7 @@ class Outcome:
 
 
 async def run_with_progress(recording: Recording, plan: Schedule, *, speed: float, quiet: bool) -> Outcome:
-    """Raises ReplayError."""
+    """Raises ReplayError, and CutShortError when it is cancelled, as by Ctrl-C."""
     replay = Replay(recording, plan, speed=speed, eta_target=target("eta"), route_target=target("route"))
     data_dir = environment.data_dir()
     mesh = state.load(data_dir) if state.is_running(data_dir) else None
@@ -42,12 +44,22 @@ async def run_with_progress(recording: Recording, plan: Schedule, *, speed: floa
         durable = bars.add_task("durable", total=len(plan), rate="-")
         processed = bars.add_task("processed", total=len(plan), rate="-")
 
+        reached = (0, 0)
+
         def advance(accepted: int, counted: int) -> None:
+            nonlocal reached
+            reached = accepted, counted
             for task, done in ((durable, accepted), (processed, counted)):
                 speed_now = bars.tasks[task].speed
                 bars.update(task, completed=done, rate=f"{speed_now:,.0f}" if speed_now else "-")
 
-        result = await replay.run(advance)
+        try:
+            result = await replay.run(advance)
+        except asyncio.CancelledError:
+            raise CutShortError(
+                f"interrupted: {replay.result.sent:,} of {len(plan):,} fixes were sent, "
+                f"{reached[0]:,} are durable, {reached[1]:,} are processed"
+            ) from None
     after = cpu_seconds(mesh) if mesh is not None else {}
     return Outcome(
         result, replay.accuracy, {name: after[name] - before[name] for name in after if name in before}

@@ -63,7 +63,7 @@ class GpsSender:
         self._task = asyncio.create_task(self._run(), name="gps stream")
         self.accepted = 0
         self.resent = 0
-        self.rejected: list[RejectedFix] = []
+        self.rejected: list[tuple[GpsEvent, RejectedFix]] = []
         self.latencies = Latencies()
         """From a batch's sending to its acknowledgement."""
 
@@ -140,7 +140,7 @@ class GpsSender:
             self._acknowledged_at = time.monotonic()
             self.latencies.add(self._acknowledged_at - sent.at)
             self.accepted += response.accepted
-            self.rejected.extend(response.rejected)
+            self.rejected.extend((sent.request.events[fix.index], fix) for fix in response.rejected)
             self._room.release()
             if not self._waiting:
                 self._empty.set()

@@ -26,6 +26,7 @@ class Recording:
         self._lat = np.concatenate([trace.lat for trace in traces])
         self._lon = np.concatenate([trace.lon for trace in traces])
         self._speed_kph = np.concatenate([trace.speed_kph for trace in traces])
+        self._line = np.concatenate([trace.line for trace in traces])
         self._stage = np.concatenate([_stages(trace) for trace in traces])
         self._driver_ids = [self._id("courier", trace) for trace in traces]
         self._order_ids = [self._id("order", trace) if trace.scored else "" for trace in traces]
@@ -100,6 +101,10 @@ class Recording:
                 strict=True,
             )
         ]
+
+    def line(self, event: GpsEvent) -> int:
+        """Where in its file the fix stands that was made into this event."""
+        return int(self._line[int(event.event_id.rpartition("-")[2])])
 
     def _id(self, kind: str, trace: Trace) -> str:
         return f"{kind}-{self._run_id}-{trace.uid}-{trace.number}"

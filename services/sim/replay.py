@@ -99,6 +99,11 @@ class Replay:
                 self.result.prepare_s = time.monotonic() - began
                 await self._play(eta_service_pb2_grpc.EtaServiceStub(eta_channel), progress)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise ReplayError(
+                    f"the mesh does not answer at {self._route_target} and {self._eta_target}: "
+                    "start one with `waymesh up`, or set WAYMESH_ROUTE_TARGET and WAYMESH_ETA_TARGET to where it is"
+                ) from error
             raise ReplayError(f"the mesh failed with {error.code().name}: {error.details()}") from error
         except TimeoutError as error:
             raise ReplayError(f"the mesh does not answer: {error}") from error
@@ -147,9 +152,10 @@ class Replay:
         result.intake_s = time.monotonic() - began
         result.accepted, result.resent = sender.accepted, sender.resent
         if sender.rejected:
-            first = sender.rejected[0]
+            event, why = sender.rejected[0]
             raise ReplayError(
-                f"{len(sender.rejected)} fixes were refused: {first.field}: {first.description}"
+                f"{len(sender.rejected)} fixes were refused, the first is that of line "
+                f"{self._recording.line(event)}: {why.field} {why.description}"
             )
         result.ack_p50_ms = sender.latencies.quantile_ms(0.5)
         result.ack_p99_ms = sender.latencies.quantile_ms(0.99)

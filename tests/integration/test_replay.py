@@ -1,16 +1,19 @@
 """`waymesh replay gps` of a small made recording: everything counted for what it is."""
 
+import asyncio
 import gzip
 import json
 import math
 import random
+import re
+import signal
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.faults.up_rig import Up, up
+from tests.faults.up_rig import GUARD_S, WAYMESH, Up, up
 
 pytestmark = pytest.mark.faults
 
@@ -77,3 +80,31 @@ async def test_time_can_be_kept(mesh: Up, tmp_path: Path) -> None:
     report = json.loads(out)
     assert report["exact"]
     assert report["intake_s"] >= 149 * 5 / 300  # the trip's recorded time, three hundred times as fast
+
+
+async def test_ctrl_c_says_how_far_it_came(mesh: Up, tmp_path: Path) -> None:
+    path = made_recording(tmp_path, people=1, trips=1)
+    process = await asyncio.create_subprocess_exec(
+        *WAYMESH, "replay", "gps", str(path), "--speed", "1", env=mesh.environ, stderr=asyncio.subprocess.PIPE
+    )
+    curl = await mesh.until_line("^  curl ")
+    async with asyncio.timeout(GUARD_S):
+        while not (await mesh.curl(curl))["result"]["fixes"]:
+            await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+    assert process.returncode == 130
+    last = err.decode().splitlines()[-1]
+    assert re.fullmatch(
+        r"waymesh: interrupted: \d+ of 170 fixes were sent, \d+ are durable, \d+ are processed", last
+    )
+
+
+async def test_a_refused_fix_is_told_with_its_line(mesh: Up, tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    long = "b" * 200  # a driver_id has 128 characters at most
+    path.write_text(f"lat,lng,datetime,uid\n1,2,2008-10-23 05:00:00,a\n1,2,2008-10-23 05:00:00,{long}\n")
+    code, _, err = await mesh.run("replay", "gps", str(path))
+    assert code == 1
+    assert "1 fixes were refused, the first is that of line 3: driver_id " in err
+    assert "Traceback" not in err

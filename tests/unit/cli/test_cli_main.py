@@ -137,6 +137,22 @@ def test_the_help_of_a_new_key_names_the_settings_that_count_without_an_option(
         assert f"{setting.default:g}" not in told
 
 
+def test_a_replay_into_no_mesh_is_told_where_it_was_looked_for(tmp_path: Path) -> None:
+    path = tmp_path / "fixes.csv"
+    fixes = [f"39.9,116.3,2008-10-23 05:{number:02}:00,a" for number in range(60)]
+    path.write_text("\n".join(["lat,lng,datetime,uid", *fixes]))
+    done = waymesh(
+        *("replay", "gps", str(path), "--json"),
+        folder=tmp_path,
+        variables={"WAYMESH_ROUTE_TARGET": "127.0.0.1:1", "WAYMESH_ETA_TARGET": "127.0.0.1:2"},
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "waymesh: the mesh does not answer at 127.0.0.1:1 and 127.0.0.1:2: start one with `waymesh up`, "
+        "or set WAYMESH_ROUTE_TARGET and WAYMESH_ETA_TARGET to where it is\n"
+    )
+
+
 def test_the_version_is_the_installed_one(tmp_path: Path) -> None:
     from importlib.metadata import version
 

@@ -13,7 +13,7 @@ from services.sim.traces import Trace
 def a_trace(number: int, steps_s: list[int]) -> Trace:
     at_us = np.cumsum([1_224_000_000 + number * 10_000, *steps_s]) * 1_000_000
     zeros = np.zeros(len(at_us))
-    return Trace("p", number, at_us.astype(np.int64), zeros, zeros, zeros)
+    return Trace("p", number, at_us.astype(np.int64), zeros, zeros, zeros, np.arange(len(at_us)))
 
 
 TRACES = st.lists(
