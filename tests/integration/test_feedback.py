@@ -130,7 +130,7 @@ async def test_what_the_store_refuses_fails_its_own_caller_alone(database: str, 
     await bus.start()
     intake = Intake(store, bus)
     wrong = event(1)
-    wrong.agent_name = "\0"  # no text of PostgreSQL holds it; the server's rules keep it away from here
+    wrong.event_id = "\0"  # no text of PostgreSQL holds it; the server's rules keep it away from here
     answers = await asyncio.gather(
         *(intake.outcomes([one]) for one in (event(0), wrong, event(2))), return_exceptions=True
     )
