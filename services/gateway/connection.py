@@ -66,7 +66,7 @@ def _parser(protocol: object) -> httptools.HttpRequestParser:
 def _is_known(method: bytes) -> bool:
     """Whether the parser takes the method: it has a list, parts of which are for RTSP alone."""
     try:
-        _parser(object()).feed_data(method + b" /x HTTP/1.1\r\n\r\n")
+        _parser(object()).feed_data(method + b" / HTTP/1.1\r\nHost: x\r\n\r\n")
     except httptools.HttpParserError:
         return False
     return True
