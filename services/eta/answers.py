@@ -16,7 +16,7 @@ from services.eta.fixes import MAX_SECONDS, MIN_SECONDS
 from services.eta.learning import Learned
 from services.eta.predict import Estimate, Phase
 from services.eta.steady import held
-from services.roads.great_circle import Floats
+from services.eta.geo import Floats
 
 _US_PER_MIN: Final = 60e6
 _LEG_KINDS: Final = (

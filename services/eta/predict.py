@@ -17,7 +17,7 @@ from services.eta.couriers import NEVER
 from services.eta.fixes import Ints
 from services.eta.learning import Learned
 from services.eta.progress import overdue
-from services.roads.great_circle import Floats, great_circle_m
+from services.eta.geo import Floats, great_circle_m
 
 Table = NDArray[np.float64]
 

@@ -23,7 +23,7 @@ from services.eta.predict import CORRECTION, FACTORS, PICKUP_CORRECTION, STEADIN
 from services.eta.progress import overdue
 from services.eta.spread import NODES_MIN
 from services.eta.tracks import Track
-from services.roads.great_circle import great_circle_m
+from services.eta.geo import great_circle_m
 
 NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_DNS, "outcomes.eta.waymesh")
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.eta.fixes import Ints
-from services.roads.great_circle import Floats
+from services.eta.geo import Floats
 
 BEFORE_PICKUP: Final = 0
 AFTER_PICKUP: Final = 1
