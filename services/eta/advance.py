@@ -16,10 +16,10 @@ from services.eta.cases import Case
 from services.eta.cleaning import Cleaned, Segments, clean
 from services.eta.couriers import NEVER, CourierTable
 from services.eta.fixes import Bools, Fixes, Ints
-from services.eta.geo import Floats
 from services.eta.orders import KnownOrder, OrderBook
 from services.eta.predict import Phase
 from services.eta.tracks import Track, phase_of
+from services.roads.great_circle import Floats
 
 # The courier's pace is the way and time of about this long, older ones fading.
 PACE_S: Final = 600.0

@@ -13,7 +13,7 @@ from waymesh.gps.v1.gps_pb2 import AnomalyFlag
 
 from services.eta.couriers import NEVER
 from services.eta.fixes import Bools, Fixes, Ints, bit
-from services.eta.geo import Floats, great_circle_m
+from services.roads.great_circle import Floats, great_circle_m
 
 # Highest believable speed by VehicleType, km/h; index 0: not known. Sprint speeds on foot and on a pedal
 # bicycle, twice the usual legal limit for scooters, and 200 for what has a number plate.

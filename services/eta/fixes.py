@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from waymesh.gps.v1.gps_pb2 import AnomalyFlag, GpsEvent
 
-from services.eta.geo import Floats
 from services.mesh import arrival, holdable
+from services.roads.great_circle import Floats
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

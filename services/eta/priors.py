@@ -3,15 +3,12 @@
 from typing import Final
 
 import numpy as np
-from waymesh.gps.v1.vehicle_pb2 import VehicleType
 
-# Door-to-door speed by VehicleType, km/h, stops at lights included; index 0: not known. Walking: Bohannon
-# 1997. The others: what urban couriers usually reach, between the walker and a car in a city (TomTom
-# Traffic Index 2023: 15 to 25 km/h in large centres).
-SPEED_KPH: Final = np.array([15.0, 4.8, 13.0, 15.0, 20.0, 22.0, 18.0])
-# Way on streets / great circle. 1.2 to 1.4 in most cities of the world (Ballou et al. 2002, "circuity
-# factors").
-DETOUR: Final = 1.3
+from services.roads import usual
+
+# By VehicleType, km/h.
+SPEED_KPH: Final = np.array(usual.SPEED_KPH)
+DETOUR: Final = usual.DETOUR
 # Metres that no straight line shows: around the block, through the yard.
 WAY_OFFSET_M: Final = 60.0
 # Where a courier comes from who is not known yet.
@@ -31,4 +28,4 @@ WEATHER: Final = np.array([1.0, 1.0, 1.0, 1.08, 1.05, 1.12, 1.2, 1.3, 1.15])
 # On foot and on small wheels a courier passes the jam.
 TRAFFIC_SHARE: Final = np.array([0.8, 0.0, 0.3, 0.3, 0.7, 0.8, 1.0])
 
-assert len(SPEED_KPH) == len(TRAFFIC_SHARE) == len(VehicleType.keys())
+assert len(SPEED_KPH) == len(TRAFFIC_SHARE)

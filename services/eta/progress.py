@@ -6,7 +6,7 @@ import numpy as np
 
 from services.eta import priors
 from services.eta.fixes import Bools, Ints
-from services.eta.geo import Floats
+from services.roads.great_circle import Floats
 
 # Overdue: half as long again as the direct way, and a little for short ones.
 _SHARE: Final = 1.5

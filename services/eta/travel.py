@@ -8,8 +8,8 @@ from waymesh.gps.v1.location_pb2 import Location
 from waymesh.gps.v1.vehicle_pb2 import VehicleType
 
 from services.eta import priors
-from services.eta.geo import great_circle_m
 from services.eta.learning import Learned
+from services.roads.great_circle import great_circle_m
 
 Matrix = NDArray[np.uint32]
 

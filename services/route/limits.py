@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from services.roads import usual
+
 
 class Vehicle(IntEnum):
     """How a courier moves; the numbers are those of waymesh.gps.v1.VehicleType."""
@@ -29,20 +31,9 @@ MAX_LENGTH_M: Final[Mapping[Vehicle, int]] = {
     Vehicle.CAR: 50_000,
 }
 
-# Speeds in a city, km/h, stops at lights included. Used only when eta has no travel times to give.
-SPEED_KPH: Final[Mapping[Vehicle, float]] = {
-    Vehicle.UNKNOWN: 24.0,
-    Vehicle.WALKING: 4.8,
-    Vehicle.BICYCLE: 14.0,
-    Vehicle.ELECTRIC_SCOOTER: 17.0,
-    Vehicle.SCOOTER: 23.0,
-    Vehicle.MOTORCYCLE: 26.0,
-    Vehicle.CAR: 22.0,
-}
-
-# Way over great-circle distance. Boscoe, Henry & Zdeb 2012 ("A Nationwide Comparison of Driving Distance
-# Versus Straight-Line Distance to Hospitals") found 1.42 over all of the USA; dense street grids have less.
-DETOUR: Final = 1.35
+# By vehicle, km/h. Used only when eta has no travel times to give.
+SPEED_KPH: Final[Mapping[Vehicle, float]] = {vehicle: usual.SPEED_KPH[vehicle] for vehicle in Vehicle}
+DETOUR: Final = usual.DETOUR
 
 DEFAULT_CAPACITY: Final = 4.0
 DEFAULT_ORDER_SIZE: Final = 1.0

@@ -5,13 +5,10 @@ Three makers: a matrix from the request, a plane (straight lines and one speed),
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import asin, ceil, cos, radians, sin, sqrt
-from typing import Final
+from math import ceil
 
+from services.roads import great_circle
 from services.route.limits import DETOUR, SPEED_KPH, Vehicle
-
-# IUGG mean radius.
-EARTH_RADIUS_M: Final = 6_371_008.8
 
 Table = tuple[tuple[int, ...], ...]
 
@@ -42,28 +39,21 @@ class MatrixSizeError(ValueError):
 
 
 def distance_m(a: Place, b: Place) -> float:
-    """Great-circle distance in metres (haversine)."""
-    lat_a, lat_b = radians(a.lat), radians(b.lat)
-    h = sin((lat_b - lat_a) / 2) ** 2 + cos(lat_a) * cos(lat_b) * sin(radians(b.lon - a.lon) / 2) ** 2
-    return 2 * EARTH_RADIUS_M * asin(sqrt(min(1.0, h)))
+    """Great-circle distance in metres."""
+    return great_circle.distances_m(((a.lat, a.lon), (b.lat, b.lon)))[0][1]
 
 
 def plane(places: Sequence[Place], speed_kph: float, detour: float = 1.0) -> Travel:
     """Straight lines times `detour`, at `speed_kph` above 0. Rounded up, so that no leg is free."""
     metres_per_s = speed_kph / 3.6
-    n = len(places)
-    points = [(radians(p.lat), radians(p.lon), cos(radians(p.lat))) for p in places]
-    metres = [[0] * n for _ in places]
-    seconds = [[0] * n for _ in places]
-    # The inner loop of every allocation: straight lines are the same both ways, so half the table is enough.
-    for i, (lat_a, lon_a, cos_a) in enumerate(points):
-        for j in range(i + 1, n):
-            lat_b, lon_b, cos_b = points[j]
-            h = sin((lat_b - lat_a) / 2) ** 2 + cos_a * cos_b * sin((lon_b - lon_a) / 2) ** 2
-            if h > 0.0:
-                way = ceil(2 * EARTH_RADIUS_M * asin(sqrt(min(1.0, h))) * detour)
-                metres[i][j] = metres[j][i] = way
-                seconds[i][j] = seconds[j][i] = ceil(way / metres_per_s)
+    lines = great_circle.distances_m([(place.lat, place.lon) for place in places])
+    metres, seconds = ([[0] * len(places) for _ in places] for _ in range(2))
+    # The same both ways, and made for every route that an allocation weighs: half the table is enough.
+    for i, row in enumerate(lines):
+        for j in range(i):
+            way = ceil(row[j] * detour)
+            metres[i][j] = metres[j][i] = way
+            seconds[i][j] = seconds[j][i] = ceil(way / metres_per_s)
     return Travel(tuple(map(tuple, seconds)), tuple(map(tuple, metres)))
 
 
@@ -85,4 +75,5 @@ def matrix(durations_s: Sequence[int], distances_m: Sequence[int], places: Seque
     seconds = table(durations_s, n)
     if distances_m:
         return Travel(seconds, table(distances_m, n))
-    return Travel(seconds, tuple(tuple(ceil(distance_m(a, b)) for b in places) for a in places))
+    lines = great_circle.distances_m([(place.lat, place.lon) for place in places])
+    return Travel(seconds, tuple(tuple([ceil(line) for line in row]) for row in lines))
