@@ -71,14 +71,24 @@ def _waymesh() -> None:
     """
 
 
+def _usage(error: click.UsageError) -> str:
+    """What is wrong with the words of a command, on one line."""
+    words = " ".join(error.format_message().split()).rstrip(".")
+    command = error.ctx.command_path if error.ctx is not None else "waymesh"
+    return f"{words} (see `{command} --help`)"
+
+
 def main(args: list[str] | None = None) -> None:
     """Entry point of the script. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
         code: Any = _waymesh.main(args=args, prog_name="waymesh", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
-    except click.UsageError as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(2)
+    except click.UsageError as error:
+        click.echo(f"waymesh: {_usage(error)}", err=True)
         sys.exit(2)
     except CliError as error:
         click.echo(f"waymesh: {error}", err=True)

@@ -7,7 +7,7 @@ from services.cli.control import ask
 
 
 @click.command("restart")
-@click.argument("service", type=click.Choice(environment.SERVICE_NAMES))
+@click.argument("service", type=click.Choice(environment.SERVICE_NAMES), metavar="SERVICE")
 def command(service: str) -> None:
     """Restart SERVICE of a running mesh without a failed request.
 

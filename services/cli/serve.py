@@ -11,7 +11,7 @@ from services.cli.errors import CliError
 
 
 @click.command("serve")
-@click.argument("service", type=click.Choice(environment.SERVICE_NAMES))
+@click.argument("service", type=click.Choice(environment.SERVICE_NAMES), metavar="SERVICE")
 def command(service: str) -> None:
     """Run one SERVICE in the foreground, its JSON log on stderr.
 

@@ -101,8 +101,8 @@ class Replay:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise ReplayError(
-                    f"the mesh does not answer at {self._route_target} and {self._eta_target}: "
-                    "start one with `waymesh up`, or set WAYMESH_ROUTE_TARGET and WAYMESH_ETA_TARGET to where it is"
+                    f"the mesh does not answer at {self._route_target} and {self._eta_target}: start one with"
+                    " `waymesh up`, or set WAYMESH_ROUTE_TARGET and WAYMESH_ETA_TARGET to where it is"
                 ) from error
             raise ReplayError(f"the mesh failed with {error.code().name}: {error.details()}") from error
         except TimeoutError as error:

@@ -77,8 +77,11 @@ sys.exit(f"imported: {heavy} {commands}" if heavy or commands else 0)
 @pytest.mark.parametrize(
     ("arguments", "variables", "code", "words"),
     [
-        (["nonsense"], {}, 2, "No such command"),
+        (["nonsense"], {}, 2, "No such command 'nonsense' (see `waymesh --help`)"),
         (["serve", "nonsense"], {}, 2, "'nonsense' is not one of"),
+        (["serve"], {}, 2, "Missing argument 'SERVICE'. Choose from: feedback, eta, route, gateway (see"),
+        (["up", "--dem"], {}, 2, "No such option '--dem'. Did you mean '--demo'? (see `waymesh up --help`)"),
+        (["keys", "add"], {}, 2, "Missing argument 'NAME' (see `waymesh keys add --help`)"),
         (["replay", "gps", "/nowhere.csv"], {}, 2, "does not exist"),
         (["replay", "gps", __file__], {}, 1, "line 1 has no column lat, lng, datetime, uid"),
         (["up"], {"PORT": "eighty"}, 1, "PORT holds 'eighty': allowed is an integer from 0 to 65535"),
@@ -98,9 +101,8 @@ def test_errors_are_one_line_that_says_what_to_do(
     assert done.returncode == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr
-    if code == 1:
-        assert done.stderr.startswith("waymesh: ")
-        assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("waymesh: ")
+    assert done.stderr.count("\n") == 1
     assert done.stdout == ""
 
 
