@@ -7,11 +7,13 @@ from typing import Final, NoReturn
 from waymesh.feedback.v1 import feedback_service_pb2
 from waymesh.feedback.v1.feedback_service_pb2_grpc import add_FeedbackServiceServicer_to_server
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
+from waymesh.feedback.v1.signal_pb2 import Signal
 
 from services.feedback.consumer import OutcomeConsumer
 from services.feedback.intake import Intake
 from services.feedback.service import FeedbackServicer
 from services.feedback.settings import FeedbackSettings
+from services.mesh.errors import Unavailable, translate
 from services.mesh.events.topics import AGENT_OUTCOMES
 from services.mesh.feedback import FeedbackPipeline, recorded
 from services.mesh.feedback.spool import Spool
@@ -29,13 +31,23 @@ class Feedback(GrpcService[FeedbackSettings]):
 
     def __init__(self, settings: FeedbackSettings, dsn: str) -> None:
         super().__init__(NAME, settings, dsn)
+        self._intake: Intake | None = None
+
+    async def record_signals(self, signals: Sequence[Signal]) -> None:
+        """Its own it has here already; while the store is away they wait like those of others."""
+        if self._intake is None:
+            raise Unavailable("feedback has not started")
+        try:
+            await self._intake.signals(signals)
+        except Exception as error:
+            raise translate(error) from error
 
     async def wire(self) -> None:
         settings, lifecycle = self.settings, self.lifecycle
         database = await self.open_store(MIGRATIONS)
         bus = await self.open_bus(database)
 
-        intake = Intake(database, bus)
+        intake = self._intake = Intake(database, bus)
         lifecycle.on_stop(intake.close)
 
         async def send(events: Sequence[OutcomeEvent]) -> None:

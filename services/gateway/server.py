@@ -4,8 +4,13 @@ import gc
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
+
+from waymesh.feedback.v1.feedback_service_pb2 import RecordSignalsRequest
+from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
+from waymesh.feedback.v1.signal_pb2 import Signal
 
 from services.gateway import tasks
 from services.gateway.app import App
@@ -23,6 +28,7 @@ from services.gateway.status import Status
 from services.gateway.store import MIGRATIONS, SCHEMA, KeyStore
 from services.mesh import logs
 from services.mesh.client import ClientFactory
+from services.mesh.feedback.signals import SignalSender
 from services.mesh.lifecycle import Lifecycle, run_process
 from services.mesh.settings import SettingsError, describe, load
 from services.mesh.store import Store
@@ -33,6 +39,7 @@ _log = logging.getLogger(__name__)
 NAME: Final = "gateway"
 # PostgreSQL may come later than the gateway; the keys known without it count until then. In seconds.
 _CONNECT_S: Final = 3600.0
+_SIGNALS_S: Final = 5.0
 
 
 class Gateway:
@@ -44,6 +51,8 @@ class Gateway:
         self.factory = ClientFactory(
             NAME, telemetry=telemetry, timeout_s=None, max_message_mib=settings.max_message_mib
         )
+        self.signals = SignalSender(NAME, self._record_signals)
+        self.factory.on_breaker_change(self.signals.breaker_changed)
         self.tasks = tasks.load()
         self._store: Store | None = None
         ring = KeyRing(Rate(settings.rate_per_s, settings.rate_burst), time.monotonic)
@@ -81,6 +90,7 @@ class Gateway:
         life.on_start(self._begin)
         life.on_ready(self._ready)
         life.background("keys", self.keys.run)
+        life.background("signals", self.signals.run)
         return life
 
     async def start(self) -> Lifecycle:
@@ -88,6 +98,10 @@ class Gateway:
         life = self.lifecycle()
         await life.start(cast(Any, self.http))
         return life
+
+    async def _record_signals(self, signals: Sequence[Signal]) -> None:
+        stub = self.factory.stub(FeedbackServiceStub, self.settings.feedback_target)
+        await stub.RecordSignals(RecordSignalsRequest(signals=signals), timeout=_SIGNALS_S)
 
     async def _begin(self) -> None:
         key = self.settings.api_key

@@ -11,7 +11,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from services.mesh import transport
-from services.mesh.breaker import Breaker, BreakerPolicy, State
+from services.mesh.breaker import Breaker, BreakerPolicy, Listener, State
 from services.mesh.chain.channel import MeshChannel
 from services.mesh.chain.client.breaker import BreakerLink
 from services.mesh.chain.client.retry import RetryLink
@@ -56,7 +56,7 @@ class ClientFactory:
         self._clock = clock
         self._rng = rng or random.Random()
         self._channels: dict[str, MeshChannel] = {}
-        self._listeners: list[Callable[[Breaker], None]] = []
+        self._listeners: list[Listener] = []
         self._watches: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def stub(self, stub_class: Callable[[grpc.aio.Channel], Stub], target: str) -> Stub:
@@ -74,7 +74,7 @@ class ClientFactory:
                 self._breaker_policy,
                 self._telemetry,
                 self._clock,
-                lambda opened: self._on_opened(target, opened),
+                lambda *change: self._on_change(target, *change),
             )
             retry = RetryLink(self._retry_policy, self._rng)
             chain = ClientChain(target, self._telemetry, breaker, retry, self._timeout_s)
@@ -89,8 +89,8 @@ class ClientFactory:
         """All breakers so far."""
         return [breaker for channel in self._channels.values() for breaker in channel.chain.breaker.breakers]
 
-    def on_breaker_open(self, listener: Callable[[Breaker], None]) -> None:
-        """`listener(breaker)` whenever a breaker opens; it must not block."""
+    def on_breaker_change(self, listener: Listener) -> None:
+        """`listener(breaker, old, new)` whenever a breaker changes its state; it must not block or raise."""
         self._listeners.append(listener)
 
     async def close(self) -> None:
@@ -105,9 +105,11 @@ class ClientFactory:
         for channel in channels:
             await channel.close()
 
-    def _on_opened(self, target: str, breaker: Breaker) -> None:
+    def _on_change(self, target: str, breaker: Breaker, old: State, new: State) -> None:
         for listener in self._listeners:
-            listener(breaker)
+            listener(breaker, old, new)
+        if new is not State.OPEN:
+            return
         service = breaker.method.lstrip("/").rpartition("/")[0]
         key = (target, service)
         if key not in self._watches:

@@ -10,9 +10,12 @@ from grpc_health.v1 import health, health_pb2  # type: ignore[import-untyped]
 from services.mesh.telemetry import Telemetry
 
 Probe = Callable[[], Awaitable[None]]
+Listener = Callable[[str, str | None], None]
 
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+
+_UNCHECKED: Final = "not checked yet"
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +31,7 @@ class Health:
         self._probes: dict[str, Probe] = {}
         # What each check last said; None while it passes.
         self._failures: dict[str, str | None] = {}
+        self._listeners: list[Listener] = []
         self._services: list[str] = [""]
         self._task: asyncio.Task[None] | None = None
         self._started = False
@@ -36,7 +40,14 @@ class Health:
     def add(self, name: str, probe: Probe) -> None:
         """`probe` raises, or does not return in time, while the dependency cannot be used."""
         self._probes[name] = probe
-        self._failures[name] = "not checked yet"
+        self._failures[name] = _UNCHECKED
+
+    def on_change(self, listener: Listener) -> None:
+        """`listener(check, failure)` when a check begins to fail or, with None, passes again.
+
+        It must not block or raise.
+        """
+        self._listeners.append(listener)
 
     @property
     def serving(self) -> bool:
@@ -108,7 +119,11 @@ class Health:
         else:
             if self._failures[name] is not None and self._started:
                 _log.info("health check %s passes again", name, extra={"fields": {"check": name}})
-        self._failures[name] = failure
+        before, self._failures[name] = self._failures[name], failure
+        failed = before not in (None, _UNCHECKED)
+        if (failure is not None) != failed:
+            for listener in self._listeners:
+                listener(name, failure)
         self._telemetry.health.labels(name).set(0 if failure else 1)
 
     async def _tell(self) -> None:

@@ -3,7 +3,7 @@
     start      start hooks in order, then background tasks, then the server takes calls
     ready      ready hooks; health says SERVING
     serve      until SIGTERM or SIGINT, or until a background task gives up
-    drain      health says NOT_SERVING, calls go on for the drain window, drain hooks, calls under way end
+    drain      health says NOT_SERVING, calls go on for the drain window, calls under way end
     stop       background tasks are cancelled, stop hooks in reverse order
 
 A second signal while draining skips what is left of the drain. A third ends the process at once.
@@ -41,7 +41,6 @@ class Lifecycle:
         self.drain_s = drain_s
         self._start: list[AsyncHook] = []
         self._ready: list[AsyncHook] = []
-        self._drain: list[AsyncHook] = []
         self._stop: list[AsyncHook] = []
         self._background: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -58,10 +57,6 @@ class Lifecycle:
     def on_ready(self, hook: AsyncHook) -> None:
         """Once calls are taken."""
         self._ready.append(hook)
-
-    def on_drain(self, hook: AsyncHook) -> None:
-        """Once health says NOT_SERVING, while calls still go on."""
-        self._drain.append(hook)
 
     def on_stop(self, hook: AsyncHook) -> None:
         """After the last call has ended, in reverse order of registration; also after a failed start."""
@@ -126,9 +121,7 @@ class Lifecycle:
             await hook()
 
     async def drain(self) -> None:
-        """NOT_SERVING, drain hooks, the window, the end of calls under way."""
-        for hook in self._drain:
-            await self._bounded("drain hook", hook)
+        """NOT_SERVING, the window, the end of calls under way."""
         if self._server is not None:
             await self._server.drain(self.drain_s)
 

@@ -1,11 +1,17 @@
 """What every service that serves gRPC is made of, around its own wiring."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
+
+from waymesh.feedback.v1.feedback_service_pb2 import RecordSignalsRequest
+from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
+from waymesh.feedback.v1.signal_pb2 import Signal
 
 from services.mesh.client import ClientFactory
 from services.mesh.events import EventBus, create_bus
+from services.mesh.feedback.signals import SignalSender
 from services.mesh.lifecycle import Lifecycle
 from services.mesh.retry import RetryPolicy
 from services.mesh.server import GrpcServer
@@ -15,11 +21,14 @@ from services.mesh.telemetry import Telemetry
 
 S = TypeVar("S", bound=GrpcSettings)
 
+_SIGNALS_S: Final = 5.0
+
 
 class GrpcService(ABC, Generic[S]):
     """One process of a service; `server.port` is bound once `lifecycle` has started.
 
-    What `open_store`, `open_bus` and `clients` give is closed when the service stops, last first.
+    What `open_store`, `open_bus` and `clients` give is closed when the service stops, last first. Feedback
+    hears of health checks that fail and of breakers that open.
     """
 
     def __init__(self, name: str, settings: S, dsn: str) -> None:
@@ -40,6 +49,10 @@ class GrpcService(ABC, Generic[S]):
             max_concurrent=settings.max_concurrent_rpcs,
         )
         self.lifecycle.on_stop(self.telemetry.shutdown)
+        self._feedback: Any = None
+        self.signals = SignalSender(name, self.record_signals)
+        self.server.health.on_change(self.signals.check_changed)
+        self.lifecycle.background("signals of the mesh", self.signals.run)
         self.lifecycle.on_start(self.wire)
 
     @abstractmethod
@@ -76,5 +89,12 @@ class GrpcService(ABC, Generic[S]):
             retry=retry,
             max_message_mib=self.settings.max_message_mib,
         )
+        factory.on_breaker_change(self.signals.breaker_changed)
         self.lifecycle.on_stop(factory.close)
         return factory
+
+    async def record_signals(self, signals: Sequence[Signal]) -> None:
+        """Gives signals of this process to feedback. Raises MeshErrors."""
+        if self._feedback is None:
+            self._feedback = self.clients().stub(FeedbackServiceStub, self.settings.feedback_target)
+        await self._feedback.RecordSignals(RecordSignalsRequest(signals=signals), timeout=_SIGNALS_S)

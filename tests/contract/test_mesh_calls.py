@@ -356,14 +356,14 @@ async def test_breakers_are_per_method():
 
 async def test_listeners_hear_that_a_breaker_opens():
     async with mesh() as rig:
-        heard: list[str] = []
+        heard: list[tuple[str, State, State]] = []
         factory = rig.client()
-        factory.on_breaker_open(lambda breaker: heard.append(breaker.method))
+        factory.on_breaker_change(lambda breaker, *change: heard.append((breaker.method, *change)))
         stub = factory.stub(Stub, address(await rig.serve(error_of(grpc.StatusCode.INTERNAL))))
         for _ in range(5):
             with pytest.raises(errors.Internal):
                 await stub.PredictEta(request())
-    assert heard == [f"/{SERVICE}/PredictEta"]
+    assert heard == [(f"/{SERVICE}/PredictEta", State.CLOSED, State.OPEN)]
 
 
 # Streams.

@@ -206,6 +206,7 @@ async def gateway(
             "database_url": None,
             "api_key": KEY,
             "drain_s": 0.0,
+            "feedback_target": "127.0.0.1:1",  # signals are for no mesh that may run here besides
             **targets,
             **settings,
         }

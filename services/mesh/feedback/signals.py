@@ -1,16 +1,136 @@
-"""Signals as they may be stored and sent."""
+"""What a process of the mesh notices about itself and its peers, on its way to feedback.
 
+Nothing here waits or fails: signals go into a bounded queue that a background task empties. A signal that
+finds the queue full pushes out the oldest, for the newest says most.
+"""
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from waymesh.feedback.v1.signal_pb2 import Signal
+import grpc
+from waymesh.feedback.v1.outcome_pb2 import Severity
+from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 
+from services.mesh import logs
+from services.mesh.breaker import Breaker, State
+from services.mesh.errors import MeshError
 from services.mesh.feedback.outcome import recordable
 from services.mesh.redact import MASK, is_secret_name
 
+Send = Callable[[Sequence[Signal]], Awaitable[object]]
+
+_log = logging.getLogger(__name__)
+
+_QUEUE: Final = 1_000
+_BATCH: Final = 500
+_BACKOFF_S: Final = (1.0, 30.0)
+# What a signal does not become better for by trying again.
+_REFUSED: Final = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ALREADY_EXISTS})
 # Texts of a signal and how long the contract lets them be. Not signal_id, which is its identity.
 _LIMITS: Final = {"source": 128, "subject": 256, "message": 1024}
 _MAX_NAME: Final = 64
 _MAX_VALUE: Final = 512
+
+
+class SignalSender:
+    """Queue and sender of the signals of one process; run `run` in the background."""
+
+    def __init__(self, source: str, send: Send, *, wall: Callable[[], float] = time.time) -> None:
+        self._source = source
+        self._send = send
+        self._wall = wall
+        self._queue: deque[Signal] = deque(maxlen=_QUEUE)
+        self._some = asyncio.Event()
+
+    @property
+    def queued(self) -> Sequence[Signal]:
+        """What has not been sent yet, oldest first."""
+        return tuple(self._queue)
+
+    def breaker_changed(self, breaker: Breaker, old: State, new: State) -> None:
+        """A listener of breakers: one that was closed opens, one that was not closes."""
+        if new is State.HALF_OPEN or (old is State.HALF_OPEN and new is State.OPEN):
+            return  # it is the same outage
+        active = new is State.OPEN
+        state = "open" if active else "closed"
+        self.put(
+            SignalKind.SIGNAL_KIND_BREAKER_OPEN,
+            f"{breaker.target}{breaker.method}",
+            Severity.SEVERITY_ERROR if active else Severity.SEVERITY_INFO,
+            active=active,
+            message=f"the breaker of {breaker.method} at {breaker.target} is {state}",
+            labels={"target": breaker.target, "method": breaker.method},
+        )
+
+    def check_changed(self, check: str, failure: str | None) -> None:
+        """A listener of health checks: one fails, with this kind of error, or passes again."""
+        active = failure is not None
+        self.put(
+            SignalKind.SIGNAL_KIND_HEALTH_FAILING,
+            check,
+            Severity.SEVERITY_ERROR if active else Severity.SEVERITY_INFO,
+            active=active,
+            message=f"health check {check} of {self._source} {'fails' if active else 'passes again'}",
+            labels={"check": check, "error": failure or ""},
+        )
+
+    def put(
+        self,
+        kind: SignalKind.ValueType,
+        subject: str,
+        severity: Severity.ValueType,
+        *,
+        active: bool,
+        message: str,
+        labels: Mapping[str, str],
+    ) -> None:
+        """Queues a signal. Never raises, never waits; whoever noticed it has other things to do."""
+        try:
+            # Replicas notice for themselves, under one name; which one it was may matter.
+            said = {**labels, "process": str(os.getpid()), "request_id": logs.request_id.get()}
+            signal = Signal(
+                signal_id=str(uuid.uuid4()),
+                kind=kind,
+                source=self._source,
+                subject=subject[:256],
+                severity=severity,
+                active=active,
+                message=message[:1024],
+                labels={name: value[:_MAX_VALUE] for name, value in said.items() if value},
+            )
+            signal.timestamp.FromMicroseconds(round(self._wall() * 1e6))
+            self._queue.append(without_secrets(signal))
+            self._some.set()
+        except Exception:
+            _log.exception("a signal could not be made")
+
+    async def run(self) -> None:
+        """Sends what is queued, until cancelled."""
+        pause_s = _BACKOFF_S[0]
+        while True:
+            await self._some.wait()
+            batch = [self._queue[place] for place in range(min(len(self._queue), _BATCH))]
+            try:
+                await self._send(batch)
+            except MeshError as error:
+                if error.code not in _REFUSED:
+                    _log.warning("feedback takes no signals: %s", error)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, _BACKOFF_S[1])
+                    continue
+                _log.error("feedback refuses signals: %s", error)
+            pause_s = _BACKOFF_S[0]
+            done = {signal.signal_id for signal in batch}
+            while self._queue and self._queue[0].signal_id in done:
+                self._queue.popleft()
+            if not self._queue:
+                self._some.clear()
 
 
 def without_secrets(signal: Signal) -> Signal:

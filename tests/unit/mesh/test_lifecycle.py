@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,6 @@ def with_hooks(seen: list[str]) -> Lifecycle:
     for name in ("a", "b"):
         life.on_start(noted(seen, f"start {name}"))
         life.on_ready(noted(seen, f"ready {name}"))
-        life.on_drain(noted(seen, f"drain {name}"))
         life.on_stop(noted(seen, f"stop {name}"))
     return life
 
@@ -38,7 +38,7 @@ async def test_hooks_run_in_order_and_stop_hooks_in_reverse():
         assert await life.run() == 0
     assert seen == [
         *("start a", "start b", "ready a", "ready b"),
-        *("drain a", "drain b", "stop b", "stop a"),
+        *("stop b", "stop a"),
     ]
 
 
@@ -71,7 +71,7 @@ async def test_a_signal_drains_and_stops(number: signal.Signals):
     life.on_ready(signalled)
     async with asyncio.timeout(HANG_S):
         assert await life.run() == 0
-    assert seen[-4:] == ["drain a", "drain b", "stop b", "stop a"]
+    assert seen[-2:] == ["stop b", "stop a"]
 
 
 async def test_a_signal_ends_a_start_that_waits():
@@ -96,14 +96,21 @@ async def test_a_second_signal_skips_what_is_left_of_the_drain():
     async def signalled() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    async def drains_for_ever() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.Event().wait()
+    class DrainsForEver:
+        async def start(self) -> None: ...
+
+        async def drain(self, _wait_s: float) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.Event().wait()
+
+        async def stop(self) -> None:
+            seen.append("server stopped")
 
     life.on_ready(signalled)
-    life.on_drain(drains_for_ever)
+    server: Any = DrainsForEver()
     async with asyncio.timeout(HANG_S / 4):
-        assert await life.run() == 0
+        assert await life.run(server) == 0
+    assert "server stopped" in seen
     assert seen[-2:] == ["stop b", "stop a"]
 
 

@@ -2,9 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
 
-from services.mesh.breaker import Breaker, BreakerPolicy, State
+from services.mesh.breaker import Breaker, BreakerPolicy, Listener, State
 from services.mesh.chain.client.call import ClientCall, ClientLink
 from services.mesh.deadline import Clock
 from services.mesh.telemetry import Telemetry
@@ -13,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 class BreakerLink(ClientLink):
-    """One breaker per method of one target. `opened(breaker)` is called whenever one opens."""
+    """One breaker per method of one target. `changed(breaker, old, new)` is called after each change."""
 
     name = "breaker"
 
@@ -22,12 +21,12 @@ class BreakerLink(ClientLink):
         policy: BreakerPolicy,
         telemetry: Telemetry,
         clock: Clock,
-        opened: Callable[[Breaker], None],
+        changed: Listener,
     ) -> None:
         self._policy = policy
         self._telemetry = telemetry
         self._clock = clock
-        self._opened = opened
+        self._told = changed
         self._breakers: dict[str, Breaker] = {}
 
     @property
@@ -74,5 +73,4 @@ class BreakerLink(ClientLink):
             new.name.lower().replace("_", "-"),
             extra={"fields": {"target": breaker.target, "from": old.name.lower()}},
         )
-        if new is State.OPEN:
-            self._opened(breaker)
+        self._told(breaker, old, new)

@@ -1,0 +1,145 @@
+"""Signals of the mesh: what is told, once, without ever being in the way."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
+
+from services.mesh import errors
+from services.mesh.breaker import Breaker, BreakerPolicy
+from services.mesh.chain.server.validation import check
+from services.mesh.feedback import signals
+from services.mesh.feedback.signals import SignalSender
+from services.mesh.health import Health
+from services.mesh.telemetry import Telemetry
+
+
+class Feedback:
+    """Takes signals; first raises the errors that it is given."""
+
+    def __init__(self, *refusals: Exception) -> None:
+        self.taken: list[Signal] = []
+        self.asked = 0
+        self._refusals = list(refusals)
+        self._some = asyncio.Event()
+
+    async def __call__(self, given: Sequence[Signal]) -> None:
+        self.asked += 1
+        if self._refusals:
+            raise self._refusals.pop(0)
+        self.taken += given
+        self._some.set()
+
+    async def some(self) -> list[Signal]:
+        async with asyncio.timeout(10):
+            await self._some.wait()
+        return self.taken
+
+
+def outage(sender: SignalSender) -> Breaker:
+    """A breaker that opens, is probed in vain, and closes."""
+    now = 100.0
+    breaker = Breaker(
+        "eta", "/waymesh.eta.v1.EtaService/PredictEta", BreakerPolicy(failures=1), clock=lambda: now
+    )
+    breaker.on_change(sender.breaker_changed)
+    breaker.settle(breaker.admit(), errors.Unavailable("down"))
+    for answer in (errors.Unavailable("down"), None):
+        now += 60
+        breaker.settle(breaker.admit(), answer)
+    return breaker
+
+
+async def test_an_outage_is_told_when_it_begins_and_when_it_is_over():
+    sender = SignalSender("gateway", Feedback())
+    outage(sender)
+    assert [(one.active, one.subject) for one in sender.queued] == [
+        (True, "eta/waymesh.eta.v1.EtaService/PredictEta"),
+        (False, "eta/waymesh.eta.v1.EtaService/PredictEta"),
+    ]
+    for signal in sender.queued:
+        check(signal)
+        assert signal.kind == SignalKind.SIGNAL_KIND_BREAKER_OPEN
+
+
+async def test_a_check_is_told_when_it_begins_to_fail_and_when_it_passes_again():
+    sender = SignalSender("eta", Feedback())
+    health = Health(Telemetry("eta"), every_s=0.001)
+    health.on_change(sender.check_changed)
+    outcomes = [None, OSError(), ValueError(), None, None]
+    done = asyncio.Event()
+
+    async def probe() -> None:
+        if not outcomes:
+            done.set()
+            return
+        if (failure := outcomes.pop(0)) is not None:
+            raise failure
+
+    health.add("store", probe)
+    await health.start([])
+    async with asyncio.timeout(10):
+        await done.wait()
+    await health.stop()
+    assert [(one.active, one.subject) for one in sender.queued] == [(True, "store"), (False, "store")]
+    for signal in sender.queued:
+        check(signal)
+
+
+async def test_a_check_that_fails_at_the_start_is_told_and_one_that_passes_is_not():
+    sender = SignalSender("eta", Feedback())
+    health = Health(Telemetry("eta"))
+    health.on_change(sender.check_changed)
+
+    async def away() -> None:
+        raise OSError
+
+    async def there() -> None: ...
+
+    health.add("bus", away)
+    health.add("store", there)
+    await health.start([])
+    await health.stop()
+    assert [(one.active, one.subject) for one in sender.queued] == [(True, "bus")]
+
+
+async def test_signals_wait_while_feedback_is_away(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(signals, "_BACKOFF_S", (0.001, 0.002))
+    feedback = Feedback(errors.Unavailable("away"), errors.DeadlineExceeded("late"))
+    sender = SignalSender("eta", feedback)
+    sender.check_changed("store", "OSError")
+    task = asyncio.create_task(sender.run())
+    assert len(await feedback.some()) == 1
+    assert feedback.asked == 3
+    task.cancel()
+
+
+async def test_what_feedback_refuses_is_not_sent_again():
+    feedback = Feedback(errors.InvalidArgument("no"))
+    sender = SignalSender("eta", feedback)
+    task = asyncio.create_task(sender.run())
+    sender.check_changed("first", "OSError")
+    async with asyncio.timeout(10):
+        while sender.queued:
+            await asyncio.sleep(0)
+    sender.check_changed("second", "OSError")
+    assert [one.subject for one in await feedback.some()] == ["second"]
+    task.cancel()
+
+
+async def test_of_more_than_the_queue_holds_the_newest_are_kept():
+    sender = SignalSender("eta", Feedback())
+    for number in range(2_000):
+        sender.check_changed(f"check {number}", "OSError")
+    assert len(sender.queued) == 1_000
+    assert sender.queued[-1].subject == "check 1999"
+
+
+async def test_what_cannot_be_told_harms_nobody(caplog: pytest.LogCaptureFixture):
+    sender = SignalSender("eta", Feedback())
+    sender.check_changed("\ud800", "OSError")
+    assert not sender.queued or sender.queued[0].subject == "\ufffd"
+    sender.check_changed("x" * 1000, "password=hunter2 postgres://u:pw@db/x")
+    assert "hunter2" not in str(sender.queued[-1])
+    check(sender.queued[-1])
