@@ -10,9 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-
 from services.eta.fixes import Ints
-from services.eta.geo import Floats
+from services.roads.great_circle import Floats
 
 BEFORE_PICKUP: Final = 0
 AFTER_PICKUP: Final = 1
