@@ -6,17 +6,17 @@ from typing import Final
 
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
-from services.eta.cases import Case, trips_of
-from services.eta.couriers import NEVER
-from services.eta.fixes import MAX_SECONDS, MIN_SECONDS
-from services.eta.steady import held
-from services.roads.great_circle import Floats
 from waymesh.eta.v1.eta_pb2 import EtaPrediction, Factor, Leg, Quantiles
 from waymesh.feedback.v1.delivery_pb2 import LegKind
 
 from services.eta import predict, spread
+from services.eta.cases import Case, trips_of
+from services.eta.couriers import NEVER
+from services.eta.fixes import MAX_SECONDS, MIN_SECONDS
 from services.eta.learning import Learned
 from services.eta.predict import Estimate, Phase
+from services.eta.steady import held
+from services.roads.great_circle import Floats
 
 _US_PER_MIN: Final = 60e6
 _LEG_KINDS: Final = (

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from services.roads.great_circle import Floats
 from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome, LegKind, LegOutcome
 
 from services.eta import priors
 from services.eta.spread import AFTER_PICKUP, BEFORE_PICKUP, PICKUP, Spread
 from services.eta.spread import OVERDUE as OVERDUE_GROUP
+from services.roads.great_circle import Floats
 
 # Observations that the level above counts as.
 _WEIGHT: Final = 8.0

@@ -11,13 +11,13 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from services.eta.couriers import NEVER
-from services.eta.fixes import Ints
-from services.eta.progress import overdue
-from services.roads.great_circle import Floats, great_circle_m
 
 from services.eta import priors, spread
+from services.eta.couriers import NEVER
+from services.eta.fixes import Ints
 from services.eta.learning import Learned
+from services.eta.progress import overdue
+from services.roads.great_circle import Floats, great_circle_m
 
 Table = NDArray[np.float64]
 

@@ -5,16 +5,12 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from services.eta.couriers import NEVER
-from services.eta.orders import KnownOrder, micros
-from services.eta.progress import overdue
-from services.eta.tracks import Track
-from services.roads.great_circle import great_circle_m
 from waymesh.eta.v1.eta_pb2 import EtaPrediction
 from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome, LegKind, LegOutcome
 from waymesh.gps.v1.location_pb2 import Location
 
 from services.eta.answers import stamp
+from services.eta.couriers import NEVER
 from services.eta.learning import (
     FOOD_WAIT_MINUTES,
     OVERDUE,
@@ -22,8 +18,12 @@ from services.eta.learning import (
     RAW_PICKUP_MINUTES,
     STANDS_FOR,
 )
+from services.eta.orders import KnownOrder, micros
 from services.eta.predict import CORRECTION, FACTORS, PICKUP_CORRECTION, STEADINESS
+from services.eta.progress import overdue
 from services.eta.spread import NODES_MIN
+from services.eta.tracks import Track
+from services.roads.great_circle import great_circle_m
 
 NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_DNS, "outcomes.eta.waymesh")
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
 from services.eta.fixes import Ints
 from services.roads.great_circle import Floats
 
