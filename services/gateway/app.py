@@ -11,6 +11,7 @@ import grpc
 from services.gateway import faults
 from services.gateway.edge import Edge
 from services.gateway.exchange import Answer, Exchange, Headers, Receive, Scope, Send
+from services.gateway.hosts import asks_for_loopback
 from services.mesh import errors, json_codec, logs
 from services.mesh.errors import MeshError
 
@@ -25,15 +26,22 @@ Handler = Callable[[Exchange], Awaitable[Answer]]
 
 
 class App:
-    """Routes: path → method → handler. `name` is the listener's: `gateway`, or a runtime's."""
+    """Routes: path → method → handler. `name` is the listener's: `gateway`, or a runtime's.
+
+    `local` takes requests for this machine's loopback alone, by their Host: a web page whose name was made to
+    lead here (DNS rebinding) sends its own.
+    """
 
     def __init__(
         self,
         name: str,
         edge: Edge,
         routes: Mapping[str, Mapping[str, Handler]],
+        *,
+        local: bool = False,
     ) -> None:
         self.name = name
+        self._local = local
         self._edge = edge
         self._routes = routes
         self._sessions = 0
@@ -80,6 +88,10 @@ class App:
             self._note(exchange, status, error, seconds)
 
     async def _answer(self, exchange: Exchange) -> Answer:
+        if exchange.doubtful:
+            exchange.check_headers()
+        if self._local and not asks_for_loopback(exchange.headers.get(b"host", b"localhost")):
+            raise faults.host_not_local()
         methods = self._routes.get(exchange.path)
         if methods is None:
             raise faults.unknown_path(exchange.path)

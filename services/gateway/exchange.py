@@ -22,6 +22,7 @@ _NOTHING_YET: Final[Mapping[str, Any]] = {"more_body": True}
 # The only headers that anything here looks at.
 _WANTED: Final = frozenset(
     {
+        b"host",
         b"content-type",
         b"content-length",
         b"x-api-key",
@@ -32,6 +33,8 @@ _WANTED: Final = frozenset(
         b"access-control-request-method",
     }
 )
+# Two of these are no request: whoever stands in front of us may have looked at the other one.
+_ONCE: Final = (b"host", b"x-api-key")
 # What is let through from outside: it ends up in logs and headers. The same as between services.
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 _UTF_8: Final = re.compile(
@@ -45,7 +48,9 @@ class Exchange:
     __slots__ = (
         "_arrived",
         "_receive",
+        "_scope",
         "began",
+        "doubtful",
         "headers",
         "method",
         "path",
@@ -57,7 +62,11 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, service: str, began: float) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.headers = {name: value for name, value in scope["headers"] if name in _WANTED}
+        wanted = [pair for pair in scope["headers"] if pair[0] in _WANTED]
+        self.headers: dict[bytes, bytes] = dict(wanted)
+        # Whether `check_headers` has something to look at.
+        self.doubtful = len(wanted) != len(self.headers) or b"host" not in self.headers
+        self._scope = scope
         self._receive = receive
         self._arrived: Callable[[], bool] = scope[ARRIVED]
         self.began = began
@@ -73,6 +82,15 @@ class Exchange:
         """A header as text."""
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
+
+    def check_headers(self) -> None:
+        """Raises the fault for 400 if a header that has to be there once is there twice, or Host is not."""
+        names = [name for name, _ in self._scope["headers"]]
+        for name in _ONCE:
+            if names.count(name) > 1:
+                raise faults.header_repeated(name.decode())
+        if b"host" not in self.headers and self._scope["http_version"] == "1.1":
+            raise faults.host_missing()
 
     def require_json(self) -> None:
         """Raises the fault for 415 unless the body is declared to be JSON in UTF-8."""

@@ -13,6 +13,7 @@ from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_DEADLINE_PASSED,
     ERROR_REASON_DRAINING,
     ERROR_REASON_HEADERS_TOO_LARGE,
+    ERROR_REASON_MALFORMED_BODY,
     ERROR_REASON_METHOD_NOT_ALLOWED,
     ERROR_REASON_OVERLOADED,
     ERROR_REASON_RATE_LIMITED,
@@ -29,6 +30,7 @@ from services.mesh.errors import (
     InvalidArgument,
     MeshError,
     NotFound,
+    PermissionDenied,
     ResourceExhausted,
     Unauthenticated,
     Unavailable,
@@ -60,6 +62,23 @@ def method_not_allowed(allowed: Sequence[str]) -> HttpFault:
     fault.status = 405
     fault.headers = ((b"allow", names.encode()),)
     return fault
+
+
+def header_repeated(name: str) -> HttpFault:
+    """400 (for Host: RFC 9112, 3.2)."""
+    return HttpFault(f"the header {name} must come once", reason=ERROR_REASON_MALFORMED_BODY)
+
+
+def host_missing() -> HttpFault:
+    """400 (RFC 9112, 3.2)."""
+    return HttpFault("the header host is missing", reason=ERROR_REASON_MALFORMED_BODY)
+
+
+def host_not_local() -> PermissionDenied:
+    """403."""
+    return PermissionDenied(
+        "this listener is for programs on its own machine: the host must be localhost or a loopback address"
+    )
 
 
 def body_too_large(limit_bytes: int) -> HttpFault:

@@ -18,6 +18,7 @@ from services.gateway.caller import callers
 from services.gateway.cors import Cors
 from services.gateway.edge import Edge
 from services.gateway.execute import Executor
+from services.gateway.hosts import is_loopback
 from services.gateway.key_sync import KeySync
 from services.gateway.keys import KeyRing, Snapshot
 from services.gateway.limits import Rate
@@ -78,7 +79,8 @@ class Gateway:
         ports = {"agent-demo": settings.agent_demo_port, "agent-custom": settings.agent_custom_port}
         self.runtimes: dict[str, Listener] = {}
         for name in RUNTIMES:
-            app = App(name, edge, RuntimeRoutes(name, edge, executor, self.status).routes)
+            routes = RuntimeRoutes(name, edge, executor, self.status).routes
+            app = App(name, edge, routes, local=is_loopback(settings.runtime_host))
             self.runtimes[name] = self.http.add(settings.runtime_host, ports[name], app)
 
     def lifecycle(self) -> Lifecycle:

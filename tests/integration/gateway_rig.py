@@ -56,7 +56,7 @@ class Client:
     """One keep-alive connection; a new one where the server has closed it between requests."""
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
-        self._host = host
+        self._host = self.sent_host = host
         self._port = port
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -79,7 +79,11 @@ class Client:
     async def send(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}) -> None:
         """A request, without waiting for the answer."""
         _, writer = await self.connect()
-        lines = [f"{method} {path} HTTP/1.1", "Host: gateway", *(f"{k}: {v}" for k, v in headers.items())]
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            f"Host: {self.sent_host}",
+            *(f"{k}: {v}" for k, v in headers.items()),
+        ]
         if method == "POST" and "Transfer-Encoding" not in headers:
             lines.append(f"Content-Length: {len(body)}")
         writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
