@@ -1,18 +1,19 @@
 """Report one fix over HTTP with the standard library alone, and read the errors the gateway gives.
 
-Run it beside `make run`: WAYMESH_API_KEY=wm_... python3 examples/http_client.py
+Run it beside `make run`: WAYMESH_API_KEY=$(.venv/bin/waymesh keys add me) python3 examples/http_client.py
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
 
 GATEWAY = os.environ.get("WAYMESH_GATEWAY", "http://127.0.0.1:8000")
-KEY = os.environ["WAYMESH_API_KEY"]
+KEY = os.environ.get("WAYMESH_API_KEY", "")
 
 
 def execute(task: str, parameters: dict[str, object]) -> tuple[int, dict[str, object]]:
@@ -28,7 +29,14 @@ def execute(task: str, parameters: dict[str, object]) -> tuple[int, dict[str, ob
     except urllib.error.HTTPError as refused:
         with refused:
             return refused.code, json.load(refused)
+    except urllib.error.URLError as away:
+        sys.exit(f"no gateway answers at {GATEWAY} ({away.reason}): start one with `make run`")
 
+
+if not KEY:
+    sys.exit(
+        "set WAYMESH_API_KEY to the key that `waymesh up` prints, or to a new one of `waymesh keys add NAME`"
+    )
 
 fix: dict[str, object] = {
     "driver_id": "driver_123",

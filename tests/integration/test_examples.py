@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -109,6 +110,15 @@ def test_a_curl_of_the_readme_is_answered_as_printed_under_it(number: int, answe
     assert list(answers[number]) == list(SHOWN[number][1]), "in the same order"
 
 
+async def test_the_key_that_the_readme_makes_is_taken(mesh: RunningMesh) -> None:
+    [block] = [text for _, text in BLOCKS if "KEY=$(" in text]
+    block = block.replace(".venv/bin/", f"{Path(sys.executable).parent}/")
+    told = run(["bash", "-ec", f"export DATABASE_URL={shlex.quote(mesh.dsn)}\n{block}\nprintf %s $KEY"], mesh)
+    assert told.returncode == 0, told.stderr
+    command = SHOWN[0][0].replace("$KEY", told.stdout)
+    await until(lambda: curl(command, mesh).get("status") == "success", "the gateway hears of the key")
+
+
 def test_every_curl_of_the_readme_is_tried() -> None:
     assert README.count("curl ") == len(SHOWN) + 1
 
@@ -142,6 +152,18 @@ def test_an_example_runs_and_prints_what_it_is_for(mesh: RunningMesh, name: str)
     done = run([sys.executable, str(Path("examples") / name)], mesh)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(EXAMPLES[name], done.stdout), done.stdout
+
+
+def test_the_http_client_says_what_it_misses(mesh: RunningMesh) -> None:
+    command = [sys.executable, "examples/http_client.py"]
+    missing = run(["env", "-u", "WAYMESH_API_KEY", *command], mesh)
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert missing.stderr.startswith("set WAYMESH_API_KEY to the key that `waymesh up` prints")
+    assert missing.stderr.count("\n") == 1
+    away = run(["env", "WAYMESH_GATEWAY=http://127.0.0.1:1", *command], mesh)
+    assert (away.returncode, away.stdout) == (1, "")
+    assert away.stderr.startswith("no gateway answers at http://127.0.0.1:1 (")
+    assert away.stderr.count("\n") == 1
 
 
 def test_every_example_is_run() -> None:
