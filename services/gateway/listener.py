@@ -20,6 +20,8 @@ _BACKLOG: Final = 2048
 _LOOK_S: Final = 0.02
 # How long a process that could end waits for the rest of a request that has begun to arrive, in seconds.
 _ARRIVING_S: Final = 2.0
+# Turns of the loop from a connection's acceptance to its being known here, and from its abort to its end.
+_TURNS: Final = 5
 
 
 @dataclass(slots=True)
@@ -121,9 +123,7 @@ class HttpServer:
         for connection in list(self._connections.open):
             connection.drain()
         await asyncio.sleep(max(wait_s, SETTLE_S))
-        for listener in self._listeners:
-            if listener.server is not None:
-                listener.server.close()
+        await self._accept_no_more()
         now = time.monotonic()
         arrived_by, until = now + self._arriving_s, now + self._grace_s
         while self._connections.open and now < until:
@@ -140,6 +140,25 @@ class HttpServer:
         clock, self._clock = self._clock, None
         if clock is not None:
             clock.cancel()
+        await self._accept_no_more()
+        tasks = [task for listener in self._listeners for task in list(listener.state.tasks)]
+        for connection in list(self._connections.open):
+            connection.transport.abort()
+        # Aborting cancels them; they end on their own once they have.
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
+        await _turns()
+
+    async def _accept_no_more(self) -> None:
+        """Ends the listeners; what they have accepted until then is known on return.
+
+        A connection takes several turns to be made, and asyncio loses one whose server closes meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners:
+            if listener.server is not None and listener.bound is not None:
+                loop.remove_reader(listener.bound)  # uvloop accepts otherwise, and loses none
+        await _turns()
         for listener in self._listeners:
             if listener.server is not None:
                 listener.server.close()
@@ -147,12 +166,7 @@ class HttpServer:
             if listener.bound is not None:
                 listener.bound.close()
                 listener.bound = None
-        tasks = [task for listener in self._listeners for task in list(listener.state.tasks)]
-        for connection in list(self._connections.open):
-            connection.transport.abort()
-        # Aborting cancels them; they end on their own once they have.
-        if tasks:
-            await asyncio.wait(tasks, timeout=5)
+        await _turns()
 
     def _tell_time(self) -> None:
         date = (b"date", formatdate(time.time(), usegmt=True).encode())
@@ -163,3 +177,8 @@ class HttpServer:
         while True:
             await asyncio.sleep(1 - time.time() % 1)
             self._tell_time()
+
+
+async def _turns() -> None:
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)

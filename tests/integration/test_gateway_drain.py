@@ -1,8 +1,11 @@
 """Leaving without losing a request: the old process drains while its successor takes over the port."""
 
 import asyncio
+import contextlib
+import socket
 from typing import Any
 
+import pytest
 from gateway_rig import GPS, gateway, took_in
 
 from tests.processes import until
@@ -95,3 +98,20 @@ async def test_a_successor_takes_over_the_port_without_a_failed_request() -> Non
         stop.set()
         await asyncio.gather(*loads)
     assert done > 800
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_connection_that_is_being_accepted_at_the_end_ends_like_all_others(turns: int) -> None:
+    """How far it has come depends on how often the loop has turned since."""
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: faults.append(context))
+    async with gateway() as rig:
+        with socket.create_connection(("127.0.0.1", rig.gateway.public.port)) as client:
+            client.settimeout(20)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await rig.gateway.http.stop()
+            assert not rig.gateway.http._connections.open
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.to_thread(client.recv, 1) == b""
+    assert faults == []
