@@ -26,8 +26,8 @@ async def test_a_crash_in_the_middle_of_a_batch_changes_nothing(
     publish = FixConsumer.publish
     crashed: list[int] = []
 
-    async def crash_once(self: FixConsumer, conn: Any, state: Any, predicted: Any, others: Any = ()) -> None:
-        await publish(self, conn, state, predicted, others)
+    async def crash_once(self: FixConsumer, conn: Any, state: Any, *what: Any) -> None:
+        await publish(self, conn, state, *what)
         if state.number not in crashed:
             crashed.append(state.number)
             raise ConnectionResetError
