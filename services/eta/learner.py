@@ -4,13 +4,16 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from waymesh.feedback.v1.feedback_service_pb2 import ListDeliveryOutcomesRequest
+from waymesh.feedback.v1.feedback_service_pb2 import (
+    ListDeliveryOutcomesRequest,
+    ListDeliveryOutcomesResponse,
+)
 
 from services.eta.drift import Coverage
 from services.eta.learning import MODEL, Learned
 from services.eta.signals import Signals
 from services.eta.store import EtaStore
-from services.mesh.errors import MeshError
+from services.mesh.errors import MeshError, OutOfRange
 
 if TYPE_CHECKING:
     from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
@@ -76,9 +79,12 @@ class Learner:
 
     async def learn_once(self) -> bool:
         """Read one page; true if there is more."""
-        page = await self._feedback.ListDeliveryOutcomes(
-            ListDeliveryOutcomesRequest(page_size=_PAGE, page_token=self._page_token), timeout=_TIMEOUT_S
-        )
+        try:
+            page = await self._list(self._page_token)
+        except OutOfRange:
+            # Feedback has lost its store. What it holds by now is news, all of it.
+            log.warning("feedback no longer knows what was learned from; reading from its start")
+            page = await self._list("")
         if not page.outcomes:
             return False
         async with self._store.transaction() as conn:
@@ -95,3 +101,9 @@ class Learner:
         if self._coverage.add(page.outcomes):
             self._signals.coverage(MODEL, self._coverage.share, drifted=self._coverage.drifted)
         return page.has_more
+
+    async def _list(self, page_token: str) -> ListDeliveryOutcomesResponse:
+        page: ListDeliveryOutcomesResponse = await self._feedback.ListDeliveryOutcomes(
+            ListDeliveryOutcomesRequest(page_size=_PAGE, page_token=page_token), timeout=_TIMEOUT_S
+        )
+        return page

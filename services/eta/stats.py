@@ -5,25 +5,24 @@ kept for it.
 from typing import Final
 
 from waymesh.eta.v1.gps_stream_pb2 import FlagCount, GetGpsStatsResponse
-from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_CURSOR_INVALID
 
 from services.eta.fixes import FLAGS
 from services.eta.store import Counts
-from services.mesh.errors import FieldViolation, OutOfRange
+from services.mesh import cursors
 
 _PREFIX: Final = "gps"
 _MAX: Final = 2**32 - 1
 
 
 def since(cursor: str, totals: Counts) -> GetGpsStatsResponse:
-    """What was counted between the cursor and the totals. Raises OutOfRange for a cursor that is not one
-    of ours.
+    """What was counted between the cursor and the totals. Raises InvalidArgument for a cursor that
+    is not one of ours, OutOfRange for one that is ahead of the totals.
     """
     now = _figures(totals)
     before = _read(cursor, len(now)) if cursor else [0] * len(now)
     counted = [new - old for new, old in zip(now, before, strict=True)]
     if min(counted) < 0:
-        raise _invalid(cursor)
+        raise cursors.not_kept(cursor)
     fixes, duplicates, conflicts, predictions, *flags = (min(count, _MAX) for count in counted)
     return GetGpsStatsResponse(
         fixes=fixes,
@@ -42,16 +41,7 @@ def _figures(totals: Counts) -> list[int]:
 def _read(cursor: str, count: int) -> list[int]:
     prefix, *figures = cursor.split(".")
     if prefix != _PREFIX or len(figures) != count:
-        raise _invalid(cursor)
+        raise cursors.not_ours(cursor)
     if not all(0 < len(figure) <= 16 and set(figure) <= set("0123456789abcdef") for figure in figures):
-        raise _invalid(cursor)
+        raise cursors.not_ours(cursor)
     return [int(figure, 16) for figure in figures]
-
-
-def _invalid(cursor: str) -> OutOfRange:
-    return OutOfRange(
-        "the cursor is not one of eta's counters",
-        reason=ERROR_REASON_CURSOR_INVALID,
-        metadata={"cursor": cursor},
-        violations=[FieldViolation("cursor", "is not a cursor that an earlier answer gave")],
-    )

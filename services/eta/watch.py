@@ -5,10 +5,8 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_CURSOR_INVALID
-
 from services.eta.store import EtaStore, StoredPrediction
-from services.mesh.errors import FieldViolation, OutOfRange
+from services.mesh import cursors
 from services.mesh.store import is_transient
 
 log = logging.getLogger(__name__)
@@ -36,21 +34,20 @@ class PredictionWatch:
         self._looker: asyncio.Task[None] | None = None
 
     async def start_of(self, cursor: str) -> int:
-        """Number behind which to go on. Raises OutOfRange for a cursor that is not one of ours or too old."""
+        """Number behind which to go on.
+
+        Raises InvalidArgument for a cursor that is not one of ours, OutOfRange for one too old or ahead.
+        """
         newest = await self._store.newest_prediction()
         if not cursor:
             return newest
         digits = cursor.removeprefix(_PREFIX)
-        if cursor.startswith(_PREFIX) and digits.isascii() and digits.isdigit() and len(digits) < 19:
-            seq = int(digits)
-            if await self._store.oldest_prediction() - 1 <= seq <= newest:
-                return seq
-        raise OutOfRange(
-            "the cursor is not one of eta's, or too old",
-            reason=ERROR_REASON_CURSOR_INVALID,
-            metadata={"cursor": cursor},
-            violations=[FieldViolation("cursor", "is not a cursor that an earlier answer gave, or too old")],
-        )
+        if not (cursor.startswith(_PREFIX) and digits.isascii() and digits.isdigit() and len(digits) < 19):
+            raise cursors.not_ours(cursor)
+        seq = int(digits)
+        if not await self._store.oldest_prediction() - 1 <= seq <= newest:
+            raise cursors.not_kept(cursor)
+        return seq
 
     async def follow(self, seq: int, order_ids: Sequence[str]) -> AsyncIterator[StoredPrediction]:
         """Every prediction behind `seq`, of these orders or of all, without end."""

@@ -6,10 +6,8 @@ import struct
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_CURSOR_INVALID
-
 from services.feedback.store import Place
-from services.mesh.errors import FieldViolation, InvalidArgument
+from services.mesh import cursors
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER: Final = struct.Struct(">cQ")
@@ -25,7 +23,7 @@ def parse_number(token: str, field: str) -> int:
     """The number in a token. Raises InvalidArgument with CURSOR_INVALID."""
     mark, number = _decode(_NUMBER, token, field)
     if mark != b"n":
-        raise _invalid(token, field)
+        raise cursors.not_ours(token, field)
     return int(number)
 
 
@@ -38,11 +36,11 @@ def parse_place(token: str, field: str) -> Place:
     """The place in a token. Raises InvalidArgument with CURSOR_INVALID."""
     mark, micros, number = _decode(_PLACE, token, field)
     if mark != b"p":
-        raise _invalid(token, field)
+        raise cursors.not_ours(token, field)
     try:
         return Place(_EPOCH + timedelta(microseconds=micros), number)
     except OverflowError:
-        raise _invalid(token, field) from None
+        raise cursors.not_ours(token, field) from None
 
 
 def _encode(packed: bytes) -> str:
@@ -55,16 +53,7 @@ def _decode(layout: struct.Struct, token: str, field: str) -> tuple[Any, ...]:
         # PostgreSQL's bigint is signed.
         unpacked = layout.unpack(packed)
     except (binascii.Error, struct.error, ValueError):
-        raise _invalid(token, field) from None
+        raise cursors.not_ours(token, field) from None
     if unpacked[-1] >= 2**63 or _encode(packed) != token:
-        raise _invalid(token, field)
+        raise cursors.not_ours(token, field)
     return unpacked
-
-
-def _invalid(token: str, field: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"{field} is not one of ours; leave it empty to start anew",
-        reason=ERROR_REASON_CURSOR_INVALID,
-        metadata={"cursor": token},
-        violations=(FieldViolation(field, "is not a token that an earlier answer gave"),),
-    )

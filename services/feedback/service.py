@@ -14,8 +14,9 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_CONFLICTING_CONTENT
 from services.feedback import store
 from services.feedback.cursors import number_token, parse_number, parse_place, place_token
 from services.feedback.intake import Intake
-from services.feedback.records import OUTCOMES
+from services.feedback.records import DELIVERIES, OUTCOMES, Kind
 from services.feedback.store import Fate, Filter
+from services.mesh.cursors import not_kept
 from services.mesh.errors import AlreadyExists, to_status
 from services.mesh.store import Store
 
@@ -76,7 +77,8 @@ class FeedbackServicer(FeedbackServiceServicer):
         self, request: pb.ListDeliveryOutcomesRequest, context: Any
     ) -> pb.ListDeliveryOutcomesResponse:
         size = request.page_size or _PAGE
-        after = parse_number(request.page_token, "page_token") if request.page_token else 0
+        token = request.page_token
+        after = await self._reached(token, "page_token", DELIVERIES) if token else 0
         found = await store.deliveries_after(
             self._database.pool,
             after,
@@ -109,7 +111,7 @@ class FeedbackServicer(FeedbackServiceServicer):
         pool = self._database.pool
         wanted = Filter(statuses=request.statuses, agent_name=request.agent_name)
         if request.cursor:
-            seen = parse_number(request.cursor, "cursor")
+            seen = await self._reached(request.cursor, "cursor", OUTCOMES)
         else:
             seen = await store.last_number(pool, OUTCOMES)
         yield pb.WatchOutcomesResponse(cursor=number_token(seen))
@@ -122,6 +124,13 @@ class FeedbackServicer(FeedbackServiceServicer):
             seen = upto
             if len(found) < _WATCH_BATCH:
                 await self._intake.stored.wait(_POLL_S)
+
+    async def _reached(self, token: str, field: str, kind: Kind[Any]) -> int:
+        """The number in a token. Raises InvalidArgument if it is not ours, OutOfRange if it is ahead."""
+        number = parse_number(token, field)
+        if number > await store.last_number(self._database.pool, kind):
+            raise not_kept(token, field)
+        return number
 
 
 def _results(ids: Sequence[str], fates: Sequence[Fate]) -> dict[str, Any]:

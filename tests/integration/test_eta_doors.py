@@ -214,6 +214,8 @@ async def test_watching_goes_on_where_it_broke_off(mesh: Rig) -> None:
     one.cancel()
     with pytest.raises(OutOfRange):
         await anext(aiter(stub.WatchEta(WatchEtaRequest(cursor="eta-99"))))
+    with pytest.raises(InvalidArgument):
+        await anext(aiter(stub.WatchEta(WatchEtaRequest(cursor="99"))))
 
 
 async def test_an_unknown_order_is_not_found(mesh: Rig) -> None:

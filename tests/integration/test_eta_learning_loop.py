@@ -1,5 +1,6 @@
 """Delivered orders are scored, feedback keeps the scores, and eta learns from what feedback keeps."""
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,10 +9,15 @@ from eta_rig import START_S, Rig, counted, order, rig, stream, way
 from waymesh.eta.v1.eta_pb2 import EtaQuery
 from waymesh.eta.v1.eta_service_pb2 import PredictEtaRequest
 from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome, LegKind
-from waymesh.feedback.v1.feedback_service_pb2 import ListDeliveryOutcomesRequest
+from waymesh.feedback.v1.feedback_service_pb2 import (
+    ListDeliveryOutcomesRequest,
+    RecordDeliveryOutcomesRequest,
+)
 from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
 from waymesh.order.v1.order_pb2 import OrderStatus
 
+from services.eta.learning import Learned
+from services.feedback.cursors import number_token
 from services.mesh.client import ClientFactory
 
 
@@ -111,5 +117,29 @@ async def test_a_score_that_breaks_a_rule_does_not_keep_the_others_from_feedback
     await mesh.until(empty, "nothing waits for feedback any more")
     rows = await mesh.store.pool.fetch("SELECT id FROM feedback.deliveries ORDER BY id")
     assert [row["id"] for row in rows] == ["outcome_0", "outcome_1", "outcome_3", "outcome_4"]
+    await eta.stop()
+    await feedback.stop()
+
+
+async def test_a_feedback_that_lost_its_store_is_learned_from_anew(mesh: Rig) -> None:
+    feedback = await mesh.with_feedback()
+    await (await mesh.start(learn_every_s=3600)).stop()  # makes the tables
+    await mesh.store.pool.execute(
+        "INSERT INTO eta.learned (page_token, state) VALUES ($1, $2)",
+        number_token(1000),
+        json.dumps(Learned().dump()),
+    )
+    made = DeliveryOutcome(outcome_id="outcome", order_id="o", p50_minutes=1, p90_minutes=2, actual_minutes=1)
+    made.predicted_at.seconds = made.delivered_at.seconds = START_S
+    eta = await mesh.start(learn_every_s=0.05)
+    clients = ClientFactory("test", telemetry=mesh.telemetry)
+    stub = clients.stub(FeedbackServiceStub, f"127.0.0.1:{feedback.server.port}")
+    await stub.RecordDeliveryOutcomes(RecordDeliveryOutcomesRequest(outcomes=[made]))
+
+    async def learned() -> bool:
+        return bool((await mesh.row("SELECT page_token FROM eta.learned"))["page_token"] == number_token(1))
+
+    await mesh.until(learned, "the new store is read from its start")
+    await clients.close()
     await eta.stop()
     await feedback.stop()

@@ -19,13 +19,14 @@ from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus
 from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 from waymesh.mesh.v1 import error_reason_pb2 as reasons
 
+from services.feedback.cursors import number_token
 from services.feedback.intake import Intake
 from services.feedback.server import MIGRATIONS, Feedback
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import Fate
 from services.mesh import json_codec
 from services.mesh.client import ClientFactory
-from services.mesh.errors import AlreadyExists, InvalidArgument
+from services.mesh.errors import AlreadyExists, InvalidArgument, OutOfRange
 from services.mesh.events import JSON, Message, create_bus
 from services.mesh.feedback.outcome import outcome
 from services.mesh.store import Store
@@ -180,6 +181,22 @@ async def test_a_token_that_is_not_ours_is_refused_with_its_field(
         await stub.ListOutcomes(pb.ListOutcomesRequest(page_token=token), timeout=10)
     assert refused.value.reason == reasons.ERROR_REASON_CURSOR_INVALID
     assert refused.value.violations[0].field == "page_token"
+
+
+async def test_a_cursor_ahead_of_what_is_stored_is_out_of_range(stub: FeedbackServiceAsyncStub) -> None:
+    await record(stub, event(1), event(2))
+    watch = stub.WatchOutcomes(pb.WatchOutcomesRequest(cursor=number_token(2)), timeout=30)
+    assert (await anext(aiter(watch))).cursor == number_token(2)
+    watch.cancel()
+    with pytest.raises(OutOfRange) as ahead:
+        await anext(aiter(stub.WatchOutcomes(pb.WatchOutcomesRequest(cursor=number_token(3)), timeout=30)))
+    assert ahead.value.reason == reasons.ERROR_REASON_CURSOR_INVALID
+    assert ahead.value.violations[0].field == "cursor"
+    with pytest.raises(OutOfRange) as ahead:
+        await stub.ListDeliveryOutcomes(
+            pb.ListDeliveryOutcomesRequest(page_token=number_token(1)), timeout=10
+        )
+    assert ahead.value.violations[0].field == "page_token"
 
 
 async def test_deliveries_come_in_the_order_of_storing_and_a_token_goes_on_later(

@@ -99,7 +99,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: {"limit": "max_length_km"}
     """
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 47
-    """The cursor or page token is not one of ours, or is too old. Metadata: `cursor`. Example: {"cursor": "abc"}"""
+    """The cursor or page token is not one of ours (INVALID_ARGUMENT), or is too old or ahead of what is stored
+    (OUT_OF_RANGE). Metadata: `cursor`. Example: {"cursor": "abc"}
+    """
     ERROR_REASON_MATRIX_SIZE: _ErrorReason.ValueType  # 48
     """The travel time matrix does not fit the stops. Metadata: `expected`, `found` (numbers of values).
     Example: {"expected": "81", "found": "80"}
@@ -187,7 +189,9 @@ ERROR_REASON_NO_FEASIBLE_PLAN: ErrorReason.ValueType  # 46
 Example: {"limit": "max_length_km"}
 """
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 47
-"""The cursor or page token is not one of ours, or is too old. Metadata: `cursor`. Example: {"cursor": "abc"}"""
+"""The cursor or page token is not one of ours (INVALID_ARGUMENT), or is too old or ahead of what is stored
+(OUT_OF_RANGE). Metadata: `cursor`. Example: {"cursor": "abc"}
+"""
 ERROR_REASON_MATRIX_SIZE: ErrorReason.ValueType  # 48
 """The travel time matrix does not fit the stops. Metadata: `expected`, `found` (numbers of values).
 Example: {"expected": "81", "found": "80"}
