@@ -10,6 +10,8 @@ from uuid import uuid4
 
 PLACE = {"lat": 41.39, "lon": 2.16}
 Request = tuple[str, dict[str, Any]]
+# What is asked about routes has an answer, also by a slow courier's usual speed.
+LIMITS = {"limits": {"max_food_wait_minutes": 600, "max_duration_minutes": 900, "max_length_km": 200}}
 
 
 def near(rng: random.Random) -> dict[str, float]:
@@ -135,11 +137,16 @@ class Varied:
 
     def stops(self, n: int) -> Request:
         orders = [self.an_order(n * 1000 + k) for k in range(self._rng.randint(1, 2))]
-        return "optimize_route", {"start": near(self._rng), "orders": orders, "plane": {"speed_kph": 60}}
+        return "optimize_route", {
+            "start": near(self._rng),
+            "orders": orders,
+            "plane": {"speed_kph": 60},
+            **LIMITS,
+        }
 
     def roads(self, n: int) -> Request:
         """Stops whose travel times route has to ask eta for."""
-        return "optimize_route", {"start": near(self._rng), "orders": [self.an_order(n)]}
+        return "optimize_route", {"start": near(self._rng), "orders": [self.an_order(n)], **LIMITS}
 
     def matrix(self, n: int) -> Request:
         places = [near(self._rng) for _ in range(3)]
