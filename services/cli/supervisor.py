@@ -21,6 +21,7 @@ from services.cli.environment import SERVICES, PortSpec, ServiceSpec, check_free
 from services.cli.errors import CliError
 from services.cli.external_database import ExternalDatabase
 from services.cli.logfile import ServiceLog
+from services.cli.probe import health
 from services.cli.runner import Address, ServiceRunner, State
 from services.cli.screen import Screen
 from services.cli.state import MeshState, RunLock, ServiceState
@@ -28,6 +29,9 @@ from services.cli.state import MeshState, RunLock, ServiceState
 # Nobody looks for another instance while the whole mesh stops, so there is little to wait for.
 _DRAIN_S: Final = "0.5"
 _SLOW_START_S: Final = 60.0
+# How long the gateway may take to find services that are ready, in seconds; it goes on looking after that.
+_SIGHT_S: Final = 5.0
+_LOOK_AGAIN_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,9 @@ class Supervisor:
         async def all_ready() -> None:
             for runner in self._runners.values():
                 await runner.was_ready.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SIGHT_S):
+                    await self._until_gateway_sees_all()
 
         ready = asyncio.create_task(all_ready())
         ending = asyncio.create_task(self._ending.wait())
@@ -192,6 +199,16 @@ class Supervisor:
         finally:
             ready.cancel()
             ending.cancel()
+
+    async def _until_gateway_sees_all(self) -> None:
+        """The gateway may have looked for its peers before they listened; its first call is not to wait."""
+        gateway = self.address("gateway")
+        peers = [spec.name for spec in SERVICES if spec.name != "gateway"]
+        while True:
+            seen = (await health(gateway.host, gateway.admin_port)).checks
+            if all(seen.get(name) == "ok" for name in peers):
+                return
+            await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _until_end(self, tasks: list[asyncio.Task[None]]) -> None:
         ending = asyncio.create_task(self._ending.wait())

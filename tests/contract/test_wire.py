@@ -5,9 +5,10 @@ from typing import Any
 
 import grpc
 import pytest
-from wire_rig import HANG_S, MIB, PATH, Call, client, code_of, echo, same, server
+from wire_rig import HANG_S, MIB, PATH, Call, client, code_of, echo, expect_code, same, server
 
 from services.mesh.wire import connection as wire_connection
+from services.mesh.wire import links
 from services.mesh.wire.channel import WireChannel, address_of
 
 
@@ -194,6 +195,55 @@ async def test_nobody_there_fails_at_once_and_is_found_when_it_comes() -> None:
             channel.expect()
             assert await call(b"there") == b"there"
             assert channel.get_state() is grpc.ChannelConnectivity.READY
+
+
+async def test_a_refusal_that_is_old_is_not_taken_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "_jittered", lambda _: HANG_S)  # nothing is tried of its own accord
+    monkeypatch.setattr(links, "_QUICK_S", HANG_S)
+    monkeypatch.setattr(links, "_BEGIN_S", 0.0)
+    async with server(echo) as (_, port):
+        pass
+    async with client(port) as (channel, call):
+        await expect_code(call, grpc.StatusCode.UNAVAILABLE)
+        assert channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        async with server(echo, port):
+            assert await call(b"there") == b"there"
+
+
+async def test_a_refusal_that_is_fresh_is_enough_for_all_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "_jittered", lambda _: HANG_S)
+    monkeypatch.setattr(links, "_BEGIN_S", 2 * HANG_S)
+    async with server(echo) as (_, port):
+        pass
+    async with client(port) as (_, call):
+        await expect_code(call, grpc.StatusCode.UNAVAILABLE)
+        async with server(echo, port):
+            await expect_code(call, grpc.StatusCode.UNAVAILABLE)
+
+
+async def test_who_asks_for_its_state_lets_a_channel_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "_jittered", lambda _: HANG_S)
+    monkeypatch.setattr(links, "_QUICK_S", HANG_S)
+    monkeypatch.setattr(links, "_BEGIN_S", 0.0)
+    async with server(echo) as (_, port):
+        pass
+    async with client(port) as (channel, call):
+        await expect_code(call, grpc.StatusCode.UNAVAILABLE)
+        async with server(echo, port):
+            await _until_ready(channel)
+
+
+async def test_a_peer_that_lets_attempts_wait_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "_jittered", lambda _: HANG_S)
+    monkeypatch.setattr(links, "_QUICK_S", 0.0)
+    monkeypatch.setattr(links, "_BEGIN_S", 0.0)
+    async with server(echo) as (_, port):
+        pass
+    async with client(port) as (channel, call):
+        await expect_code(call, grpc.StatusCode.UNAVAILABLE)
+        async with server(echo, port):
+            assert channel.get_state(True) is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+            await expect_code(call, grpc.StatusCode.UNAVAILABLE)
 
 
 async def test_a_server_that_went_is_found_again_without_being_asked_for() -> None:

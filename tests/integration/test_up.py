@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from services.cli.probe import health
 from tests.faults.up_rig import a_folder, gone, up
 from tests.integration.gateway_rig import GPS, Client
 
@@ -17,7 +18,7 @@ async def test_up_serves_answers_its_own_curl_line_and_stops_in_order_with_nothi
     async with up() as mesh:
         line = await mesh.until_line("^  curl ")
         answer = await mesh.curl(line)
-        assert answer["status"] == "success"
+        assert (answer["status"], answer["attempt"]) == ("success", 1)
         processes = mesh.processes()
         assert len(processes) > 8
         mesh.send(signal.SIGINT)
@@ -29,6 +30,12 @@ async def test_up_serves_answers_its_own_curl_line_and_stops_in_order_with_nothi
         assert not (mesh.folder / "up.json").exists()
         for name in ("gateway", "route", "eta", "feedback"):
             assert f'"{name} has stopped"' in (mesh.folder / "logs" / f"{name}.log").read_text()
+
+
+async def test_ready_is_said_once_the_gateway_has_found_every_service() -> None:
+    async with up() as mesh:
+        seen = (await health("127.0.0.1", mesh.gateway_port)).checks
+        assert seen == {"keys": "ok", "eta": "ok", "feedback": "ok", "route": "ok"}
 
 
 async def test_a_second_signal_ends_everything_at_once_without_another_word() -> None:

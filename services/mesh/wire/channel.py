@@ -44,12 +44,14 @@ class WireChannel:
         return Unary(self.pick, self.turn, head, serializer, deserializer, self._max_message)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        """As grpc.aio's."""
+        """As grpc.aio's, but for `try_to_connect` after a failure, which may try again."""
         if self._links.closed:
             return grpc.ChannelConnectivity.SHUTDOWN
         if self._ready:
             return grpc.ChannelConnectivity.READY
         if self._links.failure is not None:
+            if try_to_connect:
+                self._links.connect()
             return grpc.ChannelConnectivity.TRANSIENT_FAILURE
         if self._links.connecting:
             return grpc.ChannelConnectivity.CONNECTING

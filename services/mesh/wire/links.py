@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import ipaddress
 import logging
+import math
 import random
 import socket
 import time
@@ -24,6 +25,8 @@ _GROWTH: Final = 1.6
 _JITTER: Final = 0.2
 # A connection that ends sooner than this is not followed by the next one at once, in seconds.
 _SHORT_LIFE_S: Final = 1.0
+# A refusal that comes sooner costs next to nothing; one that takes longer would make calls wait, in seconds.
+_QUICK_S: Final = 0.1
 
 
 def address_of(target: str) -> Address | None:
@@ -65,6 +68,9 @@ class Links:
         self.ready: list[Connection] = []
         # Why there is no connection, from an attempt that failed until one succeeds or begins anew.
         self.failure: str | None = None
+        # When a call that needs a connection may try again, rather than be told of the failure.
+        self._again_at = math.inf
+        self._refused = False
         self.closed = False
         self._addresses: tuple[Address, ...] = ()
         self._made: dict[Address, Connection] = {}
@@ -81,7 +87,13 @@ class Links:
         return self._connecting is not None
 
     def connect(self) -> None:
-        """Makes what connections are missing, in the background."""
+        """Makes what connections are missing, in the background.
+
+        Somebody needs one. Where the last attempt was refused at once, another costs next to nothing, and
+        what it said a while ago need not be so any more: a service that starts listens from then on.
+        """
+        if self.failure is not None and time.monotonic() >= self._again_at:
+            self.expect()
         if self._connecting is None and not self.closed:
             # Outside of the call that happens to need it: its request, trace and budget are not the others'.
             self._connecting = asyncio.create_task(
@@ -116,7 +128,9 @@ class Links:
                 await asyncio.sleep(_jittered(wait_s))
             while True:
                 self._now.clear()
+                self._refused, began = False, time.monotonic()
                 failure = await self._attempt(max(self._attempt_s, wait_s))
+                ended = time.monotonic()
                 if failure is None and all(each in self._made for each in self._addresses):
                     return
                 if self._now.is_set():  # what this attempt has seen may be of the past
@@ -124,6 +138,8 @@ class Links:
                     continue
                 if failure is not None and not self.ready:
                     self.failure = failure
+                    quick = self._refused and ended - began < _QUICK_S
+                    self._again_at = ended + _BEGIN_S if quick else math.inf
                     self._changed()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._now.wait(), _jittered(wait_s))
@@ -160,6 +176,7 @@ class Links:
         except TimeoutError:
             return f"no connection within {limit_s:g} s"
         except OSError as error:
+            self._refused = True
             return f"no connection: {error}"
         finally:
             if connection not in self._alive:
