@@ -23,6 +23,10 @@ RUNTIMES: Final[Mapping[str, Mapping[str, str]]] = {
     "agent-custom": {"theme": "neutral"},
 }
 
+# Where a result goes that is JSON already. Within a text no quote stands by itself.
+_RESULT: Final = b'"result":'
+_NO_RESULT: Final = b'"result":null'
+
 Routes = Mapping[str, Mapping[str, Handler]]
 
 
@@ -105,14 +109,19 @@ class RuntimeRoutes:
 
 
 def _success(exchange: Exchange, answer: dict[str, Any], more: Mapping[str, object]) -> Answer:
+    result = answer["result"]
     body = {
         "request_id": exchange.request_id,
         "status": "success",
-        "result": answer["result"],
+        "result": result if type(result) is dict else None,
         "duration_ms": round((time.monotonic() - exchange.began) * 1000, 3),
         "service": exchange.service,
         **more,
     }
     if "degraded" in answer:
         body["degraded"] = answer["degraded"]
-    return Answer(200, json_codec.dumps(body))
+    written = json_codec.dumps(body)
+    if type(result) is bytes:
+        before, _, after = written.partition(_NO_RESULT)
+        written = b"".join((before, _RESULT, result, after))
+    return Answer(200, written)

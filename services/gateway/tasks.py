@@ -32,6 +32,8 @@ class Task:
     parameters: type[Message]
     # Top-level fields of the response that may say that the answer is second best.
     degradations: tuple[str, ...]
+    # Lists of the response, which may be long.
+    lists: tuple[json_codec.List, ...]
 
     def read(self, parameters: object) -> Message:
         """The request for `parameters`. Raises InvalidArgument, paths from the body's root."""
@@ -129,6 +131,7 @@ def _task(file: FileDescriptor, method: MethodDescriptor) -> Task | None:
             and field.message_type.full_name == degradation_pb2.Degradation.DESCRIPTOR.full_name
             and not field.is_repeated
         ),
+        lists=json_codec.lists(method.output_type),
     )
 
 

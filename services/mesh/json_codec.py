@@ -18,6 +18,7 @@ All that is wrong with a body is told at once, up to 50 fields, in an InvalidArg
 """
 
 import json
+from collections.abc import Iterator, Sequence
 from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]
 from typing import Any, Final, Literal, NoReturn, TypeVar, cast
 
@@ -27,12 +28,15 @@ from google.protobuf.struct_pb2 import Struct
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_INVALID_FIELD, ERROR_REASON_MALFORMED_BODY
 
 from services.mesh._json_faults import describe, explain
+from services.mesh._json_pieces import List, lists_of
+from services.mesh._json_pieces import pieces as pieces_of
 from services.mesh._json_plan import Plan, UnsupportedContractError, enum_texts, plan_of
 from services.mesh._json_values import write_struct
 from services.mesh.errors import MAX_VIOLATIONS, FieldViolation, InvalidArgument
 
 __all__ = [
     "MAX_VIOLATIONS",
+    "List",
     "UnsupportedContractError",
     "decode",
     "describe",
@@ -41,7 +45,10 @@ __all__ = [
     "enum_texts",
     "from_dict",
     "invalid_fields",
+    "is_long",
+    "lists",
     "parse",
+    "pieces",
     "struct_to_dict",
     "to_dict",
 ]
@@ -138,9 +145,29 @@ def encode(message: Message) -> bytes:
     return dumps(plan_of(type(message)).write(message))
 
 
+def lists(descriptor: Descriptor) -> tuple[List, ...]:
+    """The lists of a message type, for `is_long`."""
+    return lists_of(descriptor)
+
+
+def is_long(message: Message, lists: Sequence[List]) -> bool:
+    """Whether one of its lists is so long that `encode` would keep all else waiting for milliseconds."""
+    return any(len(getattr(message, each.name)) > each.limit for each in lists)
+
+
+def pieces(message: Message) -> Iterator[bytes]:
+    """What `encode` gives, in pieces of which none takes long. The message must not change meanwhile."""
+    for piece in pieces_of(plan_of(type(message)), message, _text):
+        yield piece.encode()
+
+
 def dumps(value: object) -> bytes:
     """Any value of plain JSON as the codec writes it. ValueError for NaN and infinities."""
-    return "".join(_dump(value, 0)).encode()
+    return _text(value).encode()
+
+
+def _text(value: object) -> str:
+    return "".join(_dump(value, 0))
 
 
 def invalid_fields(violations: list[FieldViolation]) -> InvalidArgument:

@@ -19,8 +19,9 @@ from waymesh.gps.v1 import gps_pb2
 from waymesh.order.v1 import context_pb2, events_pb2
 from waymesh.route.v1 import route_pb2, route_service_pb2
 
+from services.mesh import _json_pieces
 from services.mesh.errors import InvalidArgument
-from services.mesh.json_codec import decode, encode, from_dict, parse, to_dict
+from services.mesh.json_codec import decode, encode, from_dict, parse, pieces, to_dict
 
 KINDS: list[type[Message]] = [
     gps_pb2.GpsEvent,
@@ -126,7 +127,9 @@ def single(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
     return messages(field.message_type, depth - 1)
 
 
-relaxed = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], max_examples=25)
+relaxed = settings(
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], max_examples=25, deadline=None
+)
 
 
 def message_of(kind: type[Message], data: st.DataObject) -> Message:
@@ -147,6 +150,17 @@ def test_a_message_comes_back_from_json_as_it_went(kind: type[Message], data: st
     assert encode(decode(kind, written)) == written
     strict: Callable[[str], object] = lambda name: pytest.fail(f"{name} is no JSON")  # noqa: E731
     assert json.loads(written, parse_constant=strict) == to_dict(message)
+
+
+@kinds
+@relaxed
+@given(data=st.data())
+def test_long_lists_are_the_same_text_in_pieces(kind: type[Message], data: st.DataObject) -> None:
+    message = message_of(kind, data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_json_pieces, "_LONG_OF_MESSAGES", 1)
+        patch.setattr(_json_pieces, "_LONG_OF_VALUES", 1)
+        assert b"".join(pieces(message)) == encode(message)
 
 
 @kinds
