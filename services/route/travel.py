@@ -58,8 +58,11 @@ def plane(places: Sequence[Place], speed_kph: float, detour: float = 1.0) -> Tra
 
 
 def fallback(places: Sequence[Place], vehicle: Vehicle) -> Travel:
-    """What holds when eta does not answer: great circle, default detour and the vehicle's usual speed."""
-    return plane(places, SPEED_KPH[vehicle], DETOUR)
+    """What holds when eta does not answer: great circle, default detour and the vehicle's usual speed.
+
+    An unknown vehicle is taken for a motorcycle, as eta's travel times take it.
+    """
+    return plane(places, SPEED_KPH[vehicle or Vehicle.MOTORCYCLE], DETOUR)
 
 
 def table(values: Sequence[int], n: int) -> Table:

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waymesh.gps.v1.location_pb2 import Location
 
 from services.eta import priors
+from services.eta.learning import Learned
+from services.eta.travel import matrix
 from services.roads.great_circle import EARTH_RADIUS_M, distances_m, great_circle_m
 from services.route import limits
-from services.route.travel import Place, distance_m, plane
+from services.route.travel import Place, distance_m, fallback, plane
 
 points = st.tuples(st.floats(-90, 90), st.floats(-180, 180))
 
@@ -51,6 +54,17 @@ def test_a_place_that_is_not_known_is_at_no_distance() -> None:
 def test_eta_and_route_begin_with_the_same_speeds_and_detour() -> None:
     assert [limits.SPEED_KPH[vehicle] for vehicle in limits.Vehicle] == priors.SPEED_KPH.tolist()
     assert limits.DETOUR == priors.DETOUR
+
+
+@pytest.mark.parametrize("vehicle", list(limits.Vehicle))
+def test_routes_fallback_is_as_quick_as_eta_before_it_has_learned(vehicle: limits.Vehicle) -> None:
+    ends = (52.0, 13.0), (52.05, 13.1)
+    here, there = (Location(lat=lat, lon=lon) for lat, lon in ends)
+    ways_s, _ = matrix([here], [there], vehicle, Learned())
+    # Besides the way on streets, eta counts the last metres around the block.
+    block_s = priors.WAY_OFFSET_M / (priors.SPEED_KPH[vehicle or limits.Vehicle.MOTORCYCLE] / 3.6)
+    alone = fallback([Place(*end) for end in ends], vehicle).seconds[0][1]
+    assert alone == pytest.approx(ways_s[0, 0] - block_s, abs=2)
 
 
 def test_a_plane_is_the_distances_times_the_detour_rounded_up() -> None:
