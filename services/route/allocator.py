@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from waymesh.mesh.v1.degradation_pb2 import Degradation
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_OVERLOADED
 from waymesh.order.v1.courier_pb2 import Courier
 from waymesh.order.v1.order_pb2 import ORDER_STATUS_ASSIGNED, Order
 from waymesh.route.v1 import allocation_pb2
 from waymesh.route.v1.route_pb2 import RouteLimits
 
-from services.mesh import deadline
+from services.mesh import deadline, errors
 from services.mesh.events import EventBus
 from services.mesh.store import Store
 from services.route import announce, refusals, store, store_plans
@@ -132,12 +133,22 @@ class Allocator:
         if not wait and self._one_at_a_time.locked():
             yield False
             return
-        async with self._one_at_a_time, self._database.pool.acquire() as conn:
-            while not (mine := await store_plans.try_lock_allocating(conn)) and wait:
-                left = deadline.remaining()
-                if left is not None and left <= _LOCK_POLL_S:
-                    raise deadline.passed()
-                await asyncio.sleep(_LOCK_POLL_S)
+        left = deadline.remaining()
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                # Until there is just time to say that the turn did not come.
+                async with asyncio.timeout(None if left is None else left - _OVERHEAD_S):
+                    await stack.enter_async_context(self._one_at_a_time)
+                    conn = await stack.enter_async_context(self._database.pool.acquire())
+                    # It may be another process that has it.
+                    while not (mine := await store_plans.try_lock_allocating(conn)) and wait:  # noqa: ASYNC110
+                        await asyncio.sleep(_LOCK_POLL_S)
+            except TimeoutError:
+                raise errors.Unavailable(
+                    "other allocations are under way",
+                    reason=ERROR_REASON_OVERLOADED,
+                    retry_after_s=errors.DEFAULT_RETRY_AFTER_S,
+                ) from None
             try:
                 yield mine
             finally:

@@ -188,8 +188,9 @@ async def test_only_one_ticks_while_another_holds_the_lock(mesh: Mesh) -> None:
         await other.execute("SELECT pg_advisory_lock($1)", ALLOCATING_LOCK)
         assert await allocator.tick() is None
         assert (await rows(mesh, "SELECT status FROM orders"))[0]["status"] == 1
-        with pytest.raises(errors.DeadlineExceeded):
+        with pytest.raises(errors.Unavailable, match="other allocations are under way") as caught:
             await allocate(mesh, timeout=0.4)
+        assert caught.value.retry_after_s
     finally:
         await other.close()
     answer = await allocator.tick()
