@@ -94,7 +94,7 @@ class App:
             raise faults.host_not_local()
         methods = self._routes.get(exchange.path)
         if methods is None:
-            raise faults.unknown_path(exchange.path)
+            raise faults.unknown_path(exchange.path, self._routes)
         handler = methods.get(exchange.method)
         if handler is not None:
             return await handler(exchange)

@@ -4,7 +4,7 @@ Every cause is a MeshError; its status is that of its gRPC code, but for the cau
 (405, 413, 415, 431), which bring their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_API_KEY_INVALID,
@@ -119,10 +119,13 @@ def trailers_too_large(limit_bytes: int) -> HttpFault:
     return headers_too_large(limit_bytes, "trailers")
 
 
-def unknown_path(path: str) -> NotFound:
-    """404."""
+def unknown_path(path: str, served: Collection[str]) -> NotFound:
+    """404, with where to look instead."""
+    where = "see /docs" if "/docs" in served else f"there are {' and '.join(sorted(served))}"
     return NotFound(
-        "this path is not served", reason=ERROR_REASON_UNKNOWN_PATH, metadata={"path": path[:200]}
+        f"this path is not served: {where}",
+        reason=ERROR_REASON_UNKNOWN_PATH,
+        metadata={"path": path[:200]},
     )
 
 

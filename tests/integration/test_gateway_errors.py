@@ -293,6 +293,16 @@ async def test_405_says_what_is_allowed_and_401_how_to_ask() -> None:
         assert "ApiKey" in (await client.task("report_gps", GPS, key=None)).headers["www-authenticate"]
 
 
+async def test_404_says_where_to_look_and_a_broken_rule_counts_as_people_do() -> None:
+    async with gateway() as rig:
+        client = rig.client()
+        assert (await client.ask("GET", "/")).json["error"] == "this path is not served: see /docs"
+        other = await rig.client("agent-demo").ask("GET", "/")
+        assert other.json["error"] == "this path is not served: there are /health and /run"
+        [wrong] = (await client.task("report_gps", {**GPS, "driver_id": ""})).json["details"]
+        assert wrong["description"] == "must be at least 1 character"
+
+
 async def test_on_a_runtime_the_runtime_is_who_fails() -> None:
     async with gateway() as rig:
         client = rig.client("agent-custom")

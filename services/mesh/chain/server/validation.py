@@ -1,5 +1,6 @@
 """Checks requests against the rules of the contract, and of the mesh, before a handler sees them."""
 
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import Any, Final
 
@@ -13,6 +14,9 @@ from services.mesh.errors import MAX_VIOLATIONS, FieldViolation, InvalidArgument
 
 # Stands for a message whose bytes could not be read: grpc would answer UNKNOWN with the parser's own words.
 _UNREADABLE: Final = object()
+
+# protovalidate counts in the plural only: "must be at least 1 characters".
+_ONE: Final = re.compile(r"\b1 (byte|character|item|pair)s\b")
 
 _collect = protovalidate.Validator().collect_violations
 
@@ -65,7 +69,8 @@ def to_field_violation(violation: protovalidate.Violation) -> FieldViolation:
         key = _subscript(element)
         if key is not None:
             parts.append(f"[{key}]")
-    return FieldViolation("".join(parts), proto.message or proto.rule_id or "is not valid")
+    description = _ONE.sub(r"1 \1", proto.message or proto.rule_id or "is not valid")
+    return FieldViolation("".join(parts), description)
 
 
 def _subscript(element: Any) -> str | None:
