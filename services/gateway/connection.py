@@ -157,7 +157,7 @@ class Connection(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         self._piece_bytes = len(data)
-        began_in_body = self._in_body
+        began_in_body, began_in_head = self._in_body, self._head_bytes
         if began_in_body:
             if self._in_trailers:
                 self._trailer_piece_bytes += len(data)
@@ -168,7 +168,7 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             pass  # CONNECT, which no path takes
         except httptools.HttpParserError:
-            known = None if began_in_body else self._with_known_method(data)
+            known = None if began_in_body or began_in_head else self._with_known_method(data)
             if known is None:
                 self._not_http()
             else:
@@ -209,13 +209,14 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_open = False
-        if self._timer is not None:
-            self._cancel_timer()
         limit = self._mesh.max_head_bytes
         # A piece that fits holds no head that does not.
         if self._piece_bytes + self._head_bytes > limit and self._exact_head_bytes() > limit:
             self._fault = faults.headers_too_large(limit)
             raise ValueError("the head is too large")  # makes the parser stop
+        if self._timer is not None:  # as it is while a head comes in pieces
+            self._cancel_timer()
+            self._head_bytes = 0
         super().on_headers_complete()
         self._in_body = True
         if self._odd_method:
