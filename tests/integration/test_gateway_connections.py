@@ -263,8 +263,8 @@ async def test_the_rest_of_a_broken_head_is_no_request_of_its_own() -> None:
     async with gateway() as rig, asyncio.timeout(10):
         client = rig.client()
         assert (await client.ask("GET", "/health/live")).status == 200
-        await write(client, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Text: some ")
+        await write(client, b"GET /health/live HTTP/1.1\r\nContent-Length: 0\r\nX-Text: some ")
         connection = next(iter(rig.gateway.http._connections.open))
         await until(lambda: connection._head_bytes > 0, "the head has begun")
-        await write(client, b"FOO /execute HTTP/1.1\r\nno header\r\n\r\n")
+        await write(client, b"FOO /execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
         assert (await client.receive()).status == 400
