@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every", type=_positive, default=5.0, help="seconds between rows")
     chosen = parser.parse_args()
-    demo = Demo(couriers=chosen.couriers, speed=chosen.speed, seed=chosen.seed, now=time.time())
+    demo = Demo(couriers=chosen.couriers, speed=chosen.speed, seed=chosen.seed, started=time.time())
     eta_target = os.environ.get("WAYMESH_ETA_TARGET") or "127.0.0.1:50051"
     route_target = os.environ.get("WAYMESH_ROUTE_TARGET") or "127.0.0.1:50052"
     try:
