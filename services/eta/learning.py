@@ -45,6 +45,8 @@ MODEL: Final = "greatcircle-1"
 # Names in DeliveryOutcome.context.numbers that carry what the outcome has no field for.
 RAW_MINUTES: Final = "eta_raw_minutes"
 RAW_PICKUP_MINUTES: Final = "eta_raw_pickup_minutes"
+PICKUP_P10_MINUTES: Final = "eta_pickup_p10_minutes"
+PICKUP_P90_MINUTES: Final = "eta_pickup_p90_minutes"
 STANDS_FOR: Final = "eta_stands_for"
 FOOD_WAIT_MINUTES: Final = "eta_food_wait_minutes"
 OVERDUE: Final = "eta_overdue"
@@ -111,8 +113,11 @@ class Learned:
         """Take in outcomes in the order in which they were stored."""
         groups, predicted, actual, weights = [], [], [], []
 
-        def take(group: int, raw_min: float, actual_min: float, weight: float) -> None:
+        def take(
+            group: int, raw_min: float, interval: tuple[float, float], actual_min: float, weight: float
+        ) -> None:
             if 0 <= raw_min < 10 * _MAX_MIN and 0 <= actual_min < 10 * _MAX_MIN:
+                self.spread.judge(group, raw_min, interval, actual_min)
                 groups.append(group)
                 predicted.append(raw_min)
                 actual.append(actual_min)
@@ -131,9 +136,12 @@ class Learned:
                 to_pickup = (_us(outcome.picked_up_at) - _us(outcome.predicted_at)) / 60e6
             carried = OVERDUE_GROUP if numbers.get(OVERDUE) else AFTER_PICKUP
             group = carried if to_pickup <= 0 else BEFORE_PICKUP
-            take(group, numbers.get(RAW_MINUTES, outcome.p50_minutes), outcome.actual_minutes, weight)
+            raw = numbers.get(RAW_MINUTES, outcome.p50_minutes)
+            interval = outcome.p10_minutes, outcome.p90_minutes
+            take(group, raw, interval, outcome.actual_minutes, weight)
             if to_pickup > 0 and RAW_PICKUP_MINUTES in numbers:
-                take(PICKUP, numbers[RAW_PICKUP_MINUTES], to_pickup, weight)
+                interval = numbers.get(PICKUP_P10_MINUTES, 0.0), numbers.get(PICKUP_P90_MINUTES, 0.0)
+                take(PICKUP, numbers[RAW_PICKUP_MINUTES], interval, to_pickup, weight)
         if groups:
             self.spread.learn(np.array(groups), np.array(predicted), np.array(actual), np.array(weights))
 
@@ -213,6 +221,7 @@ class Learned:
             "means": [[*key, mean.count, mean.total] for key, mean in self._means.items()],
             "travel": self._travel.tolist(),
             "spread": self.spread.dump(),
+            "reach": self.spread.dump_reach(),
             "recent": list(self._recent)[-1000:],
         }
 
@@ -224,7 +233,7 @@ class Learned:
         for what, level, name, count, total in dumped["means"]:
             learned._means[what, level, name] = _Mean(count, total)
         learned._travel = np.array(dumped["travel"], dtype=np.float64)
-        learned.spread = Spread.restore(dumped["spread"])
+        learned.spread = Spread.restore(dumped["spread"], dumped.get("reach", ()))
         learned._recent = dict.fromkeys(dumped["recent"])
         return learned
 

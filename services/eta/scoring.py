@@ -14,6 +14,8 @@ from services.eta.couriers import NEVER
 from services.eta.learning import (
     FOOD_WAIT_MINUTES,
     OVERDUE,
+    PICKUP_P10_MINUTES,
+    PICKUP_P90_MINUTES,
     RAW_MINUTES,
     RAW_PICKUP_MINUTES,
     STANDS_FOR,
@@ -107,6 +109,8 @@ def outcomes_of(
         context.numbers[STANDS_FOR] = stands_for
         if prediction.HasField("pickup"):
             context.numbers[RAW_PICKUP_MINUTES] = raw_pickup_minutes(prediction)
+            context.numbers[PICKUP_P10_MINUTES] = prediction.pickup.p10_minutes
+            context.numbers[PICKUP_P90_MINUTES] = prediction.pickup.p90_minutes
         if food_wait is not None:
             context.numbers[FOOD_WAIT_MINUTES] = food_wait
         result.append(outcome)

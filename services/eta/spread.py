@@ -2,7 +2,8 @@
 
 Errors are kept as ln((actual + 1) / (predicted + 1)), minutes, near nodes of the predicted minutes: the
 quantiles are those of what was seen there, among samples of a prior with a long tail. This is split conformal
-prediction with a normalised score (Papadopoulos et al. 2002), one calibration set per group and node.
+prediction with a normalised score (Papadopoulos et al. 2002), one calibration set per group and node; how
+often the last intervals held says how far they reach (reach.py).
 """
 
 from statistics import NormalDist
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.eta.fixes import Ints
+from services.eta.reach import Reach
 from services.roads.great_circle import Floats
 
 BEFORE_PICKUP: Final = 0
@@ -26,8 +28,8 @@ NODES_MIN: Final = np.array([0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
 _NODE_LOGS: Final = np.log1p(NODES_MIN)
 LEVELS: Final = (np.arange(40) + 0.5) / 40
 _SAMPLES_PER_NODE: Final = 800
-# Samples that the prior counts as: 20 deliveries, which give two each. Errors of one trip are alike, and the
-# trips that end first are the short ones.
+# Samples that the prior counts as: 20 deliveries, which give two each. Errors of one trip are alike,
+# and the trips that end first are the short ones.
 _PRIOR_SAMPLES: Final = 40.0
 # What is believed before any error was seen. Going straight to the door, two of three couriers take at most
 # 1.8 times as long as estimated and at least that much shorter: nothing is known yet of the city's streets,
@@ -70,6 +72,7 @@ class Spread:
         # For each group and node a 3 × k table: scores, their weights, and how much of a sample each is here.
         self._samples = [[np.empty((3, 0)) for _ in NODES_MIN] for _ in range(GROUPS)]
         self._grid: NDArray[np.float64] = _PRIOR.copy()
+        self._reach = Reach(GROUPS, len(NODES_MIN))
 
     def learn(self, group: Ints, predicted_min: Floats, actual_min: Floats, weight: Floats) -> None:
         """Take in what became of predictions, oldest first; `weight`: how many each stands for."""
@@ -86,6 +89,13 @@ class Spread:
                     self._samples[one][place] = kept[:, -_SAMPLES_PER_NODE:]
             self._fit(one)
 
+    def judge(self, group: int, predicted_min: float, interval: tuple[float, float], actual: float) -> None:
+        """Take in whether P10 and P90 held, in any unit. It takes effect with the next errors learned."""
+        above, share = _between(np.log1p(np.array([max(predicted_min, 0.0)])))
+        near = np.zeros(len(NODES_MIN))
+        near[above[0] - 1], near[above[0]] = 1 - share[0], share[0]
+        self._reach.learn(group, near, *interval, actual)
+
     def _fit(self, group: int) -> None:
         grid = self._grid[group]
         weights = np.empty(len(NODES_MIN))
@@ -95,9 +105,10 @@ class Spread:
             # until there are enough to tell how far errors really go.
             weight = samples[1].sum() / count if count else 1.0
             made_up = np.full(len(LEVELS), weight * _PRIOR_SAMPLES / len(LEVELS))
-            grid[place] = _quantiles(
+            scores = _quantiles(
                 np.concatenate([samples[0], _PRIOR[group, place]]), np.concatenate([samples[1], made_up])
             )
+            grid[place] = self._reach.stretched(group, place, scores, float(quantile(scores[None], 0.5)[0]))
             weights[place] = count + _PRIOR_SAMPLES
         lift = _STEEPEST * _NODE_LOGS[:, None]
         grid[:] = _rising(grid + lift, weights) - lift
@@ -114,10 +125,15 @@ class Spread:
         """The samples, for the store."""
         return [[np.round(samples, 4).tolist() for samples in group] for group in self._samples]
 
+    def dump_reach(self) -> list[list[list[float]]]:
+        """How far intervals reach, for the store."""
+        return self._reach.dump()
+
     @classmethod
-    def restore(cls, dumped: Any) -> "Spread":
-        """What `dump` gave."""
+    def restore(cls, dumped: Any, reach: Any) -> "Spread":
+        """What `dump` and `dump_reach` gave."""
         spread = cls()
+        spread._reach = Reach.restore(GROUPS, len(NODES_MIN), reach)
         for one, group in enumerate(dumped[:GROUPS]):
             for place, samples in enumerate(group[: len(NODES_MIN)]):
                 spread._samples[one][place] = np.asarray(samples, dtype=np.float64).reshape(3, -1)
