@@ -1,16 +1,12 @@
 """`waymesh up`."""
 
-import asyncio
 import os
 
 import click
 
 from services.cli import environment
-from services.cli.demo import demo_command
 from services.cli.numbers import Number
-from services.cli.screen import Screen
 from services.cli.settings_check import SettingsCheck
-from services.cli.supervisor import Plan, Supervisor
 
 
 @click.command("up")
@@ -49,6 +45,13 @@ def command(demo: bool, speed: float, couriers: int, seed: int, verbose: bool) -
       LOG_LEVEL                DEBUG, INFO, WARNING, ERROR or CRITICAL
     """
     with SettingsCheck(os.environ) as check:
+        # Late: what takes time to import is imported while the check runs.
+        import asyncio
+
+        from services.cli.demo import demo_command
+        from services.cli.screen import Screen
+        from services.cli.supervisor import Plan, Supervisor
+
         plan = Plan(
             data_dir=environment.data_dir(),
             host=environment.bind_host(),

@@ -16,8 +16,6 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
-from services.mesh.redact import MASK, redact_setting
-
 S = TypeVar("S", bound=BaseSettings)
 
 # Ports of Jaeger's old UDP agent; an OTLP collector does not listen there.
@@ -161,6 +159,8 @@ def describe(settings: BaseSettings) -> dict[str, object]:
 
 
 def _masked(name: str, value: object) -> object:
+    from services.mesh.redact import MASK, redact_setting  # late: reading what is right takes neither
+
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, SecretStr):
@@ -180,7 +180,7 @@ def _explain(cls: type[BaseSettings], error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{variable} is not set: needed is {allowed}{others}"
     secret = info is not None and "SecretStr" in str(info.annotation)
-    held = MASK if secret else _masked(variable, first["input"])
+    held = _masked(variable, SecretStr(str(first["input"])) if secret else first["input"])
     text = " ".join(str(held).split())
     shown = text if len(text) <= 80 else text[:77] + "..."
     return f"{variable} holds '{shown}': allowed is {allowed}{others}"

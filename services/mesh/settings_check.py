@@ -1,16 +1,19 @@
 """`python -m services.mesh.settings_check SERVICE…`: whether the environment is one that they can start in.
 
-A process of its own, since reading settings takes a library that who starts services can do without.
+A process of its own, since reading settings takes a library that who starts services can do without. Somebody
+waits for it, so it neither collects garbage nor cleans up.
 """
 
+import gc
+import os
 import sys
 from importlib import import_module
-
-from services.mesh.settings import SettingsError, load
 
 
 def main(names: list[str]) -> int:
     """0 if all settings are right; else 1, and one line about the first that is wrong."""
+    from services.mesh.settings import SettingsError, load
+
     try:
         for name in names:
             module = import_module(f"services.{name}.settings")
@@ -22,4 +25,7 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    gc.disable()
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)
