@@ -13,6 +13,7 @@ from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_DEADLINE_PASSED,
     ERROR_REASON_DRAINING,
     ERROR_REASON_HEADERS_TOO_LARGE,
+    ERROR_REASON_HOST_NOT_LOCAL,
     ERROR_REASON_MALFORMED_BODY,
     ERROR_REASON_METHOD_NOT_ALLOWED,
     ERROR_REASON_OVERLOADED,
@@ -77,7 +78,8 @@ def host_missing() -> HttpFault:
 def host_not_local() -> PermissionDenied:
     """403."""
     return PermissionDenied(
-        "this listener is for programs on its own machine: the host must be localhost or a loopback address"
+        "this listener is for programs on its own machine: the host must be localhost or a loopback address",
+        reason=ERROR_REASON_HOST_NOT_LOCAL,
     )
 
 

@@ -31,7 +31,8 @@ async def test_a_runtime_on_loopback_serves_no_other_name(host: str, path: str) 
             reply = await client.task("report_gps", GPS, path=path, key=None)
         else:
             reply = await client.ask("GET", path)
-        assert (reply.status, reply.json["code"]) == (403, "PERMISSION_DENIED")
+        told = (reply.status, reply.json["code"], reply.json["reason"])
+        assert told == (403, "PERMISSION_DENIED", "HOST_NOT_LOCAL")
         assert reply.json["service"] == "agent-demo"
 
 

@@ -50,6 +50,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The key's rate limit is used up. Metadata: `limit_per_s`, `burst`. Comes with RetryInfo.
     Example: {"limit_per_s": "200", "burst": "400"}
     """
+    ERROR_REASON_HOST_NOT_LOCAL: _ErrorReason.ValueType  # 13
+    """The listener is for programs on its own machine, and the request names another host. No metadata."""
     ERROR_REASON_BREAKER_OPEN: _ErrorReason.ValueType  # 20
     """The breaker of the target and method is open. Metadata: `target`, `method`. Comes with RetryInfo.
     Example: {"target": "eta", "method": "/waymesh.eta.v1.EtaService/PredictEta"}
@@ -140,6 +142,8 @@ ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 12
 """The key's rate limit is used up. Metadata: `limit_per_s`, `burst`. Comes with RetryInfo.
 Example: {"limit_per_s": "200", "burst": "400"}
 """
+ERROR_REASON_HOST_NOT_LOCAL: ErrorReason.ValueType  # 13
+"""The listener is for programs on its own machine, and the request names another host. No metadata."""
 ERROR_REASON_BREAKER_OPEN: ErrorReason.ValueType  # 20
 """The breaker of the target and method is open. Metadata: `target`, `method`. Comes with RetryInfo.
 Example: {"target": "eta", "method": "/waymesh.eta.v1.EtaService/PredictEta"}

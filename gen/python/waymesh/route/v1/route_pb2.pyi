@@ -267,7 +267,7 @@ class Plane(_message.Message):
 
     SPEED_KPH_FIELD_NUMBER: _builtins.int
     speed_kph: _builtins.float
-    """Speed in km/h, above 0, at most 300."""
+    """Speed in km/h, 0.1 to 300."""
     def __init__(
         self,
         *,
