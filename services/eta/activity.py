@@ -19,7 +19,7 @@ class Activity:
         self._pipeline = pipeline
         self._agent = agent
         self._since = datetime.now(UTC)
-        self._batches = self._records = self._predictions = 0
+        self._batches = self._records = self._predictions = self._strangers = 0
         self._busy_s = self._longest_s = 0.0
 
     def done(self, records: int, predictions: int, took_s: float) -> None:
@@ -29,6 +29,10 @@ class Activity:
         self._predictions += predictions
         self._busy_s += took_s
         self._longest_s = max(self._longest_s, took_s)
+
+    def strangers(self, fixes: int) -> None:
+        """So many fixes told of another courier's order."""
+        self._strangers += fixes
 
     def failed(self, records: int, error: Exception) -> None:
         """A batch failed; it will be tried again."""
@@ -60,12 +64,13 @@ class Activity:
                         "batches": self._batches,
                         "records": self._records,
                         "predictions": self._predictions,
+                        "fixes_of_strangers": self._strangers,
                         "longest_ms": round(self._longest_s * 1000, 3),
                     },
                 )
             )
         self._since = datetime.now(UTC)
-        self._batches = self._records = self._predictions = 0
+        self._batches = self._records = self._predictions = self._strangers = 0
         self._busy_s = self._longest_s = 0.0
 
     async def run(self) -> None:

@@ -16,6 +16,7 @@ from services.eta.cases import Case
 from services.eta.cleaning import Cleaned, Segments, clean
 from services.eta.couriers import NEVER, CourierTable
 from services.eta.fixes import Bools, Fixes, Ints
+from services.eta.holders import believed, own_fixes
 from services.eta.orders import KnownOrder, OrderBook
 from services.eta.predict import Phase
 from services.eta.tracks import Track, phase_of
@@ -47,6 +48,8 @@ class Advance:
     """Orders to be predicted; those of one order in the order of their times."""
     delivered: list[Track] = field(default_factory=list)
     """Orders that were handed over in this batch."""
+    strangers: list[int] = field(default_factory=list)
+    """Places of fixes that tell of another courier's order, and move nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,9 @@ def _move_orders(
 ) -> None:
     """Walk the orders' changes of stage and prediction points."""
     rows = np.array([row for row, order in enumerate(fixes.order_id) if order], dtype=np.int64)
-    rows = rows[cleaned.in_order[rows]]
+    own_fix = own_fixes(fixes, rows[cleaned.in_order[rows]], tracks, book)
+    result.strangers = own_fix.strangers
+    rows = np.array(own_fix.rows, dtype=np.int64)
     if not len(rows):
         return
     numbers: dict[str, int] = {}
@@ -255,12 +260,12 @@ def _point(
     here = (float(as_of.here_lat[row]), float(as_of.here_lon[row]))
     if changed:
         track.enter(int(fixes.stage[row]), at_us, here)
-        if track.stage == TripStage.TRIP_STAGE_DELIVERED:
-            result.delivered.append(track)
     order = book.order(track.order_id)
-    if order is None:
+    if order is None or not believed(order, fixes.driver_id[row], book):
         track.awaiting = True
         return
+    if changed and track.stage == TripStage.TRIP_STAGE_DELIVERED:
+        result.delivered.append(track)
     if order.cancelled:
         return
     track.awaiting = False

@@ -13,6 +13,7 @@ from services.eta.advance import case_of
 from services.eta.cases import Case
 from services.eta.consumer import FixConsumer
 from services.eta.couriers import CourierTable
+from services.eta.holders import believed
 from services.eta.orders import KnownOrder, OrderBook
 from services.eta.partition import Partition
 from services.eta.store import Counts, EtaStore
@@ -179,6 +180,15 @@ class OrderArrivals:
             ends = order is not None and ended and order.handed_over and not track.over
             if order is None or not (track.awaiting or ends):
                 continue
+            if not believed(order, track.driver_id, self._book):
+                if not order.driver_id:
+                    continue
+                # What came so far was a stranger's.
+                track.restart(order.driver_id)
+                if not (ended and order.handed_over):
+                    touched.append(track)
+                    continue
+                ends = True
             touched.append(track)
             track.awaiting = False
             if order.cancelled:

@@ -18,6 +18,7 @@ from waymesh.mesh.v1.error_reason_pb2 import (
 from services.eta.answers import answer
 from services.eta.cases import Case
 from services.eta.couriers import COURIER, NEVER
+from services.eta.holders import believed
 from services.eta.learning import Learned
 from services.eta.orders import KnownOrder, OrderBook, micros
 from services.eta.partition import Partition
@@ -142,8 +143,10 @@ class EtaQueries:
     def _case(self, query: EtaQuery, seen: _Seen, now_us: int) -> Case:
         order = self._order(query)
         track = seen.tracks.get(order.order_id)
+        if track is not None and not believed(order, track.driver_id, self._book):
+            track = None
         phase = phase_of(order, track)
-        assigned = (track.driver_id if track is not None else "") or order.driver_id
+        assigned = track.driver_id if track is not None else order.driver_id
         driver_id = query.driver_id or assigned
         supposed = bool(query.driver_id) and query.driver_id != assigned
         if supposed and phase < Phase.TO_DESTINATION:

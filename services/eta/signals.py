@@ -47,6 +47,8 @@ _SAFE: Final = 0.5
 _AT_RISK: Final = 50_000
 
 _FLAG_NAMES: Final = {flag: AnomalyFlag.Name(flag).removeprefix("ANOMALY_FLAG_").lower() for flag in FLAGS}
+# Not a flag of the fix: it may be as it should, but the order is another courier's.
+_FOREIGN: Final = "foreign_order"
 _SEVERITY: Final = {
     AnomalyFlag.ANOMALY_FLAG_GPS_SPOOFING: Severity.SEVERITY_CRITICAL,
     AnomalyFlag.ANOMALY_FLAG_SPEED_ANOMALY: Severity.SEVERITY_WARNING,
@@ -79,17 +81,20 @@ class Signals:
         """What has not been sent yet, oldest first."""
         return tuple(self._queue)
 
-    def anomalies(self, fixes: Fixes, flags: Ints) -> None:
-        """Findings on a batch: one signal per courier."""
-        rows = np.flatnonzero(flags)
-        if not len(rows):
+    def anomalies(self, fixes: Fixes, flags: Ints, strangers: Sequence[int] = ()) -> None:
+        """Findings on a batch: one signal per courier. `strangers` are places of fixes that tell of another
+        courier's order.
+        """
+        rows = sorted({*np.flatnonzero(flags).tolist(), *strangers})
+        if not rows:
             return
         found: dict[str, int] = {}
         last: dict[str, int] = {}
-        for row in rows.tolist():
+        for row in rows:
             driver = fixes.driver_id[row]
             found[driver] = found.get(driver, 0) | int(flags[row])
             last[driver] = int(fixes.at_us[row])
+        foreign = {fixes.driver_id[row]: fixes.order_id[row] for row in strangers}
         now = self._clock()
         for driver, mask in found.items():
             said, _ = self._anomalous.get(driver, (float("-inf"), now))
@@ -99,17 +104,20 @@ class Signals:
                 continue
             self._anomalous[driver] = now, now
             names = [_FLAG_NAMES[flag] for flag in FLAGS if mask & bit(flag)]
-            severity = max(
-                (_SEVERITY.get(flag, Severity.SEVERITY_INFO) for flag in FLAGS if mask & bit(flag)),
-            )
+            severities = [_SEVERITY.get(flag, Severity.SEVERITY_INFO) for flag in FLAGS if mask & bit(flag)]
+            labels = {"flags": ",".join(names)}
+            if driver in foreign:
+                names.append(_FOREIGN)
+                severities.append(Severity.SEVERITY_WARNING)
+                labels = {"flags": ",".join(names), "order_id": foreign[driver]}
             self._put(
                 SignalKind.SIGNAL_KIND_GPS_ANOMALY,
                 driver,
-                severity,
+                max(severities),
                 active=True,
                 message=f"fixes of courier {driver} show {', '.join(names)}",
                 at_us=last[driver],
-                labels={"flags": ",".join(names)},
+                labels=labels,
             )
 
     def predicted(self, predictions: Sequence[EtaPrediction]) -> None:

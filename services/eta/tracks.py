@@ -76,6 +76,12 @@ class Track:
         """Handed over, as the order's status says."""
         self.enter(TripStage.TRIP_STAGE_DELIVERED, at_us, (self.start_lat, self.start_lon))
 
+    def restart(self, driver_id: str) -> None:
+        """Another courier's: nothing that was told before holds."""
+        fresh = Track(self.order_id, driver_id, scored=self.scored)
+        for name in TRACK_FIELDS:
+            setattr(self, name, getattr(fresh, name))
+
     @property
     def over(self) -> bool:
         return self.delivered_us != NEVER

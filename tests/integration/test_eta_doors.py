@@ -195,7 +195,9 @@ async def test_the_same_id_with_other_content_is_a_conflict_and_kept(mesh: Rig) 
 
 
 async def test_watching_goes_on_where_it_broke_off(mesh: Rig) -> None:
-    await mesh.place(order(), order("order_2"))
+    other = order("order_2")
+    other.driver_id = "driver_2"
+    await mesh.place(order(), other)
     stub = mesh.stub(await mesh.start())
     watch = stub.WatchEta(WatchEtaRequest())
     start = await anext(aiter(watch))
@@ -248,3 +250,31 @@ async def test_a_clock_that_runs_ahead_does_not_freeze_the_courier(mesh: Rig, ah
     answer = (await stub.PredictEta(PredictEtaRequest(query=EtaQuery(order_id="order_456")))).prediction
     assert answer.timestamp.ToJsonString() == "2024-08-28T10:30:00Z"
     assert answer.delivery_eta_minutes > 0
+
+
+@pytest.mark.parametrize("order_first", [True, False])
+async def test_a_stranger_neither_moves_nor_ends_an_order(mesh: Rig, order_first: bool) -> None:
+    eta = await mesh.start()
+    stub = mesh.stub(eta)
+    strange = fix(driver_id="driver_9", trip_stage=TripStage.TRIP_STAGE_DELIVERED)
+    if order_first:
+        await mesh.place(order())
+        await stub.ReportGps(ReportGpsRequest(event=fix()))
+        await counted(mesh, stub, 1)
+    await stub.ReportGps(ReportGpsRequest(event=strange))
+    await counted(mesh, stub, 2 if order_first else 1)
+    if not order_first:
+        await mesh.place(order())
+
+        async def begun_anew() -> bool:
+            return bool((await mesh.row("SELECT driver_id FROM eta.tracks"))["driver_id"] == "driver_123")
+
+        await mesh.until(begun_anew, "what the stranger said is forgotten")
+        await stub.ReportGps(ReportGpsRequest(event=fix()))
+        await counted(mesh, stub, 2)
+    answer = (await stub.PredictEta(PredictEtaRequest(query=EtaQuery(order_id="order_456")))).prediction
+    assert answer.driver_id == "driver_123"
+    assert answer.delivery_eta_minutes > 0
+    assert {one.driver_id for one in await mesh.published()} <= {"driver_123"}
+    track = await mesh.row("SELECT driver_id, stage, scored FROM eta.tracks WHERE order_id = 'order_456'")
+    assert tuple(track) == ("driver_123", TripStage.TRIP_STAGE_TO_PICKUP, False)

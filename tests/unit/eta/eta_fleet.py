@@ -47,6 +47,7 @@ def columns(*events: GpsEvent) -> Fixes:
 def order(order_id: str = "order_1", **changes: Any) -> Order:
     """An order from the start of the fixes to 3 km north of it."""
     made = Order(order_id=order_id, revision=1, status=OrderStatus.ORDER_STATUS_ASSIGNED)
+    made.driver_id = "driver_1"
     made.pickup.lat, made.pickup.lon = -23.55, -46.63
     made.dropoff.lat, made.dropoff.lon = -23.55 + 3000 / DEGREE_M, -46.63
     made.placed_at.seconds = START_S - 600

@@ -186,3 +186,12 @@ def test_intervals_that_stop_holding_are_told_once_and_taken_back() -> None:
 
 def test_few_outcomes_say_nothing_about_the_intervals() -> None:
     assert not Coverage().add([_outcome(30)] * 99)
+
+
+def test_a_stranger_to_an_order_is_told_of_once_with_what_is_wrong_with_its_fixes(signals: Signals) -> None:
+    fixes = columns(fix(0), fix(1, driver_id="driver_2"), fix(2, driver_id="driver_2"))
+    signals.anomalies(fixes, np.array([0, 0, OUT_OF_ORDER]), strangers=[1])
+    signals.anomalies(fixes, np.array([0, 0, 0]), strangers=[1, 2])
+    [signal] = signals.queued
+    assert (signal.subject, signal.severity) == ("driver_2", Severity.SEVERITY_WARNING)
+    assert dict(signal.labels) == {"flags": "out_of_order,foreign_order", "order_id": "order_1"}
