@@ -195,7 +195,7 @@ class EtaQueries:
             order = self._book.order(query.order_id)
         if order is None:
             raise NotFound(
-                "the order is not known",
+                f"order {query.order_id} is not known",
                 reason=ERROR_REASON_ORDER_UNKNOWN,
                 metadata={"order_id": query.order_id},
             )

@@ -225,6 +225,7 @@ async def test_an_unknown_order_is_not_found(mesh: Rig) -> None:
     with pytest.raises(NotFound) as missing:
         await stub.PredictEta(PredictEtaRequest(query=EtaQuery(order_id="nobody")))
     assert missing.value.metadata == {"order_id": "nobody"}
+    assert "order nobody is not known" in str(missing.value)
 
 
 @pytest.mark.parametrize("ahead", ["in an hour", "at the end of time"])
