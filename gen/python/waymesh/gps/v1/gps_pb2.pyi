@@ -151,7 +151,7 @@ class _AnomalyFlagEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnomalyFl
     ANOMALY_FLAG_STALE: _AnomalyFlag.ValueType  # 4
     """The fix was old when its source sent it."""
     ANOMALY_FLAG_OUT_OF_ORDER: _AnomalyFlag.ValueType  # 5
-    """A fix with a later timestamp came before it."""
+    """A fix with a later timestamp came before it, or it is stamped more than two minutes after its arrival."""
     ANOMALY_FLAG_LOW_ACCURACY: _AnomalyFlag.ValueType  # 6
     """The reported accuracy is too coarse to be of use."""
 
@@ -169,7 +169,7 @@ ANOMALY_FLAG_LOCATION_JUMP: AnomalyFlag.ValueType  # 3
 ANOMALY_FLAG_STALE: AnomalyFlag.ValueType  # 4
 """The fix was old when its source sent it."""
 ANOMALY_FLAG_OUT_OF_ORDER: AnomalyFlag.ValueType  # 5
-"""A fix with a later timestamp came before it."""
+"""A fix with a later timestamp came before it, or it is stamped more than two minutes after its arrival."""
 ANOMALY_FLAG_LOW_ACCURACY: AnomalyFlag.ValueType  # 6
 """The reported accuracy is too coarse to be of use."""
 Global___AnomalyFlag: _TypeAlias = AnomalyFlag  # noqa: Y015
