@@ -19,7 +19,8 @@ from opentelemetry.util.types import AttributeValue
 from services.mesh import trace
 from services.mesh.trace import TraceContext
 
-_SCOPE: Final = InstrumentationScope("waymesh.mesh")
+# Of every span made here, and of no other.
+SCOPE: Final = InstrumentationScope("waymesh.mesh")
 
 
 class CallSpan:
@@ -66,7 +67,7 @@ class CallSpan:
                 status=status,
                 start_time=self._start_ns,
                 end_time=time.time_ns(),
-                instrumentation_scope=_SCOPE,
+                instrumentation_scope=SCOPE,
             )
         )
 

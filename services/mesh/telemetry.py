@@ -190,10 +190,11 @@ def _provider(
     )
     processors = list(span_processors)
     if endpoint is not None:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces", timeout=5)
+        from services.mesh.otlp import CallSpanExporter
+
+        exporter = CallSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces", timeout=5)
         processors.append(BatchSpanProcessor(exporter))
     for processor in processors:
         provider.add_span_processor(processor)
