@@ -56,9 +56,9 @@ def _fixes() -> list[gps_pb2.GpsEvent]:
             order_id=f"order_{n}",
             location=Location(lat=round(rng.uniform(-80, 80), 6), lon=round(rng.uniform(-170, 170), 6)),
             speed_kph=round(rng.uniform(0, 60), 1),
-            trip_stage=rng.randrange(1, 7),  # type: ignore[arg-type]
-            traffic_density=rng.randrange(1, 5),  # type: ignore[arg-type]
-            zone_type=rng.randrange(1, 7),  # type: ignore[arg-type]
+            trip_stage=rng.choice(gps_pb2.TripStage.values()[1:]),
+            traffic_density=rng.choice(gps_pb2.TrafficDensity.values()[1:]),
+            zone_type=rng.choice(gps_pb2.ZoneType.values()[1:]),
             timestamp=Timestamp(seconds=1724841000 + n, nanos=rng.randrange(1000) * 1_000_000),
         )
         if rng.random() < 0.3:

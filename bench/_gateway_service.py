@@ -26,8 +26,7 @@ async def main(port: int) -> None:
     server = GrpcServer(
         "eta", host="127.0.0.1", port=port, admin_port=None, telemetry=Telemetry.create("eta")
     )
-    # The other RPCs of the contract are not asked for here.
-    server.add(cast(Any, eta_service_pb2_grpc.add_EtaServiceServicer_to_server), Eta())  # type: ignore[abstract]
+    server.add(cast(Any, eta_service_pb2_grpc.add_EtaServiceServicer_to_server), Eta())  # type: ignore[abstract] # not all RPCs
     await server.start()
     print("ready", flush=True)
     await asyncio.Event().wait()

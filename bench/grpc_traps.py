@@ -42,7 +42,7 @@ import uvloop
 from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.eta.v1 import eta_service_pb2_grpc
 from waymesh.eta.v1.gps_stream_pb2 import ReportGpsRequest, ReportGpsResponse
-from waymesh.gps.v1.gps_pb2 import GpsEvent
+from waymesh.gps.v1 import gps_pb2
 from waymesh.gps.v1.location_pb2 import Location
 
 from bench._command import command
@@ -140,14 +140,14 @@ def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def _request() -> ReportGpsRequest:
-    event = GpsEvent(
+    event = gps_pb2.GpsEvent(
         driver_id="driver_123",
         order_id="order_456",
         location=Location(lat=-23.5505, lon=-46.6333),
         speed_kph=25.3,
-        trip_stage=2,  # type: ignore[arg-type]
-        traffic_density=2,  # type: ignore[arg-type]
-        zone_type=5,  # type: ignore[arg-type]
+        trip_stage=gps_pb2.TRIP_STAGE_TO_PICKUP,
+        traffic_density=gps_pb2.TRAFFIC_DENSITY_MODERATE,
+        zone_type=gps_pb2.ZONE_TYPE_BUSINESS_DISTRICT,
         timestamp=Timestamp(seconds=1_724_841_000),
     )
     return ReportGpsRequest(event=event)

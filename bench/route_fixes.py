@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import uvloop
 from google.protobuf.timestamp_pb2 import Timestamp
-from waymesh.gps.v1.gps_pb2 import TRAFFIC_DENSITY_MODERATE, ZONE_TYPE_MIXED, GpsEvent
+from waymesh.gps.v1.gps_pb2 import TRAFFIC_DENSITY_MODERATE, ZONE_TYPE_MIXED, GpsEvent, TripStage
 from waymesh.gps.v1.location_pb2 import Location
 from waymesh.order.v1.order_pb2 import ORDER_STATUS_ASSIGNED, Order
 
@@ -54,14 +54,19 @@ def fixes(couriers: int, total: int) -> list[Message]:
     each = total // couriers
     made = []
     for step in range(each):
-        stage = 2 if step < each // 4 else 4 if step < each - 2 else 6
+        if step < each // 4:
+            stage = TripStage.TRIP_STAGE_TO_PICKUP
+        elif step < each - 2:
+            stage = TripStage.TRIP_STAGE_TO_DESTINATION
+        else:
+            stage = TripStage.TRIP_STAGE_DELIVERED
         for number in range(couriers):
             event = GpsEvent(
                 driver_id=f"courier-{number}",
                 order_id=f"order-{number}",
                 location=Location(lat=60.1 + number * 1e-3, lon=24.9 + step * 1e-5),
                 speed_kph=20.0,
-                trip_stage=stage,  # type: ignore[arg-type]
+                trip_stage=stage,
                 traffic_density=TRAFFIC_DENSITY_MODERATE,
                 zone_type=ZONE_TYPE_MIXED,
                 timestamp=Timestamp(seconds=START_S + 3 * step),
@@ -129,7 +134,7 @@ async def measure(total: int, couriers: int, profile: bool) -> dict[str, object]
             async with store.transaction() as conn:
                 await conn.execute("TRUNCATE orders, revisions, positions")
                 await take_orders(conn, orders(couriers))
-            consumer = FixConsumer(bus, NoReroutes(), lambda: None)  # type: ignore[arg-type]
+            consumer = FixConsumer(bus, NoReroutes(), lambda: None)  # type: ignore[arg-type] # has what is called of it, no more
             profiler = cProfile.Profile() if profile and pair == 1 else None
             if profiler is not None:
                 profiler.enable()

@@ -98,7 +98,7 @@ def outcomes_of(
             outcome.picked_up_at.CopyFrom(stamp(min(track.picked_up_us, track.delivered_us)))
         context = outcome.context
         if vehicle and not context.HasField("vehicle_type"):
-            context.vehicle_type = vehicle  # type: ignore[assignment]
+            context.vehicle_type = vehicle  # type: ignore[assignment] # the store's number of the enum
         if order.merchant_id and not context.HasField("merchant_id"):
             context.merchant_id = order.merchant_id
         if track.picked_up_us != NEVER:

@@ -33,12 +33,13 @@ _REMOTE: Final = _HAS_REMOTE | trace_pb2.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 
 
 class CallSpanExporter(OTLPSpanExporter):
-    """The exporter with all its settings, retries and limits, and our encoder."""
+    """The exporter with its settings, its connection and its retries, and our encoder."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Sends them in one request."""
         if self._shutdown:
             return SpanExportResult.FAILURE
+        # No public way leads to the connection for bytes that are made already.
         sent = self._client.export(encode(spans).SerializeToString())
         return SpanExportResult.SUCCESS if sent.success else SpanExportResult.FAILURE
 
