@@ -7,6 +7,7 @@ from typing import Final
 
 from grpc_health.v1 import health, health_pb2  # type: ignore[import-untyped]
 
+from services.mesh.errors import MeshError
 from services.mesh.telemetry import Telemetry
 
 Probe = Callable[[], Awaitable[None]]
@@ -113,7 +114,8 @@ class Health:
             async with asyncio.timeout(self._probe_timeout_s):
                 await probe()
         except Exception as error:
-            failure = type(error).__name__
+            # What others raise may hold an address or a password; a MeshError is made to be told.
+            failure = error.message if isinstance(error, MeshError) else type(error).__name__
             if self._failures[name] != failure:
                 _log.warning("health check %s fails: %s", name, error, extra={"fields": {"check": name}})
         else:

@@ -70,6 +70,20 @@ async def test_health_follows_the_checks_overall_and_per_service():
     assert statuses == [serving, not_serving, serving]
 
 
+async def test_health_tells_of_a_failed_check_what_may_be_told():
+    async def store() -> None:
+        raise errors.Unavailable("the store did not answer")
+
+    async def other() -> None:
+        raise RuntimeError("postgres://user:hunter2@db/x")
+
+    async with mesh() as rig:
+        server = await rig.serve(admin_port=0, checks={"store": store, "other": other})
+        code, _, body = await http(server.admin_port, "/health")
+    assert code == 503
+    assert json.loads(body)["checks"] == {"store": "the store did not answer", "other": "RuntimeError"}
+
+
 async def test_a_server_whose_dependency_is_away_at_the_start_is_alive_but_not_ready():
     async def store() -> None:
         raise ConnectionRefusedError
