@@ -24,6 +24,122 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class RecordOutcomeRequest(_message.Message):
+    """RecordOutcomeRequest holds what to store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> _outcome_pb2.OutcomeEvent:
+        """The outcome."""
+
+    def __init__(
+        self,
+        *,
+        event: _outcome_pb2.OutcomeEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordOutcomeRequest: _TypeAlias = RecordOutcomeRequest  # noqa: Y015
+
+@_typing.final
+class RecordOutcomeResponse(_message.Message):
+    """RecordOutcomeResponse says that the outcome is durable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """Identity of the outcome."""
+    duplicate: _builtins.bool
+    """True if it was there before with the same content."""
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        duplicate: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "event_id", b"event_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordOutcomeResponse: _TypeAlias = RecordOutcomeResponse  # noqa: Y015
+
+@_typing.final
+class StreamOutcomesRequest(_message.Message):
+    """StreamOutcomesRequest holds a batch of outcomes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """The sender's own mark for this batch, at most 256 characters. It comes back once the batch is durable; after a
+    break the sender goes on behind the last mark it saw.
+    """
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_outcome_pb2.OutcomeEvent]:
+        """Outcomes, at most 1,000; each is checked on its own, so a bad one does not hold back the others."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[_outcome_pb2.OutcomeEvent] | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamOutcomesRequest: _TypeAlias = StreamOutcomesRequest  # noqa: Y015
+
+@_typing.final
+class StreamOutcomesResponse(_message.Message):
+    """StreamOutcomesResponse says that a batch is durable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """The batch's mark."""
+    stored: _builtins.int
+    """Outcomes stored because of this batch."""
+    duplicates: _builtins.int
+    """Outcomes that were there before with the same content."""
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___WriteResult]:
+        """Outcomes not taken in, and why; `error` is set in each."""
+
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.str = ...,
+        stored: _builtins.int = ...,
+        duplicates: _builtins.int = ...,
+        refused: _abc.Iterable[Global___WriteResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "duplicates", b"duplicates", "refused", b"refused", "stored", b"stored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamOutcomesResponse: _TypeAlias = StreamOutcomesResponse  # noqa: Y015
+
+@_typing.final
 class RecordOutcomesRequest(_message.Message):
     """RecordOutcomesRequest holds what to store."""
 

@@ -3,7 +3,9 @@
 import grpc
 import warnings
 
+from waymesh.feedback.v1 import alert_pb2 as waymesh_dot_feedback_dot_v1_dot_alert__pb2
 from waymesh.feedback.v1 import feedback_service_pb2 as waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2
+from waymesh.feedback.v1 import metrics_pb2 as waymesh_dot_feedback_dot_v1_dot_metrics__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -35,10 +37,20 @@ class FeedbackServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.RecordOutcome = channel.unary_unary(
+                '/waymesh.feedback.v1.FeedbackService/RecordOutcome',
+                request_serializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.RecordOutcomeRequest.SerializeToString,
+                response_deserializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.RecordOutcomeResponse.FromString,
+                _registered_method=True)
         self.RecordOutcomes = channel.unary_unary(
                 '/waymesh.feedback.v1.FeedbackService/RecordOutcomes',
                 request_serializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.RecordOutcomesRequest.SerializeToString,
                 response_deserializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.RecordOutcomesResponse.FromString,
+                _registered_method=True)
+        self.StreamOutcomes = channel.stream_stream(
+                '/waymesh.feedback.v1.FeedbackService/StreamOutcomes',
+                request_serializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.StreamOutcomesRequest.SerializeToString,
+                response_deserializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.StreamOutcomesResponse.FromString,
                 _registered_method=True)
         self.RecordDeliveryOutcomes = channel.unary_unary(
                 '/waymesh.feedback.v1.FeedbackService/RecordDeliveryOutcomes',
@@ -70,14 +82,43 @@ class FeedbackServiceStub:
                 request_serializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.WatchOutcomesRequest.SerializeToString,
                 response_deserializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.WatchOutcomesResponse.FromString,
                 _registered_method=True)
+        self.QueryMetrics = channel.unary_unary(
+                '/waymesh.feedback.v1.FeedbackService/QueryMetrics',
+                request_serializer=waymesh_dot_feedback_dot_v1_dot_metrics__pb2.QueryMetricsRequest.SerializeToString,
+                response_deserializer=waymesh_dot_feedback_dot_v1_dot_metrics__pb2.QueryMetricsResponse.FromString,
+                _registered_method=True)
+        self.ListAlerts = channel.unary_unary(
+                '/waymesh.feedback.v1.FeedbackService/ListAlerts',
+                request_serializer=waymesh_dot_feedback_dot_v1_dot_alert__pb2.ListAlertsRequest.SerializeToString,
+                response_deserializer=waymesh_dot_feedback_dot_v1_dot_alert__pb2.ListAlertsResponse.FromString,
+                _registered_method=True)
+        self.SilenceAlert = channel.unary_unary(
+                '/waymesh.feedback.v1.FeedbackService/SilenceAlert',
+                request_serializer=waymesh_dot_feedback_dot_v1_dot_alert__pb2.SilenceAlertRequest.SerializeToString,
+                response_deserializer=waymesh_dot_feedback_dot_v1_dot_alert__pb2.SilenceAlertResponse.FromString,
+                _registered_method=True)
 
 
 class FeedbackServiceServicer:
     """FeedbackService keeps what happened: outcomes of actions, deliveries against their predictions, signals.
     """
 
+    def RecordOutcome(self, request, context):
+        """RecordOutcome stores one outcome, once by event_id. It is durable when the answer comes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RecordOutcomes(self, request, context):
         """RecordOutcomes stores outcomes, each once by event_id. They are durable when the answer comes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamOutcomes(self, request_iterator, context):
+        """StreamOutcomes takes in batches of outcomes and answers each batch once it is durable, in the order of the batches.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,13 +166,45 @@ class FeedbackServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QueryMetrics(self, request, context):
+        """QueryMetrics gives the windows of agents, as they are known now: newest first, then by agent and window.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAlerts(self, request, context):
+        """ListAlerts gives alerts, newest raised first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SilenceAlert(self, request, context):
+        """SilenceAlert keeps an alert quiet for a time: it is raised and resolved as ever, but not published meanwhile. What
+        is still raised when the silence ends is published then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeedbackServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'RecordOutcome': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordOutcome,
+                    request_deserializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.RecordOutcomeRequest.FromString,
+                    response_serializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.RecordOutcomeResponse.SerializeToString,
+            ),
             'RecordOutcomes': grpc.unary_unary_rpc_method_handler(
                     servicer.RecordOutcomes,
                     request_deserializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.RecordOutcomesRequest.FromString,
                     response_serializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.RecordOutcomesResponse.SerializeToString,
+            ),
+            'StreamOutcomes': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamOutcomes,
+                    request_deserializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.StreamOutcomesRequest.FromString,
+                    response_serializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.StreamOutcomesResponse.SerializeToString,
             ),
             'RecordDeliveryOutcomes': grpc.unary_unary_rpc_method_handler(
                     servicer.RecordDeliveryOutcomes,
@@ -163,6 +236,21 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
                     request_deserializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.WatchOutcomesRequest.FromString,
                     response_serializer=waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.WatchOutcomesResponse.SerializeToString,
             ),
+            'QueryMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryMetrics,
+                    request_deserializer=waymesh_dot_feedback_dot_v1_dot_metrics__pb2.QueryMetricsRequest.FromString,
+                    response_serializer=waymesh_dot_feedback_dot_v1_dot_metrics__pb2.QueryMetricsResponse.SerializeToString,
+            ),
+            'ListAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlerts,
+                    request_deserializer=waymesh_dot_feedback_dot_v1_dot_alert__pb2.ListAlertsRequest.FromString,
+                    response_serializer=waymesh_dot_feedback_dot_v1_dot_alert__pb2.ListAlertsResponse.SerializeToString,
+            ),
+            'SilenceAlert': grpc.unary_unary_rpc_method_handler(
+                    servicer.SilenceAlert,
+                    request_deserializer=waymesh_dot_feedback_dot_v1_dot_alert__pb2.SilenceAlertRequest.FromString,
+                    response_serializer=waymesh_dot_feedback_dot_v1_dot_alert__pb2.SilenceAlertResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'waymesh.feedback.v1.FeedbackService', rpc_method_handlers)
@@ -174,6 +262,33 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
 class FeedbackService:
     """FeedbackService keeps what happened: outcomes of actions, deliveries against their predictions, signals.
     """
+
+    @staticmethod
+    def RecordOutcome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/waymesh.feedback.v1.FeedbackService/RecordOutcome',
+            waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.RecordOutcomeRequest.SerializeToString,
+            waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.RecordOutcomeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def RecordOutcomes(request,
@@ -192,6 +307,33 @@ class FeedbackService:
             '/waymesh.feedback.v1.FeedbackService/RecordOutcomes',
             waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.RecordOutcomesRequest.SerializeToString,
             waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.RecordOutcomesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamOutcomes(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/waymesh.feedback.v1.FeedbackService/StreamOutcomes',
+            waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.StreamOutcomesRequest.SerializeToString,
+            waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.StreamOutcomesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -354,6 +496,87 @@ class FeedbackService:
             '/waymesh.feedback.v1.FeedbackService/WatchOutcomes',
             waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.WatchOutcomesRequest.SerializeToString,
             waymesh_dot_feedback_dot_v1_dot_feedback__service__pb2.WatchOutcomesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/waymesh.feedback.v1.FeedbackService/QueryMetrics',
+            waymesh_dot_feedback_dot_v1_dot_metrics__pb2.QueryMetricsRequest.SerializeToString,
+            waymesh_dot_feedback_dot_v1_dot_metrics__pb2.QueryMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/waymesh.feedback.v1.FeedbackService/ListAlerts',
+            waymesh_dot_feedback_dot_v1_dot_alert__pb2.ListAlertsRequest.SerializeToString,
+            waymesh_dot_feedback_dot_v1_dot_alert__pb2.ListAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SilenceAlert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/waymesh.feedback.v1.FeedbackService/SilenceAlert',
+            waymesh_dot_feedback_dot_v1_dot_alert__pb2.SilenceAlertRequest.SerializeToString,
+            waymesh_dot_feedback_dot_v1_dot_alert__pb2.SilenceAlertResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,7 +5,9 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from waymesh.feedback.v1 import alert_pb2 as _alert_pb2
 from waymesh.feedback.v1 import feedback_service_pb2 as _feedback_service_pb2
+from waymesh.feedback.v1 import metrics_pb2 as _metrics_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -33,8 +35,12 @@ class FeedbackServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FeedbackServiceAsyncStub: ...
+    RecordOutcome: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordOutcomeRequest, _feedback_service_pb2.RecordOutcomeResponse]
+    """RecordOutcome stores one outcome, once by event_id. It is durable when the answer comes."""
     RecordOutcomes: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordOutcomesRequest, _feedback_service_pb2.RecordOutcomesResponse]
     """RecordOutcomes stores outcomes, each once by event_id. They are durable when the answer comes."""
+    StreamOutcomes: _grpc.StreamStreamMultiCallable[_feedback_service_pb2.StreamOutcomesRequest, _feedback_service_pb2.StreamOutcomesResponse]
+    """StreamOutcomes takes in batches of outcomes and answers each batch once it is durable, in the order of the batches."""
     RecordDeliveryOutcomes: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordDeliveryOutcomesRequest, _feedback_service_pb2.RecordDeliveryOutcomesResponse]
     """RecordDeliveryOutcomes stores deliveries against their predictions, each once by outcome_id."""
     RecordSignals: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordSignalsRequest, _feedback_service_pb2.RecordSignalsResponse]
@@ -47,14 +53,26 @@ class FeedbackServiceStub:
     """ListFailureCounts counts outcomes by agent and status since a time."""
     WatchOutcomes: _grpc.UnaryStreamMultiCallable[_feedback_service_pb2.WatchOutcomesRequest, _feedback_service_pb2.WatchOutcomesResponse]
     """WatchOutcomes streams outcomes as they are stored, from a cursor on or from now."""
+    QueryMetrics: _grpc.UnaryUnaryMultiCallable[_metrics_pb2.QueryMetricsRequest, _metrics_pb2.QueryMetricsResponse]
+    """QueryMetrics gives the windows of agents, as they are known now: newest first, then by agent and window."""
+    ListAlerts: _grpc.UnaryUnaryMultiCallable[_alert_pb2.ListAlertsRequest, _alert_pb2.ListAlertsResponse]
+    """ListAlerts gives alerts, newest raised first."""
+    SilenceAlert: _grpc.UnaryUnaryMultiCallable[_alert_pb2.SilenceAlertRequest, _alert_pb2.SilenceAlertResponse]
+    """SilenceAlert keeps an alert quiet for a time: it is raised and resolved as ever, but not published meanwhile. What
+    is still raised when the silence ends is published then.
+    """
 
 @_typing.type_check_only
 class FeedbackServiceAsyncStub(FeedbackServiceStub):
     """FeedbackService keeps what happened: outcomes of actions, deliveries against their predictions, signals."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    RecordOutcome: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordOutcomeRequest, _feedback_service_pb2.RecordOutcomeResponse]  # type: ignore[assignment]
+    """RecordOutcome stores one outcome, once by event_id. It is durable when the answer comes."""
     RecordOutcomes: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordOutcomesRequest, _feedback_service_pb2.RecordOutcomesResponse]  # type: ignore[assignment]
     """RecordOutcomes stores outcomes, each once by event_id. They are durable when the answer comes."""
+    StreamOutcomes: _aio.StreamStreamMultiCallable[_feedback_service_pb2.StreamOutcomesRequest, _feedback_service_pb2.StreamOutcomesResponse]  # type: ignore[assignment]
+    """StreamOutcomes takes in batches of outcomes and answers each batch once it is durable, in the order of the batches."""
     RecordDeliveryOutcomes: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordDeliveryOutcomesRequest, _feedback_service_pb2.RecordDeliveryOutcomesResponse]  # type: ignore[assignment]
     """RecordDeliveryOutcomes stores deliveries against their predictions, each once by outcome_id."""
     RecordSignals: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordSignalsRequest, _feedback_service_pb2.RecordSignalsResponse]  # type: ignore[assignment]
@@ -67,9 +85,25 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     """ListFailureCounts counts outcomes by agent and status since a time."""
     WatchOutcomes: _aio.UnaryStreamMultiCallable[_feedback_service_pb2.WatchOutcomesRequest, _feedback_service_pb2.WatchOutcomesResponse]  # type: ignore[assignment]
     """WatchOutcomes streams outcomes as they are stored, from a cursor on or from now."""
+    QueryMetrics: _aio.UnaryUnaryMultiCallable[_metrics_pb2.QueryMetricsRequest, _metrics_pb2.QueryMetricsResponse]  # type: ignore[assignment]
+    """QueryMetrics gives the windows of agents, as they are known now: newest first, then by agent and window."""
+    ListAlerts: _aio.UnaryUnaryMultiCallable[_alert_pb2.ListAlertsRequest, _alert_pb2.ListAlertsResponse]  # type: ignore[assignment]
+    """ListAlerts gives alerts, newest raised first."""
+    SilenceAlert: _aio.UnaryUnaryMultiCallable[_alert_pb2.SilenceAlertRequest, _alert_pb2.SilenceAlertResponse]  # type: ignore[assignment]
+    """SilenceAlert keeps an alert quiet for a time: it is raised and resolved as ever, but not published meanwhile. What
+    is still raised when the silence ends is published then.
+    """
 
 class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
     """FeedbackService keeps what happened: outcomes of actions, deliveries against their predictions, signals."""
+
+    @_abc_1.abstractmethod
+    def RecordOutcome(
+        self,
+        request: _feedback_service_pb2.RecordOutcomeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_service_pb2.RecordOutcomeResponse, _abc.Awaitable[_feedback_service_pb2.RecordOutcomeResponse]]:
+        """RecordOutcome stores one outcome, once by event_id. It is durable when the answer comes."""
 
     @_abc_1.abstractmethod
     def RecordOutcomes(
@@ -78,6 +112,14 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_service_pb2.RecordOutcomesResponse, _abc.Awaitable[_feedback_service_pb2.RecordOutcomesResponse]]:
         """RecordOutcomes stores outcomes, each once by event_id. They are durable when the answer comes."""
+
+    @_abc_1.abstractmethod
+    def StreamOutcomes(
+        self,
+        request_iterator: _MaybeAsyncIterator[_feedback_service_pb2.StreamOutcomesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_feedback_service_pb2.StreamOutcomesResponse], _abc.AsyncIterator[_feedback_service_pb2.StreamOutcomesResponse]]:
+        """StreamOutcomes takes in batches of outcomes and answers each batch once it is durable, in the order of the batches."""
 
     @_abc_1.abstractmethod
     def RecordDeliveryOutcomes(
@@ -126,5 +168,31 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_feedback_service_pb2.WatchOutcomesResponse], _abc.AsyncIterator[_feedback_service_pb2.WatchOutcomesResponse]]:
         """WatchOutcomes streams outcomes as they are stored, from a cursor on or from now."""
+
+    @_abc_1.abstractmethod
+    def QueryMetrics(
+        self,
+        request: _metrics_pb2.QueryMetricsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metrics_pb2.QueryMetricsResponse, _abc.Awaitable[_metrics_pb2.QueryMetricsResponse]]:
+        """QueryMetrics gives the windows of agents, as they are known now: newest first, then by agent and window."""
+
+    @_abc_1.abstractmethod
+    def ListAlerts(
+        self,
+        request: _alert_pb2.ListAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alert_pb2.ListAlertsResponse, _abc.Awaitable[_alert_pb2.ListAlertsResponse]]:
+        """ListAlerts gives alerts, newest raised first."""
+
+    @_abc_1.abstractmethod
+    def SilenceAlert(
+        self,
+        request: _alert_pb2.SilenceAlertRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alert_pb2.SilenceAlertResponse, _abc.Awaitable[_alert_pb2.SilenceAlertResponse]]:
+        """SilenceAlert keeps an alert quiet for a time: it is raised and resolved as ever, but not published meanwhile. What
+        is still raised when the silence ends is published then.
+        """
 
 def add_FeedbackServiceServicer_to_server(servicer: FeedbackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
