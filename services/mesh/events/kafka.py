@@ -16,7 +16,8 @@ from services.mesh.events.inbox import admit_once, forget
 from services.mesh.events.kafka_broadcast import KafkaBroadcastConsumer
 from services.mesh.events.kafka_client import KafkaOptions
 from services.mesh.events.kafka_group import KafkaGroupConsumer
-from services.mesh.events.kafka_relay import KafkaRelay, KafkaSender
+from services.mesh.events.kafka_relay import KafkaRelay
+from services.mesh.events.kafka_sender import KafkaSender
 from services.mesh.events.kafka_topics import create_topics
 from services.mesh.events.metering import Meter, SilentMeter
 from services.mesh.events.postgres import MIGRATIONS, SCHEMA

@@ -19,6 +19,10 @@ REQUEST_TIMEOUT_MS: Final = 10_000
 _SESSION_TIMEOUT_MS: Final = 6_000
 _HEARTBEAT_MS: Final = 2_000
 _LINGER_MS: Final = 10
+# Of events for one partition that go in one request: some 200 of them. The library says 16 KiB.
+_BATCH_BYTES: Final = 128 << 10
+MAX_EVENT_BYTES: Final = (1 << 20) - (16 << 10)
+"""Of key and value together. Brokers take requests of 1 MiB unless told otherwise, headers included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class KafkaOptions:
             "acks": "all",
             "enable_idempotence": True,
             "linger_ms": _LINGER_MS,
+            "max_batch_size": _BATCH_BYTES,
             "compression_type": self.compression,
         }
 
