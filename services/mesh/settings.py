@@ -8,10 +8,10 @@ import re
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 import annotated_types
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
@@ -27,6 +27,19 @@ class SettingsError(Exception):
     """A variable holds what is not allowed. The text is one line, fit to be shown as it stands."""
 
 
+class Disagreement(ValueError):  # noqa: N818 - it names what is wrong: no value by itself
+    """Raised by a validator about a variable that another one, or a file that it names, rules out.
+
+    `allowed` says what it may hold, as after "allowed is"; of a variable that is not set, what is needed.
+    """
+
+    def __init__(self, variable: str, held: object, allowed: str) -> None:
+        super().__init__(allowed)
+        self.variable = variable
+        self.held = held
+        self.allowed = allowed
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -36,6 +49,10 @@ def _http_url(value: str) -> str:
         raise ValueError("not an http:// or https:// address")
     return value
 
+
+# One address is a name, an IPv4 address or an IPv6 address in brackets; without a port it is Kafka's 9092.
+_KAFKA_SERVER: Final = r"\s*(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?\s*"
+_KAFKA_SERVERS: Final = rf"^{_KAFKA_SERVER}(,{_KAFKA_SERVER})*$"
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 HttpUrl = Annotated[str, AfterValidator(_http_url), Field(description="an http:// or https:// address")]
@@ -67,7 +84,12 @@ class MeshSettings(BaseSettings):
         description="a postgresql:// address",
     )
 
-    kafka_bootstrap_servers: str | None = Field(None, validation_alias="KAFKA_BOOTSTRAP_SERVERS")
+    kafka_bootstrap_servers: str | None = Field(
+        None,
+        validation_alias="KAFKA_BOOTSTRAP_SERVERS",
+        pattern=_KAFKA_SERVERS,
+        description="host:port of a broker, or several with commas between them",
+    )
     enable_kafka: bool = Field(True, validation_alias="ENABLE_KAFKA")
     kafka_group_id: str = Field("waymesh", validation_alias="KAFKA_GROUP_ID", min_length=1)
     kafka_outcome_topic: str = Field("agent-outcomes", validation_alias="KAFKA_OUTCOME_TOPIC", min_length=1)
@@ -78,10 +100,18 @@ class MeshSettings(BaseSettings):
         "gzip", validation_alias="KAFKA_COMPRESSION"
     )
     kafka_max_retries: int = Field(3, validation_alias="KAFKA_MAX_RETRIES", ge=0, le=1000)
-    kafka_security_protocol: Annotated[Literal["PLAINTEXT", "SSL"], BeforeValidator(_upper)] = Field(
-        "PLAINTEXT", validation_alias="KAFKA_SECURITY_PROTOCOL"
-    )
+    kafka_security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(_upper)
+    ] = Field("PLAINTEXT", validation_alias="KAFKA_SECURITY_PROTOCOL")
     kafka_ssl_cafile: Path | None = Field(None, validation_alias="KAFKA_SSL_CAFILE")
+    kafka_ssl_certfile: Path | None = Field(None, validation_alias="KAFKA_SSL_CERTFILE")
+    kafka_ssl_keyfile: Path | None = Field(None, validation_alias="KAFKA_SSL_KEYFILE")
+    kafka_ssl_key_password: SecretStr | None = Field(None, validation_alias="KAFKA_SSL_KEY_PASSWORD")
+    kafka_sasl_mechanism: (
+        Annotated[Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], BeforeValidator(_upper)] | None
+    ) = Field(None, validation_alias="KAFKA_SASL_MECHANISM")
+    kafka_sasl_username: str | None = Field(None, validation_alias="KAFKA_SASL_USERNAME")
+    kafka_sasl_password: SecretStr | None = Field(None, validation_alias="KAFKA_SASL_PASSWORD")
 
     enable_outcome_logging: bool = Field(True, validation_alias="ENABLE_OUTCOME_LOGGING")
 
@@ -103,6 +133,15 @@ class MeshSettings(BaseSettings):
     max_concurrent_rpcs: int | None = Field(
         None, validation_alias="WAYMESH_MAX_CONCURRENT_RPCS", ge=1, le=1_000_000
     )
+
+    @model_validator(mode="after")
+    def _check_kafka(self) -> Self:
+        """Whether a cluster, where one is used, can be spoken to with what is given."""
+        if self.kafka_enabled:
+            from services.mesh import kafka_security  # late: most have no cluster
+
+            kafka_security.check(self)
+        return self
 
     @property
     def kafka_enabled(self) -> bool:
@@ -169,8 +208,13 @@ def _masked(name: str, value: object) -> object:
 
 
 def _explain(cls: type[BaseSettings], error: ValidationError) -> str:
-    details = error.errors(include_url=False, include_context=False)
+    details = error.errors(include_url=False)
     first = details[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, Disagreement):
+        if cause.held is None:
+            return f"{cause.variable} is not set: needed is {cause.allowed}"
+        return _told(cause.variable, _masked(cause.variable, cause.held), cause.allowed)
     location = str(first["loc"][0]) if first["loc"] else cls.__name__
     field_name, info = _field(cls, location)
     variable = _variable(field_name, info) if info is not None else location
@@ -181,9 +225,13 @@ def _explain(cls: type[BaseSettings], error: ValidationError) -> str:
         return f"{variable} is not set: needed is {allowed}{others}"
     secret = info is not None and "SecretStr" in str(info.annotation)
     held = _masked(variable, SecretStr(str(first["input"])) if secret else first["input"])
+    return _told(variable, held, f"{allowed}{others}")
+
+
+def _told(variable: str, held: object, allowed: str) -> str:
     text = " ".join(str(held).split())
     shown = text if len(text) <= 80 else text[:77] + "..."
-    return f"{variable} holds '{shown}': allowed is {allowed}{others}"
+    return f"{variable} holds '{shown}': allowed is {allowed}"
 
 
 def _field(cls: type[BaseSettings], location: str) -> tuple[str, FieldInfo | None]:

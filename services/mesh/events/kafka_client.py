@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 from aiokafka import ConsumerRecord
-from aiokafka.helpers import create_ssl_context
 
+from services.mesh import kafka_security
 from services.mesh.events.bus import Record
 from services.mesh.events.cloud_events import from_headers
 from services.mesh.events.topics import AGENT_METRICS, AGENT_OUTCOMES
@@ -35,24 +35,23 @@ class KafkaOptions:
     """Further tries within one round of the relay; the rounds themselves go on until it succeeds."""
     security_protocol: str = "PLAINTEXT"
     ssl_context: ssl.SSLContext | None = None
+    login: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Arguments of every client that has to log in."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Topics that have another name in the cluster."""
 
     @classmethod
     def from_settings(cls, settings: MeshSettings) -> Self:
-        """From KAFKA_*. ValueError without KAFKA_BOOTSTRAP_SERVERS; OSError if the CA file cannot be read."""
+        """From KAFKA_*. ValueError without KAFKA_BOOTSTRAP_SERVERS, or if a file is no longer right."""
         if settings.kafka_bootstrap_servers is None:
             raise ValueError("KAFKA_BOOTSTRAP_SERVERS is not set")
-        context = None
-        if settings.kafka_security_protocol == "SSL":
-            cafile = settings.kafka_ssl_cafile
-            context = create_ssl_context(cafile=str(cafile) if cafile is not None else None)
         return cls(
             bootstrap_servers=settings.kafka_bootstrap_servers,
             compression=None if settings.kafka_compression == "none" else settings.kafka_compression,
             max_retries=settings.kafka_max_retries,
             security_protocol=settings.kafka_security_protocol,
-            ssl_context=context,
+            ssl_context=kafka_security.ssl_context(settings),
+            login=kafka_security.login(settings),
             names={
                 AGENT_OUTCOMES: settings.kafka_outcome_topic,
                 AGENT_METRICS: settings.kafka_metrics_topic,
@@ -78,6 +77,7 @@ class KafkaOptions:
             "bootstrap_servers": self.bootstrap_servers,
             "security_protocol": self.security_protocol,
             "ssl_context": self.ssl_context,
+            **self.login,
             "request_timeout_ms": REQUEST_TIMEOUT_MS,
         }
 
