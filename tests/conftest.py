@@ -12,6 +12,8 @@ import pytest
 
 from services.mesh.store import EmbeddedPostgres, connect
 
+pytest_plugins = ["tests.kafka_brokers"]
+
 _numbers = itertools.count(1)
 
 

@@ -3,19 +3,23 @@
 import asyncio
 import contextlib
 import itertools
+import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
 
 import asyncpg
+from aiokafka.admin import AIOKafkaAdminClient
 
 from services.mesh.events import Consumer, EventBus, Message, Record, Topic
 from services.mesh.events.kafka import KafkaBus
 from services.mesh.events.kafka_client import KafkaOptions
+from services.mesh.events.kafka_topics import create_topics
 from services.mesh.events.postgres import PostgresBus
 from services.mesh.events.topics import DEAD_LETTERS
 from services.mesh.store import connect
+from tests.kafka_brokers import Kafka
 from tests.mock_cluster import MockCluster
 from tests.processes import until
 
@@ -167,13 +171,12 @@ async def postgres_rig(dsn: str) -> AsyncIterator[PostgresRig]:
 
 
 class KafkaRig:
-    """Buses over one database and one mock cluster of three brokers inside librdkafka."""
+    """Buses over one database and one cluster, real or not, where each rig has topics of its own."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, options: KafkaOptions) -> None:
         self.dsn = dsn
+        self.options = options
         self._processes: list[Process] = []
-        self._cluster = MockCluster()
-        self.options = KafkaOptions(self._cluster.bootstrap_servers)
 
     async def bus(self, service: str = "tests") -> Process:
         pool = await asyncpg.create_pool(self.dsn, min_size=1, max_size=8, connect=connect)
@@ -188,9 +191,40 @@ class KafkaRig:
 
 
 @contextlib.asynccontextmanager
-async def kafka_rig(dsn: str) -> AsyncIterator[KafkaRig]:
+async def kafka_rig(dsn: str, kafka: Kafka) -> AsyncIterator[KafkaRig]:
+    """A real Kafka, whose topics are there before anybody reads or writes."""
+    async with own_topics(kafka.bootstrap_servers) as options:
+        rig = KafkaRig(dsn, options)
+        try:
+            yield rig
+        finally:
+            await rig.close()
+
+
+@contextlib.asynccontextmanager
+async def own_topics(
+    bootstrap_servers: str, topics: Mapping[str, Topic] = TOPICS
+) -> AsyncIterator[KafkaOptions]:
+    """Options whose topics have names that nobody else has; they are deleted at the end."""
+    prefix = f"test-{uuid.uuid4().hex[:8]}"
+    options = KafkaOptions(bootstrap_servers, names={name: f"{prefix}.{name}" for name in topics})
+    assert sorted(await create_topics(options, list(topics.values()))) == sorted(topics)
+    try:
+        yield options
+    finally:
+        admin = AIOKafkaAdminClient(**options.connection())
+        try:
+            await admin.start()
+            await admin.delete_topics(list(options.names.values()))
+        finally:
+            await admin.close()
+
+
+@contextlib.asynccontextmanager
+async def mock_rig(dsn: str) -> AsyncIterator[KafkaRig]:
     """Kafka, as far as librdkafka's mock cluster plays it."""
-    rig = KafkaRig(dsn)
+    cluster = MockCluster()
+    rig = KafkaRig(dsn, KafkaOptions(cluster.bootstrap_servers))
     try:
         yield rig
     finally:

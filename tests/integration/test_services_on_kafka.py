@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ from services.feedback.server import Feedback
 from services.feedback.settings import FeedbackSettings
 from services.mesh import json_codec
 from services.mesh.client import ClientFactory
-from services.mesh.settings import load
+from services.mesh.events.kafka_client import KafkaOptions
+from services.mesh.events.kafka_topics import create_topics
+from services.mesh.events.topics import TOPICS
+from services.mesh.settings import MeshSettings, load
 from services.mesh.store import connect
 from services.mesh.telemetry import Telemetry
 from services.route.server import Route
 from services.route.settings import RouteSettings
 from tests.integration.eta_rig import GUARD_S, way
+from tests.kafka_brokers import Brokers, Kafka
 from tests.mock_cluster import MockCluster
 
 OUTCOME = (Path(__file__).parents[1] / "wire" / "outcome_success.json").read_bytes()
@@ -42,6 +47,26 @@ def options(tmp_path: Path) -> dict[str, Any]:
         "eta_target": "127.0.0.1:1",
         "feedback_target": "127.0.0.1:1",
     }
+
+
+@pytest.fixture
+def cluster(kafka_brokers: Brokers) -> Kafka | MockCluster:
+    """A real one, where there is one."""
+    found = kafka_brokers.shared()
+    if found is None and kafka_brokers.required:
+        kafka_brokers.absent()
+    return found or MockCluster()
+
+
+async def prepare(cluster: Kafka | MockCluster, settings: MeshSettings) -> None:
+    """Makes the topics, unless the cluster does so by itself."""
+    if isinstance(cluster, Kafka):
+        await create_topics(KafkaOptions.from_settings(settings), list(TOPICS.values()))
+
+
+def unique(word: str) -> str:
+    """A name that nobody has had in the cluster, which outlives the test."""
+    return f"{word}-{uuid.uuid4().hex[:8]}"
 
 
 @contextlib.asynccontextmanager
@@ -95,10 +120,14 @@ async def test_a_group_on_the_embedded_bus_is_the_configured_id_and_the_service(
 
 
 async def test_a_group_in_the_cluster_is_the_configured_id_and_the_service(
-    database: str, options: dict[str, Any]
+    database: str, options: dict[str, Any], cluster: Kafka | MockCluster
 ) -> None:
-    cluster = MockCluster()
-    settings = load(EtaSettings, **options, kafka_bootstrap_servers=cluster.bootstrap_servers)
+    city = unique("city")
+    settings = load(
+        EtaSettings, **options, kafka_bootstrap_servers=cluster.bootstrap_servers, kafka_group_id=city
+    )
+    await prepare(cluster, settings)
+    before = sum((await cluster.look.ends("gps-events")).values())
     async with serving(Eta(settings, database)) as eta, calling(EtaServiceStub, eta) as stub:
 
         async def fixes() -> AsyncIterator[StreamGpsRequest]:
@@ -108,22 +137,25 @@ async def test_a_group_in_the_cluster_is_the_configured_id_and_the_service(
             assert not response.rejected
 
         async def committed() -> int:
-            return await asyncio.to_thread(cluster.committed, "waymesh.eta", "gps-events")
+            return sum((await cluster.look.committed(f"{city}.eta", "gps-events")).values())
 
-        await comes(committed, 7, "fixes that the group waymesh.eta has handled")
+        await comes(committed, before + 7, f"fixes that the group {city}.eta has handled")
 
 
 async def test_an_outcome_topic_of_another_name_is_that_of_the_cluster(
-    database: str, options: dict[str, Any]
+    database: str, options: dict[str, Any], cluster: Kafka | MockCluster
 ) -> None:
-    cluster = MockCluster()
+    outcomes, group = unique("outcomes"), unique("group")
     settings = load(
         FeedbackSettings,
         **options,
-        kafka_outcome_topic="my-outcomes",
+        kafka_outcome_topic=outcomes,
         kafka_bootstrap_servers=cluster.bootstrap_servers,
+        kafka_group_id=group,
     )
+    await prepare(cluster, settings)
     sent = json_codec.decode(OutcomeEvent, OUTCOME)
+    sent.run_id = unique("run")
     async with (
         serving(Feedback(settings, database)) as feedback,
         calling(FeedbackServiceStub, feedback) as stub,
@@ -131,14 +163,14 @@ async def test_an_outcome_topic_of_another_name_is_that_of_the_cluster(
         await stub.RecordOutcomes(RecordOutcomesRequest(events=[sent]), timeout=30)
 
         async def keys() -> list[str]:
-            return await asyncio.to_thread(cluster.keys, "my-outcomes")
+            return await cluster.look.keys(outcomes)
 
         async def committed() -> int:
-            return await asyncio.to_thread(cluster.committed, "waymesh.feedback", "my-outcomes")
+            return sum((await cluster.look.committed(f"{group}.feedback", outcomes)).values())
 
-        await comes(keys, [sent.run_id], "outcomes by run on my-outcomes")
-        await comes(committed, 1, "outcomes that the group waymesh.feedback has handled")
-        assert await asyncio.to_thread(cluster.keys, "agent-outcomes") == []
+        await comes(keys, [sent.run_id], f"outcomes by run on {outcomes}")
+        await comes(committed, 1, f"outcomes that the group {group}.feedback has handled")
+        assert sent.run_id not in await cluster.look.keys("agent-outcomes")
 
 
 async def test_the_embedded_bus_keeps_its_own_name_of_the_outcome_topic(
