@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, TypeVar
 
 import asyncpg
@@ -10,10 +11,14 @@ from google.protobuf.message import Message
 from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 from waymesh.feedback.v1.signal_pb2 import Signal
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_CONFLICTING_CONTENT
 
 from services.feedback import store
-from services.feedback.records import DELIVERIES, OUTCOMES, SIGNALS, Kind, Row, row
+from services.feedback.outcome_rows import OutcomeRow, outcome_row
+from services.feedback.outcome_store import store_outcomes
+from services.feedback.records import DELIVERIES, SIGNALS, Kind, Row, row
 from services.feedback.store import Fate
+from services.mesh.errors import AlreadyExists
 from services.mesh.events import EventBus
 from services.mesh.events import Message as BusMessage
 from services.mesh.events.topics import AGENT_OUTCOMES
@@ -31,15 +36,17 @@ _GROUP: Final = 5_000
 class _Outcome:
     """An outcome on its way: complete, so that whoever commits it need know nothing of its caller."""
 
-    row: Row
+    row: OutcomeRow
     message: BusMessage
 
 
 class Intake:
     """The one way in, for RPCs and topics alike. `stored` rings whenever outcomes were stored."""
 
-    def __init__(self, database: Store, bus: EventBus) -> None:
+    def __init__(self, database: Store, bus: EventBus, clock: Callable[[], datetime] | None = None) -> None:
+        """`clock` stands in for the database's, by which outcomes are put into days."""
         self._bus = bus
+        self._clock = clock
         self.stored = Bell()
         self._outcomes = GroupCommit(database.transaction, self._write_outcomes, max_items=_GROUP)
         self._deliveries = GroupCommit(database.transaction, _plainly(DELIVERIES), max_items=_GROUP)
@@ -69,11 +76,11 @@ class Intake:
         self, connection: asyncpg.Connection, events: Sequence[OutcomeEvent]
     ) -> Sequence[Fate]:
         """Stores what is new in the reader's transaction; it is on the topic already."""
-        rows = [row(OUTCOMES, without_secrets(event)) for event in events]
-        return await store.store(connection, OUTCOMES, rows)
+        rows = [outcome_row(without_secrets(event)) for event in events]
+        return await store_outcomes(connection, rows, self._now())
 
     def _outcome(self, event: OutcomeEvent) -> _Outcome:
-        made = row(OUTCOMES, without_secrets(event))
+        made = outcome_row(without_secrets(event))
         message = BusMessage(
             topic=AGENT_OUTCOMES,
             key=event.run_id,
@@ -87,11 +94,14 @@ class Intake:
         self, connection: asyncpg.Connection, outcomes: Sequence[_Outcome]
     ) -> Sequence[Fate]:
         # The bus's locks are taken by publish, last; the head row of the kind before them, here as there.
-        fates = await store.store(connection, OUTCOMES, [one.row for one in outcomes])
+        fates = await store_outcomes(connection, [one.row for one in outcomes], self._now())
         new = [one.message for one, fate in zip(outcomes, fates, strict=True) if fate is Fate.STORED]
         if new:
             await self._bus.publish(connection, new)
         return fates
+
+    def _now(self) -> datetime | None:
+        return None if self._clock is None else self._clock()
 
 
 def _plainly(
@@ -101,6 +111,15 @@ def _plainly(
         return await store.store(connection, kind, rows)
 
     return write
+
+
+def conflict(record_id: str) -> AlreadyExists:
+    """What the sender of other content under an id that is taken is told."""
+    return AlreadyExists(
+        f"{record_id} was recorded before with other content",
+        reason=ERROR_REASON_CONFLICTING_CONTENT,
+        metadata={"id": record_id},
+    )
 
 
 class Bell:

@@ -1,4 +1,4 @@
-"""The three kinds of records as rows: identity, digest of the content, the columns that are filtered by."""
+"""Deliveries and signals as rows: identity, digest of the content, the columns that are filtered by."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,6 @@ from typing import Any, Final, Generic, TypeVar
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome
-from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 from waymesh.feedback.v1.signal_pb2 import Signal
 
 M = TypeVar("M", bound=Message)
@@ -41,18 +40,6 @@ class Row:
     body: bytes
 
 
-OUTCOMES: Final[Kind[OutcomeEvent]] = Kind(
-    "outcome",
-    "outcomes",
-    OutcomeEvent,
-    lambda event: event.event_id,
-    lambda event: event.timestamp,
-    {
-        "agent_name": ("text", lambda event: event.agent_name),
-        "status": ("smallint", lambda event: event.status),
-        "workflow_id": ("text", lambda event: event.workflow_id),
-    },
-)
 DELIVERIES: Final[Kind[DeliveryOutcome]] = Kind(
     "delivery",
     "deliveries",

@@ -10,6 +10,7 @@ from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 from waymesh.feedback.v1.signal_pb2 import Signal
 
 from services.feedback.consumer import OutcomeConsumer
+from services.feedback.days import Days
 from services.feedback.intake import Intake
 from services.feedback.service import FeedbackServicer
 from services.feedback.settings import FeedbackSettings
@@ -23,7 +24,7 @@ from services.mesh.service import GrpcService
 NAME: Final = "feedback"
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 # Recording the recording would never end.
-_UNRECORDED: Final = ("record_outcomes", "record_delivery_outcomes", "record_signals")
+_UNRECORDED: Final = ("record_outcome", "record_outcomes", "record_delivery_outcomes", "record_signals")
 
 
 class Feedback(GrpcService[FeedbackSettings]):
@@ -47,6 +48,9 @@ class Feedback(GrpcService[FeedbackSettings]):
         database = await self.open_store(MIGRATIONS)
         bus = await self.open_bus(database)
 
+        days = Days(database.pool, settings.outcome_retention_days)
+        await days.ahead()
+        lifecycle.background("days of outcomes", days.run)
         intake = self._intake = Intake(database, bus)
         lifecycle.on_stop(intake.close)
 

@@ -9,15 +9,14 @@ from waymesh.feedback.v1 import feedback_service_pb2 as pb
 from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome
 from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceServicer
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
-from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_CONFLICTING_CONTENT
 
-from services.feedback import store
+from services.feedback import outcome_stream, store
 from services.feedback.cursors import number_token, parse_number, parse_place, place_token
-from services.feedback.intake import Intake
-from services.feedback.records import DELIVERIES, OUTCOMES, Kind
+from services.feedback.intake import Intake, conflict
+from services.feedback.records import DELIVERIES
 from services.feedback.store import Fate, Filter
 from services.mesh.cursors import not_kept
-from services.mesh.errors import AlreadyExists, to_status
+from services.mesh.errors import to_status
 from services.mesh.store import Store
 
 _PAGE: Final = 100
@@ -33,6 +32,19 @@ class FeedbackServicer(FeedbackServiceServicer):
     def __init__(self, database: Store, intake: Intake) -> None:
         self._database = database
         self._intake = intake
+
+    async def RecordOutcome(  # noqa: N802 - the contract's name
+        self, request: pb.RecordOutcomeRequest, context: Any
+    ) -> pb.RecordOutcomeResponse:
+        one = request.event.event_id
+        told = _results([one], await self._intake.outcomes([request.event]))
+        return pb.RecordOutcomeResponse(event_id=one, duplicate=told["duplicate"])
+
+    async def StreamOutcomes(  # noqa: N802 - the contract's name
+        self, request_iterator: AsyncIterator[pb.StreamOutcomesRequest], context: Any
+    ) -> AsyncIterator[pb.StreamOutcomesResponse]:
+        async for answer in outcome_stream.answers(request_iterator, self._intake):
+            yield answer
 
     async def RecordOutcomes(  # noqa: N802 - the contract's name
         self, request: pb.RecordOutcomesRequest, context: Any
@@ -78,7 +90,7 @@ class FeedbackServicer(FeedbackServiceServicer):
     ) -> pb.ListDeliveryOutcomesResponse:
         size = request.page_size or _PAGE
         token = request.page_token
-        after = await self._reached(token, "page_token", DELIVERIES) if token else 0
+        after = await self._reached(token, "page_token", DELIVERIES.name) if token else 0
         found = await store.deliveries_after(
             self._database.pool,
             after,
@@ -111,9 +123,9 @@ class FeedbackServicer(FeedbackServiceServicer):
         pool = self._database.pool
         wanted = Filter(statuses=request.statuses, agent_name=request.agent_name)
         if request.cursor:
-            seen = await self._reached(request.cursor, "cursor", OUTCOMES)
+            seen = await self._reached(request.cursor, "cursor", store.OUTCOME)
         else:
-            seen = await store.last_number(pool, OUTCOMES)
+            seen = await store.last_number(pool, store.OUTCOME)
         yield pb.WatchOutcomesResponse(cursor=number_token(seen))
         while True:
             found, upto = await store.outcomes_after(pool, seen, wanted, _WATCH_BATCH)
@@ -125,7 +137,7 @@ class FeedbackServicer(FeedbackServiceServicer):
             if len(found) < _WATCH_BATCH:
                 await self._intake.stored.wait(_POLL_S)
 
-    async def _reached(self, token: str, field: str, kind: Kind[Any]) -> int:
+    async def _reached(self, token: str, field: str, kind: str) -> int:
         """The number in a token. Raises InvalidArgument if it is not ours, OutOfRange if it is ahead."""
         number = parse_number(token, field)
         if number > await store.last_number(self._database.pool, kind):
@@ -135,15 +147,7 @@ class FeedbackServicer(FeedbackServiceServicer):
 
 def _results(ids: Sequence[str], fates: Sequence[Fate]) -> dict[str, Any]:
     """The fields that all answers to writes share. A single record in conflict fails the call."""
-    conflicts = {
-        place: AlreadyExists(
-            f"{ids[place]} was recorded before with other content",
-            reason=ERROR_REASON_CONFLICTING_CONTENT,
-            metadata={"id": ids[place]},
-        )
-        for place, fate in enumerate(fates)
-        if fate is Fate.CONFLICT
-    }
+    conflicts = {place: conflict(ids[place]) for place, fate in enumerate(fates) if fate is Fate.CONFLICT}
     if conflicts and len(ids) == 1:
         raise conflicts[0]
     return {

@@ -14,3 +14,5 @@ class FeedbackSettings(GrpcSettings):
 
     port: Port = Field(50053, validation_alias="WAYMESH_FEEDBACK_PORT")
     admin: Port | None = Field(None, validation_alias="WAYMESH_FEEDBACK_ADMIN_PORT")
+
+    outcome_retention_days: int = Field(30, validation_alias="WAYMESH_OUTCOME_RETENTION_DAYS", ge=1, le=3650)

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 
-from services.feedback.records import DELIVERIES, OUTCOMES, Kind, Row, first_of_each
+from services.feedback.records import DELIVERIES, Kind, Row, first_of_each
+
+# Name of the kind in `heads`; outcome_store.py writes it.
+OUTCOME: Final = "outcome"
 
 
 class Fate(Enum):
@@ -87,9 +90,9 @@ async def store(connection: asyncpg.Connection, kind: Kind[Any], rows: Sequence[
     return fates
 
 
-async def last_number(pool: asyncpg.Pool, kind: Kind[Any]) -> int:
-    """Number of the newest record of the kind, 0 if there is none."""
-    found: int = await pool.fetchval("SELECT last FROM heads WHERE kind = $1", kind.name)
+async def last_number(pool: asyncpg.Pool, kind: str) -> int:
+    """Number of the newest record of the kind (`outcome`, `delivery`, `signal`), 0 if there is none."""
+    found: int = await pool.fetchval("SELECT last FROM heads WHERE kind = $1", kind)
     return found
 
 
@@ -118,7 +121,7 @@ async def outcomes_after(
     values.append(number)
     where.append(f"number > ${len(values)}")
     # The head first: what commits between the two reads is above it and comes with the next call.
-    last = await last_number(pool, OUTCOMES)
+    last = await last_number(pool, OUTCOME)
     values.append(last)
     where.append(f"number <= ${len(values)}")
     rows = await pool.fetch(

@@ -161,10 +161,10 @@ async def rows(dsn: str, *, recorded: bool = False) -> dict[str, tuple[int, str]
             )
         ]
         assert {table.split(".")[0] for table in tables} == {"gateway", "eta", "route", "feedback", "bus"}
-        skipped = _BY_ITSELF | ({"feedback.outcomes", "feedback.heads"} if recorded else set())
+        kept = ("feedback.outcome", "feedback.heads", "bus.")
         found = {}
         for table in tables:
-            if table in skipped or (recorded and table.startswith("bus.")):
+            if table in _BY_ITSELF or (recorded and table.startswith(kept)):
                 continue
             found[table] = tuple(
                 await connection.fetchrow(

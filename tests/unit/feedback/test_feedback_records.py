@@ -12,7 +12,8 @@ from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus
 from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 
-from services.feedback.records import DELIVERIES, OUTCOMES, SIGNALS, first_of_each, row
+from services.feedback.outcome_rows import first_places, outcome_row
+from services.feedback.records import DELIVERIES, SIGNALS, first_of_each, row
 from services.mesh.feedback.outcome import without_secrets
 from services.mesh.feedback.signals import without_secrets as signal_without_secrets
 
@@ -56,23 +57,16 @@ def test_the_order_in_which_a_map_was_filled_does_not_change_the_digest(
 @given(payloads, payloads)
 def test_digests_are_equal_exactly_if_contents_are(one: dict[str, Any], other: dict[str, Any]) -> None:
     first, second = event(input=one), event(input=other)
-    assert (row(OUTCOMES, first).digest == row(OUTCOMES, second).digest) == (first == second)
+    assert (outcome_row(first).digest == outcome_row(second).digest) == (first == second)
 
 
 def test_a_digest_outlives_the_wire() -> None:
     made = event(input={"a": 1, "b": [1, {"c": None}]}, error_message="late")
     again = OutcomeEvent.FromString(made.SerializeToString())
-    assert row(OUTCOMES, made) == row(OUTCOMES, again)
+    assert outcome_row(made) == outcome_row(again)
 
 
 def test_the_columns_are_what_lists_are_filtered_by() -> None:
-    outcome = row(OUTCOMES, event(workflow_id="flow", status=OutcomeStatus.OUTCOME_STATUS_FAILURE))
-    assert (outcome.id, outcome.at.timestamp()) == ("event", 1_700_000_000)
-    assert dict(zip(OUTCOMES.columns, outcome.values, strict=True)) == {
-        "agent_name": "agent",
-        "status": OutcomeStatus.OUTCOME_STATUS_FAILURE,
-        "workflow_id": "flow",
-    }
     delivery = row(
         DELIVERIES, DeliveryOutcome(outcome_id="o", order_id="a", driver_id="d", delivered_at=at(9))
     )
@@ -88,9 +82,10 @@ def test_the_columns_are_what_lists_are_filtered_by() -> None:
 
 @given(st.lists(st.sampled_from("abc"), max_size=12))
 def test_of_an_id_that_comes_several_times_the_first_one_counts(ids: list[str]) -> None:
-    rows = [row(OUTCOMES, event(event_id=one, duration_ms=float(n))) for n, one in enumerate(ids)]
-    firsts = first_of_each(rows)
-    assert firsts == {one: ids.index(one) for one in ids}
+    outcomes = [outcome_row(event(event_id=one, duration_ms=float(n))) for n, one in enumerate(ids)]
+    assert first_places(outcomes) == {one: ids.index(one) for one in ids}
+    signals = [row(SIGNALS, Signal(signal_id=one, message=str(n))) for n, one in enumerate(ids)]
+    assert first_of_each(signals) == {one: ids.index(one) for one in ids}
 
 
 SECRET_KEYS = ["password", "api_key", "Authorization", "user.token", "ssn", "clientSecret"]
@@ -99,7 +94,7 @@ SECRET_KEYS = ["password", "api_key", "Authorization", "user.token", "ssn", "cli
 @given(st.sampled_from(SECRET_KEYS), st.sampled_from(["input", "output", "metadata"]), payloads)
 def test_what_stands_under_a_secret_name_is_never_stored(key: str, field: str, rest: dict[str, Any]) -> None:
     nested = {"outer": [{key: "s3cret-value"}], key: {"deep": "s3cret-value"}, **rest}
-    stored = row(OUTCOMES, without_secrets(event(**{field: nested})))
+    stored = outcome_row(without_secrets(event(**{field: nested})))
     assert (b"s3cret-value" in stored.body) == ("s3cret-value" in str(rest))
 
 
