@@ -1,8 +1,8 @@
-"""Publishing through our bus on Kafka beside raw aiokafka: same brokers, same settings, same events, in turns.
+"""Publishing through our bus on Kafka beside raw aiokafka: same brokers, settings and events, in turns.
 
 Ours begins in PostgreSQL: committed in transactions of 500 events by two writers, relayed to the brokers and
-deleted from the log, all in one process as in a service. Raw is one producer to which every event is handed by
-`send`, as the library's documentation has it. Both end when the brokers have acknowledged the last event.
+deleted from the log, all in one process as in a service. Raw is one producer to which every event is handed
+by `send`, as the library's documentation has it. Both end when brokers have acknowledged the last event.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ async def ours(servers: str, dsn: str, events: Sequence[Message]) -> tuple[float
                 await bus.publish(connection, events[first : first + _COMMIT])
 
     await asyncio.gather(*(write(place) for place in range(_WRITERS)))
-    while await pool.fetchval("SELECT EXISTS (SELECT FROM bus.log)"):
+    while await pool.fetchval("SELECT EXISTS (SELECT FROM bus.log)"):  # noqa: ASYNC110 - the brokers' word
         await asyncio.sleep(0.005)
     spent = time.perf_counter() - began, time.process_time() - cpu
     await bus.close()
