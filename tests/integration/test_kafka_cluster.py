@@ -1,12 +1,18 @@
 """The rig of three brokers itself: what is acknowledged outlives the leader and a stop of all of them."""
 
 import asyncio
+import contextlib
+import os
+import sys
+from pathlib import Path
 
+import psutil
 from aiokafka import AIOKafkaProducer
 
 from services.mesh.events.kafka_client import KafkaOptions
 from services.mesh.events.topics import Topic
 from tests.contract.events_rig import own_topics
+from tests.processes import until
 from tools.kafka.cluster import KafkaCluster
 
 ONE = {"one": Topic("one", 1)}
@@ -39,13 +45,13 @@ async def test_nothing_acknowledged_is_lost_or_doubled_when_the_leader_is_killed
         topic = options.name_in_cluster("one")
         first = await kafka_cluster.leader_of(topic, 0)
         halfway = asyncio.Event()
-        producing = asyncio.create_task(produce(options, range(400), halfway))
+        producing = asyncio.create_task(produce(options, range(150), halfway))
         async with asyncio.timeout(GUARD_S):
             await halfway.wait()
         await kafka_cluster.kill(first)
         assert await kafka_cluster.leader_of(topic, 0) != first
         await producing
-        assert await lying(kafka_cluster, options) == list(range(400))
+        assert await lying(kafka_cluster, options) == list(range(150))
         await kafka_cluster.start(first)
         await kafka_cluster.in_sync(topic)
 
@@ -72,15 +78,35 @@ async def test_a_held_node_is_passed_over_and_comes_back(kafka_cluster: KafkaClu
         assert await lying(kafka_cluster, options) == list(range(20))
 
 
-async def test_topics_are_made_with_three_replicas_of_which_two_must_agree(
-    kafka_cluster: KafkaCluster,
-) -> None:
-    topics = {
-        topic.name: topic for topic in (Topic("plain", 2), Topic("state", 3, compacted=True, retention=None))
-    }
-    async with own_topics(kafka_cluster.bootstrap_servers, topics) as options, kafka_cluster.admin() as admin:
-        found = {one["topic"]: one for one in await admin.describe_topics(list(options.names.values()))}
-        for ours, theirs in options.names.items():
-            partitions = found[theirs]["partitions"]
-            assert len(partitions) == topics[ours].partitions
-            assert {len(one["replicas"]) for one in partitions} == {3}
+async def test_no_node_outlives_who_started_it(tmp_path: Path) -> None:
+    program = tmp_path / "starts_a_node.py"
+    program.write_text(
+        "import asyncio\n"
+        "from tools.kafka.cluster import KafkaCluster\n"
+        "async def main():\n"
+        "    cluster = KafkaCluster(nodes=1)\n"
+        "    await cluster.start()\n"
+        "    print(cluster.pid(1), flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}  # nobody is left who would clear its folder away
+    starter = await asyncio.create_subprocess_exec(
+        sys.executable, str(program), env=environ, stdout=asyncio.subprocess.PIPE
+    )
+    assert starter.stdout is not None
+    try:
+        async with asyncio.timeout(GUARD_S):
+            pid = int(await starter.stdout.readline())
+        assert psutil.pid_exists(pid)
+    finally:
+        starter.kill()
+        await starter.wait()
+    await until(lambda: is_dead(pid), "the node has ended", guard_s=GUARD_S)
+
+
+def is_dead(pid: int) -> bool:
+    """Also while nobody has asked for its exit code."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return True
