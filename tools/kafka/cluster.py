@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -49,7 +49,8 @@ _SETTINGS: Final = {
 class KafkaCluster:
     """Nodes numbered from 1. Start it from a thread that lives as long as the cluster: it dies with that.
 
-    `settings` are lines of every node's configuration, over those made here.
+    `settings` are lines of every node's configuration, over those made here. `advertised` are ports on this
+    machine, one for each node, that clients are sent to instead of the node's own: those of proxies before it.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class KafkaCluster:
         security: Security | None = None,
         settings: Mapping[str, str] | None = None,
         heap_mib: int = 256,
+        advertised: Sequence[int] = (),
     ) -> None:
         self.security = security or Security()
+        self._advertised = list(advertised)
         self.certificates: Certificates | None = None
         self._count = nodes
         self._settings = dict(settings or {})
@@ -73,7 +76,7 @@ class KafkaCluster:
     @property
     def bootstrap_servers(self) -> str:
         """The addresses for clients; they stay the same while nodes come and go."""
-        return ",".join(f"{_HOST}:{port}" for port in self._clients)
+        return ",".join(f"{_HOST}:{port}" for port in self._advertised or self._clients)
 
     @property
     def plain_servers(self) -> str:
@@ -232,12 +235,12 @@ class KafkaCluster:
             **self.security.settings(self.certificates),
         }
         for number in numbers:
-            open_to_all = (
-                f"CLIENT://{_HOST}:{self.port(number)},INTERNAL://{_HOST}:{self._internals[number - 1]}"
-            )
+            told = (self._advertised or self._clients)[number - 1]
+            internal = f"INTERNAL://{_HOST}:{self._internals[number - 1]}"
+            controller = f"CONTROLLER://{_HOST}:{controllers[number - 1]}"
             own = {
-                "listeners": f"{open_to_all},CONTROLLER://{_HOST}:{controllers[number - 1]}",
-                "advertised.listeners": open_to_all,
+                "listeners": f"CLIENT://{_HOST}:{self.port(number)},{internal},{controller}",
+                "advertised.listeners": f"CLIENT://{_HOST}:{told},{internal}",
             }
             settings = {**shared, **own, **self._settings}
             self._nodes[number] = Node(number, self._folder, jars, settings, self._heap_mib)
