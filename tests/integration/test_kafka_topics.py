@@ -37,7 +37,7 @@ async def settings_of(admin: AIOKafkaAdminClient, topic: str) -> dict[str, str]:
 
 
 async def replicas(admin: AIOKafkaAdminClient, topic: str, partitions: int) -> list[int]:
-    """Of each partition, once there are so many: a broker hears a moment later of what the controller made."""
+    """Of each partition, once there are so many: brokers hear a moment later what the controller made."""
     async with asyncio.timeout(GUARD_S):
         while True:
             found = {one["topic"]: one["partitions"] for one in await admin.describe_topics()}
