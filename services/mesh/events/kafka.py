@@ -19,6 +19,7 @@ from services.mesh.events.kafka_group import KafkaGroupConsumer
 from services.mesh.events.kafka_relay import KafkaRelay
 from services.mesh.events.kafka_sender import KafkaSender
 from services.mesh.events.kafka_topics import create_topics
+from services.mesh.events.kafka_watch import KafkaWatch
 from services.mesh.events.metering import Meter, SilentMeter
 from services.mesh.events.postgres import MIGRATIONS, SCHEMA
 from services.mesh.events.postgres_link import PostgresLink
@@ -54,6 +55,7 @@ class KafkaBus:
         self._log = PostgresLog(pool, service)
         self._link = PostgresLink(pool)
         self._sender = KafkaSender(options)
+        self._watch = KafkaWatch(options, topics)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -70,6 +72,7 @@ class KafkaBus:
         self._tasks = [
             asyncio.create_task(self._link.run(), name="bus-link"),
             asyncio.create_task(self._forget(), name="bus-forget"),
+            asyncio.create_task(self._watch.run(), name="bus-watch"),
         ]
         await self._link.connected()
         self._tasks.append(asyncio.create_task(relay.run(), name="bus-relay"))

@@ -19,6 +19,8 @@ REQUEST_TIMEOUT_MS: Final = 10_000
 _SESSION_TIMEOUT_MS: Final = 6_000
 _HEARTBEAT_MS: Final = 2_000
 _LINGER_MS: Final = 10
+# After this long a reader sees a topic, or partitions of one, that did not exist when it began.
+_METADATA_MAX_AGE_MS: Final = 10_000
 # Of events for one partition that go in one request: some 200 of them. The library says 16 KiB.
 _BATCH_BYTES: Final = 128 << 10
 MAX_EVENT_BYTES: Final = (1 << 20) - (16 << 10)
@@ -79,6 +81,7 @@ class KafkaOptions:
             "ssl_context": self.ssl_context,
             **self.login,
             "request_timeout_ms": REQUEST_TIMEOUT_MS,
+            "metadata_max_age_ms": _METADATA_MAX_AGE_MS,
         }
 
     def producer(self) -> dict[str, Any]:
