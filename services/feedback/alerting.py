@@ -1,0 +1,278 @@
+"""Alerts of the one leader: signals and figures in, alerts stored and events for the topic out.
+
+Everything happens in the leader's transaction: the signals judged, the alerts that change, the conditions
+behind them and the events commit together or not at all, so each alert is raised once and resolved once,
+whatever dies.
+"""
+
+import heapq
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+import asyncpg
+from waymesh.feedback.v1.alert_pb2 import Alert, AlertState
+from waymesh.feedback.v1.metrics_pb2 import AgentMetrics
+from waymesh.feedback.v1.signal_pb2 import Signal
+
+from services.feedback import alert_store, alerts
+from services.feedback.alert_rules import MetricRule, Rules, SignalRule
+from services.feedback.alert_store import Kept
+from services.feedback.alerts import Change, Condition, Heard, key_of
+from services.mesh.events import Message as BusMessage
+from services.mesh.events.topics import AGENT_ALERTS
+
+# Signals judged in one transaction; the rest waits for the next, which is due at once.
+_BATCH: Final = 2_000
+_FIRING: Final = AlertState.ALERT_STATE_FIRING
+_RESOLVED: Final = AlertState.ALERT_STATE_RESOLVED
+# Who noticed what outcomes tell.
+_OWN: Final = "feedback"
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one step changes."""
+
+    now: datetime
+    # None: no longer kept.
+    conditions: dict[str, Condition | None] = field(default_factory=dict)
+    # By alert_id, in the order in which they were raised.
+    alerts: dict[str, Kept] = field(default_factory=dict)
+    messages: list[BusMessage] = field(default_factory=list)
+
+
+class MetricsView(Protocol):
+    """What windows tell of agents."""
+
+    def current(self, window: str, now: datetime) -> Mapping[str, AgentMetrics]:
+        """Per agent ('' = all together): the window of this name that holds `now` and ends next."""
+        ...
+
+
+class Alerting:
+    """State of all alerts. It is the leader's alone; one call at a time."""
+
+    def __init__(self, rules: Rules, *, make_id: Callable[[], str] = lambda: str(uuid.uuid4())) -> None:
+        self._rules = rules
+        self._make_id = make_id
+        self._conditions: dict[str, Condition] = {}
+        # Keys of conditions that figures make, which are measured again each time.
+        self._measured: set[str] = set()
+        self._open: dict[str, Kept] = {}
+        # Open alerts that a silence has kept from the topic.
+        self._held: set[str] = set()
+        self._silences: dict[str, datetime] = {}
+        self._last_silence = -1
+        self._signal = 0
+        # None: what is remembered may not be what is stored.
+        self._token: str | None = None
+        self._behind = False
+        self._timers: list[tuple[datetime, str]] = []
+
+    async def load(self, connection: asyncpg.Connection) -> None:
+        """Takes over what is stored; on becoming leader."""
+        found = await alert_store.position(connection)
+        self._conditions = await alert_store.conditions(connection)
+        self._open = await alert_store.open_alerts(connection)
+        self._held = {key for key, kept in self._open.items() if not kept.published}
+        self._measured = set()
+        self._timers = []
+        for key, condition in self._conditions.items():
+            self._watch(key, condition)
+        self._last_silence = -1
+        self._signal, self._token = found.signal, found.token
+        # Whatever the rules have become meanwhile is judged at once.
+        self._behind = True
+
+    def due(self, now: datetime) -> bool:
+        """Whether a step would change anything by time alone, or was left unfinished."""
+        if self._behind or (self._timers and self._timers[0][0] <= now):
+            return True
+        return any(not self._silenced(key, now) for key in self._held)
+
+    async def step(
+        self, connection: asyncpg.Connection, view: MetricsView, now: datetime
+    ) -> Sequence[BusMessage]:
+        """Judges new signals, current figures and what is due by time; the events to publish, in order.
+
+        In the leader's transaction, which may be undone afterwards: the next step then starts from what is
+        stored.
+        """
+        found = await alert_store.position(connection)
+        if self._token != found.token or self._signal != found.signal:
+            await self.load(connection)
+        self._token = None
+        if self._last_silence != found.last_silence:
+            self._silences = await alert_store.silences(connection, now)
+            self._last_silence = found.last_silence
+        signals = await alert_store.signals(connection, self._signal, found.last_signal, _BATCH)
+
+        work = _Work(now)
+        self._without_rule(work)
+        for _, signal in signals:
+            self._hear(work, signal)
+        self._measure(work, view)
+        self._pass_time(work)
+        self._release(work)
+
+        last = signals[-1][0] if signals else self._signal
+        token = found.token
+        if work.conditions or work.alerts or last != self._signal:
+            await alert_store.write_conditions(connection, work.conditions)
+            await alert_store.write_alerts(connection, list(work.alerts.values()))
+            token = str(uuid.uuid4())
+            await alert_store.move(connection, last, token)
+        self._behind = last < found.last_signal
+        self._signal, self._token = last, token
+        return work.messages
+
+    def _hear(self, work: _Work, signal: Signal) -> None:
+        rule = self._rules.of_signal(signal)
+        if rule is None:
+            return
+        before = self._conditions.get(key_of(rule.name, signal.source, signal.subject))
+        if before is None:
+            before = Condition(rule.name, signal.source, signal.subject)
+        heard = Heard(
+            holder=dict(signal.labels).get("process", ""),
+            at=signal.timestamp.ToDatetime(UTC),
+            active=signal.active,
+            severity=signal.severity,
+            message=signal.message,
+            labels=signal.labels,
+        )
+        self._take(work, before, alerts.hear(rule, before, heard, work.now))
+
+    def _measure(self, work: _Work, view: MetricsView) -> None:
+        for rule in self._rules.metrics:
+            current = view.current(rule.window, work.now)
+            known = {
+                one.subject for key in self._measured if (one := self._conditions[key]).rule == rule.name
+            }
+            for agent in known.union(current):
+                metrics = current.get(agent)
+                value = 0.0 if metrics is None else rule.value(metrics)
+                outcomes = 0 if metrics is None else metrics.outcomes
+                if not agent or (agent not in known and value <= rule.threshold):
+                    continue
+                before = self._conditions.get(key_of(rule.name, "", agent)) or Condition(rule.name, "", agent)
+                self._take(work, before, alerts.measure(rule, before, value, outcomes, work.now))
+
+    def _pass_time(self, work: _Work) -> None:
+        while self._timers and self._timers[0][0] <= work.now:
+            _, key = heapq.heappop(self._timers)
+            condition = self._conditions.get(key)
+            if condition is None:
+                continue
+            rule = self._rules.all[condition.rule]
+            if isinstance(rule, SignalRule):
+                self._take(work, condition, alerts.pass_time(rule, condition, work.now))
+            # What is still the same was not due after all: it has been put off since the timer was set.
+            due = alerts.next_due(rule, condition)
+            if self._conditions.get(key) is condition and due is not None and due > work.now:
+                heapq.heappush(self._timers, (due, key))
+
+    def _release(self, work: _Work) -> None:
+        """Alerts that go on and that nothing keeps quiet any more."""
+        for key in sorted(self._held):
+            if not self._silenced(key, work.now):
+                self._held.discard(key)
+                self._keep(work, replace(self._open[key], published=True))
+                work.messages.append(self._message(key, self._open[key].alert, work.now))
+
+    def _without_rule(self, work: _Work) -> None:
+        if not self._behind:
+            return
+        for condition in list(self._conditions.values()):
+            rule = self._rules.all.get(condition.rule)
+            if rule is None or isinstance(rule, MetricRule) is bool(condition.source):
+                self._take(work, condition, alerts.drop(condition))
+
+    def _watch(self, key: str, condition: Condition) -> None:
+        rule = self._rules.all.get(condition.rule)
+        if rule is None:
+            return
+        if isinstance(rule, MetricRule):
+            self._measured.add(key)
+        due = alerts.next_due(rule, condition)
+        if due is not None:
+            heapq.heappush(self._timers, (due, key))
+
+    def _silenced(self, key: str, now: datetime) -> bool:
+        until = self._silences.get(key)
+        return until is not None and now < until
+
+    def _take(self, work: _Work, before: Condition, step: alerts.Step) -> None:
+        """Keeps the next condition and what became of its alert."""
+        after, change = step
+        key = key_of(after.rule, after.source, after.subject)
+        if alerts.forgettable(after, work.now):
+            if self._conditions.pop(key, None) is not None:
+                work.conditions[key] = None
+            self._measured.discard(key)
+        elif after is not before:
+            self._conditions[key] = work.conditions[key] = after
+            self._watch(key, after)
+        if change is Change.RAISED:
+            published = not self._silenced(key, work.now)
+            alert = Alert(
+                alert_id=self._make_id(),
+                alert_key=key,
+                rule=after.rule,
+                subject=after.subject,
+                source=after.source or _OWN,
+                state=_FIRING,
+            )
+            alert.raised_at.FromDatetime(work.now)
+            self._keep(work, Kept(key, _with_facts(alert, after.facts), published))
+            if published:
+                work.messages.append(self._message(key, self._open[key].alert, work.now))
+            else:
+                self._held.add(key)
+        elif key in self._open and after.facts != before.facts:
+            kept = self._open[key]
+            self._keep(work, replace(kept, alert=_with_facts(kept.alert, after.facts)))
+        if change is Change.RESOLVED:
+            kept = self._open.pop(key)
+            kept.alert.state = _RESOLVED
+            kept.alert.resolved_at.FromDatetime(work.now)
+            work.alerts[kept.alert.alert_id] = kept
+            self._held.discard(key)
+            # Whoever was told that it began is told that it is over, silence or not; nobody else.
+            if kept.published:
+                work.messages.append(self._message(key, kept.alert, work.now))
+
+    def _keep(self, work: _Work, kept: Kept) -> None:
+        self._open[kept.key] = work.alerts[kept.alert.alert_id] = kept
+
+    def _message(self, key: str, alert: Alert, now: datetime) -> BusMessage:
+        told = Alert()
+        told.CopyFrom(alert)
+        if self._silenced(key, now):
+            told.silenced_until.FromDatetime(self._silences[key])
+        return BusMessage(
+            topic=AGENT_ALERTS,
+            key=key,
+            value=told.SerializeToString(deterministic=True),
+            event_id=f"{alert.alert_id}/{'firing' if alert.state == _FIRING else 'resolved'}",
+            type=Alert.DESCRIPTOR.full_name,
+        )
+
+
+def _with_facts(alert: Alert, facts: alerts.Facts) -> Alert:
+    """Another alert like this one, with these facts."""
+    told = Alert()
+    told.CopyFrom(alert)
+    told.severity = facts.severity
+    told.message = facts.message
+    if facts.value is not None:
+        told.value = facts.value
+    if facts.threshold is not None:
+        told.threshold = facts.threshold
+    told.occurrences = facts.occurrences
+    told.labels.clear()
+    told.labels.update(facts.labels)
+    return told
