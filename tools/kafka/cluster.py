@@ -50,7 +50,7 @@ class KafkaCluster:
     """Nodes numbered from 1. Start it from a thread that lives as long as the cluster: it dies with that.
 
     `settings` are lines of every node's configuration, over those made here. `advertised` are ports on this
-    machine, one for each node, that clients are sent to instead of the node's own: those of proxies before it.
+    machine, one for each node, that clients are sent to instead of the node's own: of proxies before it.
     """
 
     def __init__(
