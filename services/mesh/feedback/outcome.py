@@ -9,6 +9,7 @@ import re
 import traceback
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus, Severity
 
 from services.mesh import json_codec
+from services.mesh.feedback.clip import Clip, clip_text
 from services.mesh.redact import MAX_DEPTH, redact, redact_text
 
 SUCCESS: Final = OutcomeStatus.OUTCOME_STATUS_SUCCESS
@@ -35,9 +37,13 @@ _SEVERITY: Final[Mapping[int, Severity.ValueType]] = {
 # Of an agent or an action without a name, which the contract asks for.
 UNNAMED: Final = "unnamed"
 UNREADABLE: Final = "[cannot be read]"
-_MAX_TRACE: Final = 65_536
+# The contract lets it be eight times as long; to look for secrets in it takes the loop's time.
+_MAX_TRACE: Final = 8_192
+_MAX_FRAMES: Final = 50
 _MAX_NAME: Final = 128
 _MAX_TAGS: Final = 64
+# An event that others made and that is larger loses its payloads: to redact them takes the loop's time.
+_MAX_EVENT_BYTES: Final = 32_768
 # Texts of an event, and how long the contract lets them be. Not event_id and parent_event_id: an identity
 # that is changed on its way is another one.
 _LIMITS: Final[Mapping[str, int]] = {
@@ -128,6 +134,8 @@ def outcome(
             event.stack_trace = reader.trace(error)
     if reader.failed:
         event.metadata.update({"unreadable": sorted(reader.failed)})
+    if reader.clipped:
+        event.metadata.update({"clipped": sorted(reader.clipped)})
     return event
 
 
@@ -144,6 +152,27 @@ def describe(error: BaseException) -> str:
 def unreadable(event: OutcomeEvent) -> bool:
     """Whether something of what happened could not be read."""
     return event.HasField("metadata") and "unreadable" in event.metadata.fields
+
+
+def within_bounds(event: OutcomeEvent) -> OutcomeEvent:
+    """The event; one of more than 32 KiB without its payloads, which its metadata names under `clipped`."""
+    if event.ByteSize() <= _MAX_EVENT_BYTES:
+        return event
+    smaller = OutcomeEvent()
+    clipped = []
+    for field, value in event.ListFields():  # not all at once: a copy of the payloads takes time, too
+        if field.name in _PAYLOADS:
+            clipped.append(field.name)
+        elif field.message_type is not None:
+            getattr(smaller, field.name).CopyFrom(value)
+        elif field.name == "tags":
+            smaller.tags.extend(value)
+        else:
+            setattr(smaller, field.name, value)
+    smaller.metadata.update({"clipped": clipped})
+    if smaller.stack_trace:
+        smaller.stack_trace = smaller.stack_trace[-_MAX_TRACE:]
+    return smaller
 
 
 def without_secrets(event: OutcomeEvent) -> OutcomeEvent:
@@ -179,12 +208,13 @@ class _Reader:
 
     def __init__(self) -> None:
         self.failed: set[str] = set()
+        self.clipped: set[str] = set()
         self._name = "value"
 
     def text(self, name: str, value: object) -> str:
         """An object as text, redacted and no longer than the field `name` may be."""
         try:
-            return recordable("" if value is None else str(value))[: _LIMITS.get(name, _MAX_NAME)]
+            return recordable(clip_text("" if value is None else str(value)))[: _LIMITS.get(name, _MAX_NAME)]
         except Exception:
             self.failed.add(name)
             return UNREADABLE
@@ -192,7 +222,7 @@ class _Reader:
     def tags(self, values: Iterable[object]) -> list[str]:
         """The tags that can be read."""
         try:
-            return [self.text("tags", value) for value in values][:_MAX_TAGS]
+            return [self.text("tags", value) for value in islice(values, _MAX_TAGS)]
         except Exception:
             self.failed.add("tags")
             return []
@@ -200,7 +230,8 @@ class _Reader:
     def trace(self, error: BaseException) -> str:
         """Where an error came from; its end says most."""
         try:
-            return recordable("".join(traceback.format_exception(error)))[-_MAX_TRACE:]
+            text = "".join(traceback.format_exception(error, limit=-_MAX_FRAMES))
+            return recordable(clip_text(text, _MAX_TRACE, from_end=True))
         except Exception:
             self.failed.add("stack_trace")
             return UNREADABLE
@@ -209,6 +240,10 @@ class _Reader:
         """See as_struct; a part that cannot be read is UNREADABLE, or else the whole."""
         self._name = name
         try:
+            clip = Clip()
+            value = clip(value)
+            if clip.left_out:
+                self.clipped.add(name)
             return self.struct(value)
         except Exception:
             self.failed.add(name)
@@ -244,7 +279,7 @@ class _Reader:
 
     def _part(self, value: object) -> str:
         try:
-            return recordable(str(value))
+            return recordable(clip_text(str(value)))
         except Exception:
             self.failed.add(self._name)
             return UNREADABLE

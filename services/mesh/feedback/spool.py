@@ -1,134 +1,265 @@
 """Records on disk while the service that wants them is away: appended, synced, read back oldest first.
 
-A record is its length and CRC-32 (4 bytes each, big-endian) and its bytes. A file whose end was torn by a
-crash gives everything up to there. Each process appends to files of its own and holds a lock on the one it
-writes to, so processes of one service may share a folder; a dead process's lock is gone with it, and its
-files are read by whoever comes next. Calls block on the disk: run them in a thread, or in several.
+A folder of files of frames. Their names begin with a number that only grows, whatever the clock does. Each
+process appends to files of its own and holds a lock on the one it writes to; whoever reads a file holds its
+lock until it is delivered. So processes of one service may share a folder, and what a dead one left is taken
+over by one of those that live. Calls block on the disk: run them in a thread, or in several.
+
+Nothing is dropped unseen: a file with damage stays as `.damaged` once its whole records are delivered, and
+records that the service refused lie in a file `.refused`; of both the newest are kept.
 """
 
 import fcntl
+import logging
 import os
-import struct
+import re
+import secrets
 import threading
-import time
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
-_HEAD: Final = struct.Struct(">II")
+from services.mesh.feedback.frames import frame, read
+
+_log = logging.getLogger(__name__)
+
 _SUFFIX: Final = ".spool"
+_DAMAGED: Final = ".damaged"
+_REFUSED: Final = ".refused"
+_NAME: Final = re.compile(r"(\d{20})-[0-9a-f]+\.(?:spool|damaged|refused)")
+# The share of the bound that what was set aside may take besides.
+_ASIDE_SHARE: Final = 8
 
 
-def frame(record: bytes) -> bytes:
-    """A record as it lies in the file."""
-    return _HEAD.pack(len(record), zlib.crc32(record)) + record
+class Leftover:
+    """A file that nobody writes to any more, locked for whoever holds this: `discard` or `release` it."""
 
+    def __init__(self, spool: "Spool", path: Path, lock: int, data: bytes) -> None:
+        found = read(data)
+        self.path = path
+        self.records = found.records
+        self.damaged = found.damaged
+        self._spool = spool
+        self._lock = lock
 
-def frames(data: bytes) -> Iterator[bytes]:
-    """The records up to the end, or up to the first that is torn or damaged."""
-    at = 0
-    while at + _HEAD.size <= len(data):
-        length, check = _HEAD.unpack_from(data, at)
-        record = data[at + _HEAD.size : at + _HEAD.size + length]
-        if len(record) < length or zlib.crc32(record) != check:
-            return
-        yield record
-        at += _HEAD.size + length
+    def discard(self, refused: Sequence[bytes] = ()) -> None:
+        """Forgets the file, whose records are delivered, all but the `refused`. Raises OSError."""
+        try:
+            if refused:
+                self._spool.set_aside(self.path, refused)
+            if self.damaged:
+                self.path.rename(self.path.with_suffix(_DAMAGED))
+            else:
+                self.path.unlink(missing_ok=True)
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Leaves the file to whoever comes next."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
 
 class Spool:
-    """A folder of record files, at most `max_bytes` in all; beyond that nothing more is taken."""
+    """A folder of record files, at most `max_bytes` in all; beyond that nothing more is taken.
+
+    So the oldest stay. A file is closed beyond `file_bytes`, the size in which records are read back.
+    """
 
     def __init__(self, folder: Path, *, max_bytes: int = 256 << 20, file_bytes: int = 4 << 20) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
         self._file_bytes = file_bytes
-        self._out: BinaryIO | None = None
-        self._count = 0
+        self._out = -1
+        self._path: Path | None = None
+        self._written = 0
         # Over the file being written: a reader must not close it under a writer.
         self._lock = threading.Lock()
 
     def append(self, records: Sequence[bytes]) -> int:
-        """Takes records in order and returns how many had room; those are durable. Raises OSError."""
-        with self._lock:
-            return self._append(records)
+        """Takes records in order and returns how many; those are durable, the others had no room.
 
-    def _append(self, records: Sequence[bytes]) -> int:
-        room = self._max_bytes - self.size()
-        taken: list[bytes] = []
-        for record in records:
-            framed = frame(record)
-            room -= len(framed)
-            if room < 0:
-                break
-            taken.append(framed)
-        if taken:
-            out = self._file()
-            start = out.tell()
+        Raises OSError if the disk takes none.
+        """
+        with self._lock:
+            taken = 0
             try:
-                out.write(b"".join(taken))
-                out.flush()
-                os.fsync(out.fileno())
+                for some in self._cut(records):
+                    self._write(b"".join(some))
+                    taken += len(some)
             except OSError:
-                # Half a batch must not stand before later ones: what follows a torn record is not read.
-                out.truncate(start)
-                self._close()
-                raise
-            if out.tell() >= self._file_bytes:
-                self._close()
-        return len(taken)
+                if not taken:
+                    raise
+            return taken
 
-    def oldest(self) -> tuple[Path, list[bytes]] | None:
-        """The oldest file that no process writes to, and its records; `discard` it once delivered."""
-        with self._lock:
-            self._close()
-            for path in self._paths():
-                try:
-                    with path.open("rb") as file:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        return path, list(frames(file.read()))
-                except (BlockingIOError, FileNotFoundError):  # still written to, or just delivered
-                    continue
-            return None
+    def oldest(self) -> Leftover | None:
+        """The oldest file that nobody else holds; if it is our own, the next record begins another."""
+        while True:
+            with self._lock:
+                held = self._hold()
+            if held is None:
+                return None
+            path, lock = held
+            try:
+                with os.fdopen(os.dup(lock), "rb") as file:
+                    return Leftover(self, path, lock, file.read())
+            except OSError as error:
+                # What the disk does not give back must not stand before what it does.
+                _log.error("%s cannot be read: %s", path, error)
+                path.rename(path.with_suffix(_DAMAGED))
+                os.close(lock)
 
-    def discard(self, path: Path) -> None:
-        """Forgets a file whose records are delivered."""
-        path.unlink(missing_ok=True)
+    def set_aside(self, origin: Path, records: Iterable[bytes]) -> None:
+        """Keeps records that are not to be read back, under a name like that of `origin`. Raises OSError."""
+        path = origin.with_suffix(_REFUSED)
+        out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            _write_all(out, b"".join(map(frame, records)))
+            os.fsync(out)
+        finally:
+            os.close(out)
+        self._sync_names()
 
     def size(self) -> int:
-        """Bytes on disk, files of other processes included."""
-        total = 0
-        for path in self._paths():
-            try:
-                total += path.stat().st_size
-            except FileNotFoundError:  # another process has just delivered it
-                continue
-        return total
+        """Bytes that wait on disk, files of other processes included."""
+        return sum(map(_size, self._paths(_SUFFIX)))
 
     def close(self) -> None:
         """Lets go of the file being written; the next record begins another."""
         with self._lock:
             self._close()
 
-    def _paths(self) -> list[Path]:
-        return sorted(self._folder.glob(f"*{_SUFFIX}")) if self._folder.exists() else []
-
-    def _file(self) -> BinaryIO:
-        if self._out is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._count += 1
-            name = f"{time.time_ns():020d}-{os.getpid()}-{self._count}{_SUFFIX}"
-            self._out = (self._folder / name).open("xb")
-            fcntl.flock(self._out, fcntl.LOCK_EX)
-            folder = os.open(self._folder, os.O_RDONLY)
+    def _hold(self) -> tuple[Path, int] | None:
+        for path in self._paths(_SUFFIX):
             try:
-                os.fsync(folder)  # a new file is durable only with its name
-            finally:
-                os.close(folder)
+                lock = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:  # just delivered by another process
+                continue
+            except OSError as error:
+                _log.error("%s cannot be opened: %s", path, error)
+                continue
+            if path == self._path:
+                self._close()
+            if _locked(lock):
+                return path, lock
+            os.close(lock)
+        return None
+
+    def _cut(self, records: Sequence[bytes]) -> Iterable[list[bytes]]:
+        """Frames that have room, in portions of a file."""
+        room = self._max_bytes - self.size()
+        some: list[bytes] = []
+        size = self._written
+        for record in records:
+            framed = frame(record)
+            room -= len(framed)
+            if room < 0:
+                break
+            some.append(framed)
+            size += len(framed)
+            if size >= self._file_bytes:
+                yield some
+                some, size = [], 0
+        if some:
+            yield some
+
+    def _write(self, data: bytes) -> None:
+        out = self._file()
+        start = self._written
+        try:
+            _write_all(out, data)
+            os.fsync(out)
+        except OSError:
+            # After a failed write or sync nobody knows what the disk holds: nothing more goes into this file,
+            # and what it may hold of this is not acknowledged. If it can be taken back, it is.
+            with suppress(OSError):
+                os.ftruncate(out, start)
+            if not start and self._path is not None:
+                with suppress(OSError):
+                    self._path.unlink()
+            self._close()
+            raise
+        self._written = start + len(data)
+        if self._written >= self._file_bytes:
+            self._close()
+
+    def _file(self) -> int:
+        if self._out >= 0 and not os.fstat(self._out).st_nlink:  # somebody has cleared the folder
+            self._close()
+        if self._out < 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._trim_aside()
+            while self._out < 0:
+                path = self._folder / f"{self._next():020d}-{secrets.token_hex(4)}{_SUFFIX}"
+                out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+                if _locked(out):
+                    self._out, self._path, self._written = out, path, 0
+                else:  # a reader of another process was faster, found it empty and forgot it
+                    os.close(out)
+            try:
+                self._sync_names()
+            except OSError:
+                self._close()
+                raise
         return self._out
 
+    def _next(self) -> int:
+        """One more than any name has. What is gone was delivered: nothing older is ordered by it."""
+        matches = (_NAME.fullmatch(name) for name in os.listdir(self._folder))
+        return 1 + max((int(match[1]) for match in matches if match), default=0)
+
+    def _sync_names(self) -> None:
+        """A new file is durable only with its name."""
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _trim_aside(self) -> None:
+        """Forgets the oldest of what was set aside, if it is too much."""
+        aside = self._paths(_DAMAGED, _REFUSED)
+        size = sum(map(_size, aside))
+        for path in aside:
+            if size <= self._max_bytes // _ASIDE_SHARE:
+                return
+            size -= _size(path)
+            _log.error("%s is forgotten: more than enough is damaged or refused", path)
+            with suppress(OSError):
+                path.unlink()
+
+    def _paths(self, *suffixes: str) -> list[Path]:
+        try:
+            names = sorted(os.listdir(self._folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [self._folder / name for name in names if name.endswith(suffixes) and _NAME.fullmatch(name)]
+
     def _close(self) -> None:
-        if self._out is not None:
-            self._out.close()
-            self._out = None
+        out, self._out, self._path, self._written = self._out, -1, None, 0
+        if out >= 0:
+            os.close(out)
+
+
+def _write_all(out: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(out, rest) :]
+
+
+def _locked(file: int) -> bool:
+    """Takes the lock of a file; not of one that is locked, nor of one that was removed meanwhile."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return os.fstat(file).st_nlink > 0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # another process has just delivered it
+        return 0
