@@ -1,0 +1,191 @@
+"""SQL of windows: outcomes as columns, workflows, the windows themselves, and how far they have come."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+
+import asyncpg
+import numpy as np
+from numpy.typing import NDArray
+from waymesh.feedback.v1.metrics_pb2 import AgentMetrics
+
+from services.feedback.metrics_columns import ABSENT, Columns, Ints
+from services.feedback.panes import Span
+
+# PostgreSQL counts time in microseconds from 2000 on.
+_EPOCH_2000: Final = 946_684_800_000_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST: Final = int(np.iinfo(np.int64).min) // 2
+
+# Arrays as PostgreSQL sends them are read as they are: an object per value would cost more than all the rest.
+_COLUMNS: Final = """
+SELECT array_send(array_agg(number)), array_send(array_agg(at)), array_send(array_agg(stored_at)),
+       array_send(array_agg(status)), array_send(array_agg(severity)), array_send(array_agg(latency_ms)),
+       array_send(array_agg(tokens_used)), array_send(array_agg(cost_estimate)),
+       array_send(array_agg(coalesce(started, '-infinity'))),
+       array_send(array_agg(coalesce(ended, '-infinity'))),
+       array_agg(agent_name), array_agg(error_type), array_agg(workflow_id)
+FROM (
+  SELECT * FROM outcomes WHERE number > $1 AND number <= $2 {further} ORDER BY number LIMIT $3
+) AS found
+"""
+_NEXT: Final = _COLUMNS.format(further="")
+_AGAIN: Final = _COLUMNS.format(further="AND at >= $4")
+_HEADS: Final = """
+SELECT max(last) FILTER (WHERE kind = 'outcome'), max(last) FILTER (WHERE kind = 'signal') FROM heads
+"""
+_POSITION: Final = "SELECT since, number, watermark, too_late FROM windows_position"
+_MOVE: Final = """
+UPDATE windows_position SET number = $2, watermark = $3, too_late = $4 WHERE number = $1 RETURNING true
+"""
+_WRITE: Final = """
+INSERT INTO windows (window_name, start_at, end_at, agent_name, revision, body)
+SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[], $4::text[], $5::integer[], $6::bytea[])
+ON CONFLICT (window_name, start_at, agent_name)
+DO UPDATE SET revision = excluded.revision, body = excluded.body
+"""
+_WORKFLOWS: Final = """
+SELECT workflow_id, max(at), min(started), max(ended) FROM outcomes o
+WHERE workflow_id = ANY($1::text[]) AND workflow_id <> '' AND number > $2 AND number <= $3 AND at < $4
+  AND NOT EXISTS (SELECT FROM outcomes_too_late l WHERE l.number = o.number)
+GROUP BY workflow_id
+"""
+_TOO_LATE: Final = "INSERT INTO outcomes_too_late SELECT * FROM unnest($1::bigint[])"
+_STORED: Final = "SELECT body FROM windows WHERE end_at > $1"
+_DISCARD: Final = """
+DELETE FROM windows WHERE ctid = ANY (ARRAY(
+  SELECT ctid FROM windows WHERE made_at < $1 ORDER BY made_at LIMIT $2
+))
+"""
+_FORGET: Final = """
+DELETE FROM outcomes_too_late WHERE number IN (
+  SELECT number FROM outcomes_too_late
+  WHERE number < (SELECT number FROM outcomes ORDER BY number LIMIT 1) ORDER BY number LIMIT $1
+)
+"""
+
+
+class Heads(NamedTuple):
+    """Numbers of the newest outcome and of the newest signal."""
+
+    outcomes: int
+    signals: int
+
+
+class Position(NamedTuple):
+    """How far windows have come; see the table."""
+
+    since: int
+    number: int
+    watermark: int
+    too_late: int
+
+
+async def heads(connection: asyncpg.Connection) -> Heads:
+    return Heads(*await connection.fetchrow(_HEADS))
+
+
+async def position(connection: asyncpg.Connection) -> Position:
+    return Position(*await connection.fetchrow(_POSITION))
+
+
+async def move(connection: asyncpg.Connection, old: int, new: Position) -> bool:
+    """Moves the position on; False if it is not at `old` any more: somebody else has moved it."""
+    return bool(await connection.fetchval(_MOVE, old, new.number, new.watermark, new.too_late))
+
+
+async def columns(
+    connection: asyncpg.Connection, after: int, upto: int, limit: int, since_time: int | None = None
+) -> Columns | None:
+    """Outcomes numbered above `after` up to `upto`, the first `limit` of them; None if there are none.
+
+    `since_time`: only those of that time and later, in Unix microseconds.
+    """
+    if since_time is None:
+        row = await connection.fetchrow(_NEXT, after, upto, limit)
+    else:
+        row = await connection.fetchrow(_AGAIN, after, upto, limit, _time(since_time))
+    if row[0] is None:
+        return None
+    return Columns(
+        _ints(row[0]), _times(row[1]), _times(row[2]),
+        _values(row[3], ">i2").astype(np.int64), _values(row[4], ">i2").astype(np.int64),
+        _values(row[5], ">f8").astype(np.float64),
+        _ints(row[6]),
+        _values(row[7], ">f8").astype(np.float64),
+        _times(row[8]), _times(row[9]),
+        row[10], row[11], row[12],
+    )  # fmt: skip
+
+
+async def workflows(
+    connection: asyncpg.Connection, ids: Sequence[str], after: int, upto: int, before_time: int | None = None
+) -> dict[str, Span]:
+    """What their outcomes numbered above `after` up to `upto` tell of workflows that have any."""
+    if not ids:
+        return {}
+    limit = datetime.max.replace(tzinfo=UTC) if before_time is None else _time(before_time)
+    rows = await connection.fetch(_WORKFLOWS, ids, after, upto, limit)
+    return {name: Span(_micros(newest), _micros(start), _micros(end)) for name, newest, start, end in rows}
+
+
+async def mark_too_late(connection: asyncpg.Connection, numbers: Sequence[int]) -> None:
+    """Keeps in mind which outcomes of workflows came too late."""
+    await connection.execute(_TOO_LATE, numbers)
+
+
+async def write(connection: asyncpg.Connection, windows: Sequence[AgentMetrics]) -> None:
+    """Writes windows, each at most once in `windows`, over what was there."""
+    await connection.execute(
+        _WRITE,
+        [one.window for one in windows],
+        [one.window_start.ToDatetime(UTC) for one in windows],
+        [one.window_end.ToDatetime(UTC) for one in windows],
+        [one.agent_name for one in windows],
+        [one.revision for one in windows],
+        [one.SerializeToString() for one in windows],
+    )
+
+
+async def stored(connection: asyncpg.Connection, ends_after: int) -> Iterable[AgentMetrics]:
+    """Windows that end after this time, in Unix microseconds."""
+    return [AgentMetrics.FromString(body) for (body,) in await connection.fetch(_STORED, _time(ends_after))]
+
+
+async def discard(connection: asyncpg.Connection, made_before: datetime, limit: int) -> int:
+    """Deletes at most `limit` windows that were first written before this time, and marks nobody needs."""
+    gone = [await connection.execute(_DISCARD, made_before, limit), await connection.execute(_FORGET, limit)]
+    return max(int(tag.rpartition(" ")[2]) for tag in gone)
+
+
+def _values(sent: bytes, kind: str) -> NDArray[np.generic]:
+    """The values of an array of one dimension and without nulls as array_send gives it.
+
+    Its header is dimensions, flags, type, length and first index, 4 bytes each; then each value after its own
+    length. src/backend/utils/adt/arrayfuncs.c of PostgreSQL.
+    """
+    values: NDArray[np.generic] = np.frombuffer(
+        sent, np.dtype([("length", ">i4"), ("value", kind)]), offset=20
+    )["value"]
+    return values
+
+
+def _ints(sent: bytes) -> Ints:
+    return _values(sent, ">i8").astype(np.int64)
+
+
+def _times(sent: bytes) -> Ints:
+    times = _ints(sent)
+    # -infinity, which stands for none, is the least of all.
+    return np.where(times == ABSENT, ABSENT, times + _EPOCH_2000)
+
+
+def _time(micros: int) -> datetime:
+    """The time; the earliest there is, for one before it."""
+    if micros < _FIRST:
+        return datetime.min.replace(tzinfo=UTC)
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def _micros(time: datetime | None) -> int:
+    return ABSENT if time is None else (time - _EPOCH) // timedelta(microseconds=1)

@@ -1,0 +1,176 @@
+"""Panes: the pieces of time that windows are put together from, one per agent, with what came in them."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from waymesh.feedback.v1.metrics_pb2 import AgentMetrics, ErrorTypeCount
+from waymesh.feedback.v1.outcome_pb2 import OutcomeStatus, Severity
+
+from services.feedback.metrics_columns import ABSENT, Columns, Floats
+from services.feedback.percentiles import Values, percentiles
+
+# Error types that a window lists.
+ERROR_TYPES: Final = 50
+
+_SHARES: Final = (0.5, 0.95, 0.99)
+_STATUSES: Final = len(OutcomeStatus.keys())
+_SUCCESS, _FAILURE, _PARTIAL, _TIMEOUT, _CANCELLED = (
+    OutcomeStatus.OUTCOME_STATUS_SUCCESS,
+    OutcomeStatus.OUTCOME_STATUS_FAILURE,
+    OutcomeStatus.OUTCOME_STATUS_PARTIAL,
+    OutcomeStatus.OUTCOME_STATUS_TIMEOUT,
+    OutcomeStatus.OUTCOME_STATUS_CANCELLED,
+)
+
+
+class Span(NamedTuple):
+    """A workflow: time of its newest outcome, first start and last end of them all. Unix microseconds."""
+
+    newest: int
+    started: int
+    ended: int
+
+    def with_one(self, at: int, started: int, ended: int) -> "Span":
+        """After one more outcome."""
+        return Span(
+            max(self.newest, at),
+            started if self.started == ABSENT or ABSENT != started < self.started else self.started,
+            max(self.ended, ended),
+        )
+
+    @property
+    def ms(self) -> float | None:
+        """Its time in milliseconds; None if no outcome told of a start or none of an end."""
+        if ABSENT in (self.started, self.ended):
+            return None
+        return (self.ended - self.started) / 1000
+
+
+@dataclass(slots=True, eq=False)
+class Pane:
+    """What came of one agent, or of all together, in one pane."""
+
+    statuses: list[int]
+    errors: int
+    latency_ms: float
+    tokens: int
+    cost: float
+    error_types: Counter[str]
+    latencies: Values
+
+    @classmethod
+    def empty(cls) -> "Pane":
+        return cls([0] * _STATUSES, 0, 0.0, 0, 0.0, Counter(), Values())
+
+
+class Workflows:
+    """The workflows whose newest outcome lies in one pane, and their times."""
+
+    __slots__ = ("_sorted", "_times")
+
+    def __init__(self) -> None:
+        self._times: dict[str, float] = {}
+        self._sorted: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def put(self, workflow_id: str, span: Span) -> None:
+        """Adds it, or sets its time anew."""
+        ms = span.ms
+        self._times[workflow_id] = np.nan if ms is None else ms
+        self._sorted = None
+
+    def remove(self, workflow_id: str) -> None:
+        """Takes it out: its newest outcome lies elsewhere now."""
+        del self._times[workflow_id]
+        self._sorted = None
+
+    def ids(self) -> Iterable[str]:
+        """The workflows."""
+        return self._times
+
+    def sorted(self) -> Floats:
+        """The times there are, in milliseconds."""
+        if self._sorted is None:
+            # Those that are not there come last.
+            times = np.sort(np.fromiter(self._times.values(), np.float64, len(self._times)))
+            self._sorted = times[: int(times.searchsorted(np.nan))]
+        return self._sorted
+
+
+def fill(panes: Sequence[Pane], place: NDArray[np.intp], columns: Columns) -> None:
+    """Adds each outcome to the pane at its place in `panes`."""
+    count = len(panes)
+    statuses = np.bincount(place * _STATUSES + columns.status, minlength=count * _STATUSES)
+    errors = np.bincount(place, columns.severity >= Severity.SEVERITY_ERROR, count).tolist()
+    latencies = np.bincount(place, columns.latency_ms, count).tolist()
+    tokens = np.bincount(place, columns.tokens_used, count).tolist()
+    costs = np.bincount(place, columns.cost_estimate, count).tolist()
+    if count == 1:
+        order, ends = columns.latency_ms, [len(columns)]
+    else:
+        order = columns.latency_ms[np.argsort(place, kind="stable")]
+        ends = np.cumsum(np.bincount(place, minlength=count)).tolist()
+    start = 0
+    for n, (pane, by_status) in enumerate(zip(panes, statuses.reshape(count, -1).tolist(), strict=True)):
+        pane.statuses = [a + b for a, b in zip(pane.statuses, by_status, strict=True)]
+        pane.errors += int(errors[n])
+        pane.latency_ms += latencies[n]
+        pane.tokens += int(tokens[n])
+        pane.cost += costs[n]
+        pane.latencies.add(order[start : ends[n]])
+        start = ends[n]
+    for n, error_type in enumerate(columns.error_type):
+        if error_type:
+            panes[place[n]].error_types[error_type] += 1
+
+
+def metrics(panes: Sequence[Pane]) -> AgentMetrics:
+    """The panes, which hold one outcome at least, as one; what names the window is not set."""
+    by_status = [sum(each) for each in zip(*(pane.statuses for pane in panes), strict=True)]
+    outcomes = sum(by_status)
+    errors = sum(pane.errors for pane in panes)
+    runs = [run for pane in panes for run in pane.latencies.runs()]
+    p50, p95, p99 = percentiles(runs, _SHARES)
+    found = AgentMetrics(
+        outcomes=outcomes,
+        successes=by_status[_SUCCESS],
+        failures=by_status[_FAILURE],
+        timeouts=by_status[_TIMEOUT],
+        partial=by_status[_PARTIAL],
+        cancelled=by_status[_CANCELLED],
+        errors=errors,
+        success_rate=by_status[_SUCCESS] / outcomes,
+        failure_rate=(by_status[_FAILURE] + by_status[_TIMEOUT]) / outcomes,
+        error_rate=errors / outcomes,
+        average_latency_ms=sum(pane.latency_ms for pane in panes) / outcomes,
+        p50_latency_ms=p50,
+        p95_latency_ms=p95,
+        p99_latency_ms=p99,
+        tokens_used=sum(pane.tokens for pane in panes),
+        cost_estimate=sum(pane.cost for pane in panes),
+    )
+    types: Counter[str] = Counter()
+    for pane in panes:
+        types.update(pane.error_types)
+    if types:
+        listed = sorted(types.items(), key=lambda one: (-one[1], one[0]))[:ERROR_TYPES]
+        found.error_types.extend(ErrorTypeCount(error_type=name, count=count) for name, count in listed)
+        found.other_error_types = types.total() - sum(count for _, count in listed)
+    return found
+
+
+def add_workflows(found: AgentMetrics, panes: Sequence[Workflows]) -> None:
+    """Sets what is told of the workflows of a window of all agents together."""
+    found.workflows = sum(len(pane) for pane in panes)
+    runs = [times for pane in panes if len(times := pane.sorted())]
+    count = sum(len(times) for times in runs)
+    if count:
+        p50, p95, p99 = percentiles(runs, _SHARES)
+        found.average_workflow_ms = sum(float(times.sum()) for times in runs) / count
+        found.p50_workflow_ms, found.p95_workflow_ms, found.p99_workflow_ms = p50, p95, p99

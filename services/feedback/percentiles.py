@@ -1,0 +1,96 @@
+"""Percentiles of values that keep coming in, exact at any time.
+
+Values lie in a few sorted runs, each at least twice as long as the next, so that a value is merged log(n)
+times in all. A percentile of many runs is found between two samples of them: only what lies between is looked
+at.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from services.feedback.metrics_columns import Floats
+
+# Up to this many values, sorting them all is quicker than looking for where to look.
+_FEW: Final = 16_384
+_NONE: Final = np.empty(0, dtype=np.float64)
+
+
+class Values:
+    """Values in sorted runs."""
+
+    __slots__ = ("_new", "_runs", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._runs: list[Floats] = []
+        self._new: list[Floats] = []
+
+    def add(self, values: Floats) -> None:
+        """Takes the array over: nobody may change it afterwards."""
+        self._new.append(values)
+        self.count += len(values)
+
+    def runs(self) -> Sequence[Floats]:
+        """All values, sorted within each run."""
+        if self._new:
+            runs = self._runs
+            runs.append(np.sort(np.concatenate(self._new)))
+            self._new.clear()
+            while len(runs) > 1 and len(runs[-2]) < 2 * len(runs[-1]):
+                last = runs.pop()
+                runs[-1] = np.sort(np.concatenate((runs[-1], last)))
+        return self._runs
+
+
+def percentiles(runs: Sequence[Floats], shares: Sequence[float]) -> list[float]:
+    """The percentiles at these shares (0 to 1), linear between the nearest two values, of at least one value.
+
+    As percentile_cont of PostgreSQL, to the last bit: float8 arithmetic, low + (high - low) * fraction.
+    https://www.postgresql.org/docs/current/functions-aggregate.html
+    """
+    count = sum(len(run) for run in runs)
+    places = [share * (count - 1) for share in shares]
+    ranks = sorted({int(np.floor(place)) for place in places} | {int(np.ceil(place)) for place in places})
+    found = dict(zip(ranks, ranked(runs, ranks), strict=True))
+    result = []
+    for place in places:
+        below, above = int(np.floor(place)), int(np.ceil(place))
+        low, high = found[below], found[above]
+        result.append(low if below == above else low + (place - below) * (high - low))
+    return result
+
+
+def ranked(runs: Sequence[Floats], ranks: Sequence[int]) -> list[float]:
+    """The values at these ranks, counted from 0, among all values of the sorted runs."""
+    count = sum(len(run) for run in runs)
+    if count <= _FEW or len(runs) == 1:
+        values = runs[0] if len(runs) == 1 else np.sort(np.concatenate(runs))
+        return [float(values[rank]) for rank in ranks]
+    # A sample stands for the `stride` values of its run that begin with it. So the value at a rank lies at
+    # most one stride per run from where the samples alone would put it.
+    stride = max(16, int(np.sqrt(count / len(runs))))
+    samples = np.sort(np.concatenate([run[::stride] for run in runs]))
+    margin = len(runs) + 1
+    result: list[float] = []
+    for rank in ranks:
+        guess = rank // stride
+        low = float(samples[guess - margin]) if guess >= margin else -np.inf
+        high = float(samples[guess + margin]) if guess + margin < len(samples) else np.inf
+        result.append(_between(runs, rank, low, high))
+    return result
+
+
+def _between(runs: Sequence[Floats], rank: int, low: float, high: float) -> float:
+    """The value at the rank, which is known to be from `low` to `high`."""
+    upto = [int(run.searchsorted(low, "right")) for run in runs]
+    below = sum(upto)
+    if rank < below:
+        return low
+    ends = [int(run.searchsorted(high, "left")) for run in runs]
+    if rank >= sum(ends):
+        return high
+    pieces = [run[a:b] for run, a, b in zip(runs, upto, ends, strict=True) if a < b]
+    values = pieces[0] if len(pieces) == 1 else np.sort(np.concatenate(pieces or [_NONE]))
+    return float(values[rank - below])

@@ -1,0 +1,387 @@
+"""What outcomes come to, window by window, kept right under late and out-of-order outcomes.
+
+The watermark is the latest of min(own time, arrival) of all outcomes so far. An outcome whose own time lies
+more than the lateness before the watermark when it comes is too late: it changes nothing. So a window that
+ends as long before is final. A workflow belongs to the window that holds the time of its newest outcome.
+
+Nothing here knows the time or does I/O; all times are Unix microseconds.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from waymesh.feedback.v1.metrics_pb2 import AgentMetrics, WindowKind
+
+from services.feedback.metrics_columns import Columns
+from services.feedback.panes import Pane, Span, Workflows, add_workflows, fill, metrics
+
+TOGETHER: Final = ""
+SECOND: Final = 1_000_000
+# Before any outcome: far enough, and what is taken from it does not overflow.
+NEVER: Final = -(2**62)
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# Windows that no timestamp could tell of are left out.
+_FIRST: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+_LAST: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+_WINDOW: Final = re.compile(r"([1-9]\d{0,5})s(?:/([1-9]\d{0,5})s)?")
+# Longest window, in seconds, and how many windows of one name may overlap.
+_LONGEST_S: Final = 86_400
+_MOST_AT_A_TIME: Final = 60
+# What putting open windows together may take of one flush, in nanoseconds, and what one takes, about.
+FLUSH_COST: Final = 25_000_000
+_ROW_COST: Final = 100_000
+_OUTCOMES_PER_COST: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSpec:
+    """Windows of one length: one begins every `step` microseconds, at whole multiples of it."""
+
+    name: str
+    size: int
+    step: int
+
+    @property
+    def kind(self) -> WindowKind.ValueType:
+        hops = self.step < self.size
+        return WindowKind.WINDOW_KIND_HOPPING if hops else WindowKind.WINDOW_KIND_TUMBLING
+
+    def starts(self, start: int, end: int) -> range:
+        """Starts of the windows that share any time with `start` to before `end`."""
+        first = ((start - self.size) // self.step + 1) * self.step
+        return range(first, end, self.step)
+
+
+def parse_windows(text: str) -> tuple[WindowSpec, ...]:
+    """The windows of a setting such as `60s,300s/60s`: lengths, and steps where they are not the length.
+
+    Raises ValueError.
+    """
+    specs: list[WindowSpec] = []
+    for part in text.split(","):
+        found = _WINDOW.fullmatch(part.strip())
+        if found is None:
+            raise ValueError(
+                f"'{part.strip()}' is neither a length such as 60s nor one with a step such as 300s/60s"
+            )
+        size, step = int(found[1]), int(found[2] or found[1])
+        if size > _LONGEST_S or step > size or size > step * _MOST_AT_A_TIME:
+            raise ValueError(
+                f"'{part.strip()}' is longer than {_LONGEST_S}s, steps further than it is long, or has more "
+                f"than {_MOST_AT_A_TIME} windows at a time"
+            )
+        name = f"{size}s" if size == step else f"{size}s/{step}s"
+        if name not in {spec.name for spec in specs}:
+            specs.append(WindowSpec(name, size * SECOND, step * SECOND))
+    return tuple(specs)
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """One window of one agent."""
+
+    revision: int = 0
+    changed_at: int = NEVER
+    made_at: int = NEVER
+    found: AgentMetrics | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Window:
+    """One window of all agents; `open` are those whose row was not published yet."""
+
+    spec: WindowSpec
+    start: int
+    rows: dict[str, _Row] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    open: set[str] = field(default_factory=set)
+
+    @property
+    def end(self) -> int:
+        return self.start + self.spec.size
+
+
+class Windows:
+    """All windows that can still change. `grace`: how long after its end a window closes by the clock."""
+
+    def __init__(self, specs: Sequence[WindowSpec], lateness: int, grace: int = 2 * SECOND) -> None:
+        self.specs = {spec.name: spec for spec in specs}
+        self.watermark = NEVER
+        self.too_late = 0
+        self.pane = math.gcd(*(n for spec in specs for n in (spec.size, spec.step)))
+        self._lateness = lateness
+        self._grace = grace
+        self._longest = max(spec.size for spec in specs)
+        # By start: what came of each agent, and the workflows whose newest outcome lies there.
+        self._panes: dict[int, dict[str, Pane]] = {}
+        self._flows: dict[int, Workflows] = {}
+        self._workflows: dict[str, Span] = {}
+        # Agents whose panes have changed and whose windows do not know it yet.
+        self._changed: dict[int, set[str]] = {}
+        self._windows: dict[tuple[str, int], _Window] = {}
+        self._final: list[AgentMetrics] = []
+
+    @property
+    def final_to(self) -> int:
+        """Windows that end here or before can change no more."""
+        return (self.watermark - self._lateness) // self.pane * self.pane
+
+    @property
+    def kept_from(self) -> int:
+        """Windows that can still change hold outcomes of this time and later only."""
+        return self.final_to + self.pane - self._longest
+
+    def strangers(self, columns: Columns) -> list[str]:
+        """Workflows whose earlier outcomes are not known here; `add` is to be told of those that have any."""
+        return list({one for one in columns.workflow_id if one and one not in self._workflows})
+
+    def add(self, columns: Columns, known: Mapping[str, Span], now: int) -> list[int]:
+        """Takes in outcomes, in the order of numbers. Numbers of those too late that are of a workflow.
+
+        `known` holds the workflows of `strangers` that have outcomes that came before and were not too late.
+        """
+        if not len(columns):
+            return []
+        self._workflows.update(known)
+        marks = np.maximum.accumulate(np.minimum(columns.at, columns.stored_at))
+        marks = np.maximum(marks, self.watermark)
+        late = columns.at < marks - self._lateness
+        # Where the watermark makes windows final, they are put together before what follows is added.
+        final_to = (marks - self._lateness) // self.pane
+        cuts = [0, *(np.flatnonzero(np.diff(final_to)) + 1).tolist(), len(columns)]
+        left = list(known)
+        for start, end in itertools.pairwise(cuts):
+            self._finish(int(marks[start]), now, left)
+            self._add(columns.part(start, end), late[start:end])
+        self.watermark = int(marks[-1])
+        for workflow_id in left:
+            span = self._workflows.get(workflow_id)
+            if span is not None and span.newest < self.kept_from:
+                del self._workflows[workflow_id]
+        places = np.flatnonzero(late).tolist()
+        self.too_late += len(places)
+        return [int(columns.number[n]) for n in places if columns.workflow_id[n]]
+
+    def flush(self, now: int, cost: int = FLUSH_COST) -> list[AgentMetrics]:
+        """What is to be written; what has a revision is closed and to be published, too.
+
+        Closed windows come whenever they have changed. Open ones come as often as `cost` (nanoseconds, about)
+        allows, those that were put together longest ago first.
+        """
+        self._expand(now)
+        made, self._final = self._final, []
+        waiting: list[tuple[int, int, str, _Window]] = []
+        for window in sorted(self._windows.values(), key=lambda one: (one.end, one.start)):
+            closed = window.end <= self.watermark
+            if not closed and not window.changed and not self._may_close(window, now):
+                continue
+            for agent in sorted(window.changed | window.open):
+                row = window.rows[agent]
+                if closed or row.revision or self._closes(window, row, now):
+                    self._publish(window, agent, made)
+                elif agent in window.changed:
+                    waiting.append((row.made_at, window.end, agent, window))
+        waiting.sort(key=lambda one: one[:3])
+        for _, _, agent, window in waiting:
+            if cost <= 0:
+                break
+            row = window.rows[agent]
+            row.made_at = now
+            row.found = self._made(window, agent, 0)
+            cost -= _ROW_COST + (row.found.outcomes if row.found else 0) // _OUTCOMES_PER_COST
+            window.changed.discard(agent)
+            if row.found is not None:
+                made.append(row.found)
+        return made
+
+    def due(self, now: int) -> bool:
+        """Whether a flush would bring anything."""
+        return bool(self._changed or self._final) or any(
+            window.changed
+            or (
+                self._may_close(window, now)
+                and any(self._closes(window, window.rows[agent], now) for agent in window.open)
+            )
+            for window in self._windows.values()
+        )
+
+    def restore(self, watermark: int, too_late: int, stored: Iterable[AgentMetrics], now: int) -> None:
+        """Ends a rebuild: the outcomes from `kept_from` on have been added to this, which was new.
+
+        `stored` are the windows that were written before and end after `final_to` of the watermark.
+        """
+        self._finish(watermark, now, [])
+        self.watermark, self.too_late = watermark, too_late
+        self._expand(now)
+        self._final.clear()
+        for found in stored:
+            window = self._windows.get((found.window, found.window_start.seconds * SECOND))
+            row = window.rows.get(found.agent_name) if window is not None else None
+            if window is not None and row is not None:
+                row.revision, row.found = found.revision, found
+                if found.revision:
+                    # Written whenever it changed, unlike open ones.
+                    window.changed.discard(found.agent_name)
+                    window.open.discard(found.agent_name)
+
+    def current(self, window: str, now: datetime) -> Mapping[str, AgentMetrics]:
+        """Per agent (TOGETHER: all of them): the window of this name that holds `now` and ends next."""
+        spec = self.specs.get(window)
+        if spec is None:
+            return {}
+        micros = (now - _EPOCH) // timedelta(microseconds=1)
+        found = self._windows.get((window, spec.starts(micros, micros + 1)[0]))
+        if found is None:
+            return {}
+        return {agent: row.found for agent, row in found.rows.items() if row.found is not None}
+
+    def _may_close(self, window: _Window, now: int) -> bool:
+        return bool(window.open) and window.end + self._grace <= now
+
+    def _closes(self, window: _Window, row: _Row, now: int) -> bool:
+        """By the clock, unless outcomes still come for it: those of a recording would make many revisions."""
+        return max(window.end, row.changed_at) + self._grace <= now
+
+    def _publish(self, window: _Window, agent: str, made: list[AgentMetrics]) -> None:
+        row = window.rows[agent]
+        window.changed.discard(agent)
+        window.open.discard(agent)
+        found = self._made(window, agent, row.revision + 1)
+        if found is not None:
+            row.revision += 1
+            row.found = found
+            made.append(found)
+
+    def _made(self, window: _Window, agent: str, revision: int) -> AgentMetrics | None:
+        """The row as it stands now; None if what it was made of is not kept any more."""
+        starts = range(window.start, window.end, self.pane)
+        panes = [
+            pane
+            for start in starts
+            if (of := self._panes.get(start)) is not None and (pane := of.get(agent)) is not None
+        ]
+        if not panes:
+            return None
+        found = metrics(panes)
+        if agent == TOGETHER:
+            add_workflows(found, [flows for start in starts if (flows := self._flows.get(start)) is not None])
+        start = _EPOCH.replace(tzinfo=None) + timedelta(microseconds=window.start)
+        found.metrics_id = f"{window.spec.name}/{start.isoformat()}Z/{revision}/{agent}"
+        found.agent_name = agent
+        found.window = window.spec.name
+        found.kind = window.spec.kind
+        found.window_start.seconds = window.start // SECOND
+        found.window_end.seconds = window.end // SECOND
+        found.revision = revision
+        return found
+
+    def _add(self, columns: Columns, late: NDArray[np.bool_]) -> None:
+        """Adds what is not too late."""
+        if late.any():
+            columns = columns.where(~late)
+        if not len(columns):
+            return
+        starts, place = np.unique(columns.at // self.pane * self.pane, return_inverse=True)
+        codes: dict[str, int] = {}
+        code = np.array([codes.setdefault(name, len(codes)) for name in columns.agent_name], dtype=np.int64)
+        groups, group = np.unique(place * len(codes) + code, return_inverse=True)
+        agents = list(codes)
+        per_start = [(start, self._panes.setdefault(start, {})) for start in starts.tolist()]
+        panes = []
+        for key in groups.tolist():
+            n, one = divmod(key, len(codes))
+            start, by_agent = per_start[n]
+            panes.append(_pane(by_agent, agents[one]))
+            self._change(start, agents[one])
+        fill(panes, group, columns)
+        fill([_pane(by_agent, TOGETHER) for _, by_agent in per_start], place, columns)
+        for start in starts.tolist():
+            self._change(start, TOGETHER)
+        ids = [n for n, workflow_id in enumerate(columns.workflow_id) if workflow_id]
+        if ids:
+            self._add_workflows(columns, ids)
+
+    def _add_workflows(self, columns: Columns, places: Sequence[int]) -> None:
+        spans = self._workflows
+        times = (columns.at[places], columns.started[places], columns.ended[places])
+        for n, *when in zip(places, *(each.tolist() for each in times), strict=True):
+            workflow_id = columns.workflow_id[n]
+            before = spans.get(workflow_id)
+            span = before.with_one(*when) if before is not None else Span(*when)
+            if span == before:
+                continue
+            spans[workflow_id] = span
+            start = span.newest // self.pane * self.pane
+            if before is not None:
+                left = before.newest // self.pane * self.pane
+                if left != start and left in self._flows:
+                    self._flows[left].remove(workflow_id)
+                    self._change(left, TOGETHER)
+            flows = self._flows.get(start)
+            if flows is None:
+                flows = self._flows[start] = Workflows()
+            flows.put(workflow_id, span)
+            self._change(start, TOGETHER)
+
+    def _change(self, start: int, agent: str) -> None:
+        changed = self._changed.get(start)
+        if changed is None:
+            self._changed[start] = {agent}
+        else:
+            changed.add(agent)
+
+    def _expand(self, now: int) -> None:
+        """Tells windows that can still change of the panes that have."""
+        final_to = self.final_to
+        for pane, agents in self._changed.items():
+            for spec in self.specs.values():
+                for start in spec.starts(pane, pane + self.pane):
+                    if start + spec.size <= final_to or not _FIRST <= start <= _LAST - spec.size:
+                        continue
+                    window = self._windows.get((spec.name, start))
+                    if window is None:
+                        window = self._windows[spec.name, start] = _Window(spec, start)
+                    window.changed |= agents
+                    for agent in agents:
+                        row = window.rows.get(agent)
+                        if row is None:
+                            row = window.rows[agent] = _Row()
+                            window.open.add(agent)
+                        row.changed_at = now
+        self._changed.clear()
+
+    def _finish(self, watermark: int, now: int, left: list[str]) -> None:
+        """Moves the watermark on, puts the windows that thereby become final together and forgets them.
+
+        Workflows that no pane holds any more are added to `left`.
+        """
+        if watermark <= self.watermark:
+            return
+        self._expand(now)
+        self.watermark = watermark
+        final_to, kept_from = self.final_to, self.kept_from
+        over = [window for window in self._windows.values() if window.end <= final_to]
+        for window in sorted(over, key=lambda one: (one.end, one.start)):
+            for agent in sorted(window.changed | window.open):
+                self._publish(window, agent, self._final)
+            del self._windows[window.spec.name, window.start]
+        for start in [start for start in self._panes if start < kept_from]:
+            del self._panes[start]
+            flows = self._flows.pop(start, None)
+            if flows is not None:
+                left.extend(flows.ids())
+
+
+def _pane(by_agent: dict[str, Pane], agent: str) -> Pane:
+    pane = by_agent.get(agent)
+    if pane is None:
+        pane = by_agent[agent] = Pane.empty()
+    return pane
