@@ -50,9 +50,12 @@ async def position(connection: asyncpg.Connection) -> Position:
     return Position(*row.values())
 
 
-async def move(connection: asyncpg.Connection, signal: int, token: str) -> None:
-    """Signals up to this number have been judged."""
-    await connection.execute("UPDATE alert_position SET signal = $1, token = $2", signal, token)
+async def move(connection: asyncpg.Connection, signal: int, token: str, *, before: str) -> bool:
+    """Signals up to this number have been judged; false if somebody was there since `before`."""
+    moved = await connection.execute(
+        "UPDATE alert_position SET signal = $1, token = $2 WHERE token = $3", signal, token, before
+    )
+    return bool(moved == "UPDATE 1")
 
 
 async def signals(

@@ -44,6 +44,10 @@ class _Work:
     messages: list[BusMessage] = field(default_factory=list)
 
 
+class OvertakenError(Exception):
+    """Another process judged signals at the same time: there were two leaders."""
+
+
 class MetricsView(Protocol):
     """What windows tell of agents."""
 
@@ -99,7 +103,7 @@ class Alerting:
         """Judges new signals, current figures and what is due by time; the events to publish, in order.
 
         In the leader's transaction, which may be undone afterwards: the next step then starts from what is
-        stored.
+        stored. Raises OvertakenError if somebody else did the same meanwhile; the transaction must be undone.
         """
         found = await alert_store.position(connection)
         if self._token != found.token or self._signal != found.signal:
@@ -121,10 +125,11 @@ class Alerting:
         last = signals[-1][0] if signals else self._signal
         token = found.token
         if work.conditions or work.alerts or last != self._signal:
+            token = str(uuid.uuid4())
+            if not await alert_store.move(connection, last, token, before=found.token):
+                raise OvertakenError("somebody else judges signals, too")
             await alert_store.write_conditions(connection, work.conditions)
             await alert_store.write_alerts(connection, list(work.alerts.values()))
-            token = str(uuid.uuid4())
-            await alert_store.move(connection, last, token)
         self._behind = last < found.last_signal
         self._signal, self._token = last, token
         return work.messages

@@ -41,7 +41,7 @@ class _Outcome:
 
 
 class Intake:
-    """The one way in, for RPCs and topics alike. `stored` rings whenever outcomes were stored."""
+    """The one way in, for RPCs and topics alike. `stored` rings whenever outcomes or signals were stored."""
 
     def __init__(self, database: Store, bus: EventBus, clock: Callable[[], datetime] | None = None) -> None:
         """`clock` stands in for the database's, by which outcomes are put into days."""
@@ -70,7 +70,10 @@ class Intake:
 
     async def signals(self, signals: Sequence[Signal]) -> Sequence[Fate]:
         """Stores what is new, redacted; durable on return."""
-        return await self._signals.add([row(SIGNALS, signal_without_secrets(one)) for one in signals])
+        fates = await self._signals.add([row(SIGNALS, signal_without_secrets(one)) for one in signals])
+        if Fate.STORED in fates:
+            self.stored.ring()
+        return fates
 
     async def outcomes_from_topic(
         self, connection: asyncpg.Connection, events: Sequence[OutcomeEvent]

@@ -6,11 +6,17 @@ from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.feedback.v1 import feedback_service_pb2 as pb
+from waymesh.feedback.v1.alert_pb2 import (
+    ListAlertsRequest,
+    ListAlertsResponse,
+    SilenceAlertRequest,
+    SilenceAlertResponse,
+)
 from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome
 from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceServicer
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
-from services.feedback import outcome_stream, store
+from services.feedback import alert_answers, outcome_stream, store
 from services.feedback.cursors import number_token, parse_number, parse_place, place_token
 from services.feedback.intake import Intake, conflict
 from services.feedback.records import DELIVERIES
@@ -107,6 +113,16 @@ class FeedbackServicer(FeedbackServiceServicer):
             next_page_token=number_token(last) if last else "",
             has_more=len(found) > size,
         )
+
+    async def ListAlerts(  # noqa: N802 - the contract's name
+        self, request: ListAlertsRequest, context: Any
+    ) -> ListAlertsResponse:
+        return await alert_answers.listed(self._database, request)
+
+    async def SilenceAlert(  # noqa: N802 - the contract's name
+        self, request: SilenceAlertRequest, context: Any
+    ) -> SilenceAlertResponse:
+        return await alert_answers.silenced(self._database, request)
 
     async def ListFailureCounts(  # noqa: N802 - the contract's name
         self, request: pb.ListFailureCountsRequest, context: Any
