@@ -19,7 +19,7 @@ CONFLICT: Final = "an outcome with this event_id was recorded before with other 
 
 
 class OutcomeConsumer:
-    """Handler of the outcome topic. Our own published outcomes come back too: those are duplicates."""
+    """Handler of the outcome topic, without what we published: that is stored."""
 
     def __init__(self, intake: Intake, bus: EventBus) -> None:
         self._intake = intake

@@ -66,7 +66,9 @@ class Feedback(GrpcService[FeedbackSettings]):
             telemetry=self.telemetry,
         )
         lifecycle.on_stop(pipeline.close)
-        outcomes = bus.consume(self.group, [AGENT_OUTCOMES], OutcomeConsumer(intake, bus).handle)
+        outcomes = bus.consume(
+            self.group, [AGENT_OUTCOMES], OutcomeConsumer(intake, bus).handle, unless_from=self.name
+        )
         lifecycle.background("outcomes", outcomes.run)
         lifecycle.background("recorder", pipeline.run)
         service = feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"]

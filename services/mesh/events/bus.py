@@ -119,11 +119,18 @@ class EventBus(Protocol):
         ...
 
     def consume(
-        self, group: str, topics: Sequence[str], handler: Handler, *, max_batch: int = 1000
+        self,
+        group: str,
+        topics: Sequence[str],
+        handler: Handler,
+        *,
+        max_batch: int = 1000,
+        unless_from: str = "",
     ) -> Consumer:
         """A member of a group. The members share the partitions; a new group starts at the oldest event.
 
-        A service's group is `GrpcService.group`: no adapter adds anything to the name.
+        A service's group is `GrpcService.group`: no adapter adds anything to the name. What the source
+        `unless_from` published is passed over: a service that keeps what it publishes need not read it.
 
         A handler that fails is called again after a pause. What fails again and again although the store
         and its peers are there ends in `dead-letters`, alone: batches shrink until one record is left.

@@ -20,7 +20,7 @@ from services.mesh.events.kafka_relay import KafkaRelay
 from services.mesh.events.kafka_sender import KafkaSender
 from services.mesh.events.kafka_topics import create_topics
 from services.mesh.events.kafka_watch import KafkaWatch
-from services.mesh.events.metering import Meter, SilentMeter
+from services.mesh.events.metering import Meter, SilentMeter, count_published
 from services.mesh.events.postgres import MIGRATIONS, SCHEMA
 from services.mesh.events.postgres_link import PostgresLink
 from services.mesh.events.postgres_log import PostgresLog, UnknownTopicError
@@ -94,17 +94,22 @@ class KafkaBus:
         if not messages:
             return
         self._link.touched(conn, await self._log.append(conn, messages))
-        for topic in {message.topic for message in messages}:
-            self._meter.count(topic, "published", sum(message.topic == topic for message in messages))
+        count_published(self._meter, messages)
 
     def consume(
-        self, group: str, topics: Sequence[str], handler: Handler, *, max_batch: int = 1000
+        self,
+        group: str,
+        topics: Sequence[str],
+        handler: Handler,
+        *,
+        max_batch: int = 1000,
+        unless_from: str = "",
     ) -> KafkaGroupConsumer:
         """A member of a group. UnknownTopicError."""
         self._check(topics)
         handling = Handling(self._pool, group, handler, self.publish, self._meter, admit_once(group))
         return KafkaGroupConsumer(
-            self._pool, self._options, group, list(topics), handling, max_batch, self._meter
+            self._pool, self._options, group, list(topics), handling, max_batch, self._meter, unless_from
         )
 
     def broadcast(

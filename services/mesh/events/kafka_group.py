@@ -65,6 +65,7 @@ class KafkaGroupConsumer:
         handling: Handling,
         max_batch: int,
         meter: Meter,
+        unless_from: str = "",
     ) -> None:
         if max_batch < 1:
             raise ValueError("max_batch must be at least 1")
@@ -75,6 +76,7 @@ class KafkaGroupConsumer:
         self._handling = handling
         self._max_batch = max_batch
         self._meter = meter
+        self._unwanted = ("ce_source", unless_from.encode()) if unless_from else None
         self._metered_at = 0.0
         self._places: dict[TopicPartition, Place] = {}
         self._consumer: AIOKafkaConsumer | None = None
@@ -140,7 +142,9 @@ class KafkaGroupConsumer:
                 consumer.seek(partition, place.next)
                 return
         after = place.next
-        records = [self._options.to_record(one) for one in raw if after is None or one.offset >= after]
+        fresh = [one for one in raw if after is None or one.offset >= after]
+        # Told by the header alone, before anything is decoded.
+        records = [self._options.to_record(one) for one in fresh if self._unwanted not in one.headers]
         while records and self._places.get(partition) is place:  # else it was revoked meanwhile
             batch, records = records[: place.patience.limit], records[place.patience.limit :]
             try:
@@ -156,6 +160,20 @@ class KafkaGroupConsumer:
                     consumer.pause(partition)
                     place.paused = True
                 return
+        if self._unwanted is not None and fresh:
+            await self._pass(partition, place, fresh[-1].offset + 1)
+
+    async def _pass(self, partition: TopicPartition, place: Place, end: int) -> None:
+        """Moves on over what is not wanted behind the last record that was."""
+        if self._places.get(partition) is not place or place.next == end:
+            return
+        key = (self._group, self._options.name_here(partition.topic), partition.partition)
+        statement, rest = (_FIRST, (end,)) if place.next is None else (_ADVANCE, (end, place.next))
+        if await self._pool.fetchval(statement, *key, *rest) is None:
+            _log.warning("group %s lost %s", self._group, partition)
+            place.known = False
+            return
+        place.next = end
 
     async def _handle(self, partition: TopicPartition, place: Place, batch: list[Record]) -> bool:
         key = (self._group, batch[0].topic, partition.partition)

@@ -11,7 +11,7 @@ import asyncpg
 from services.mesh.events.bus import BroadcastHandler, Handler, Message, Record
 from services.mesh.events.dead_letters import dead_letter
 from services.mesh.events.handling import Handling
-from services.mesh.events.metering import Meter, SilentMeter
+from services.mesh.events.metering import Meter, SilentMeter, count_published
 from services.mesh.events.postgres_broadcast import BroadcastConsumer
 from services.mesh.events.postgres_group import GroupConsumer
 from services.mesh.events.postgres_link import PostgresLink
@@ -74,16 +74,29 @@ class PostgresBus:
             return
         parts = await self._log.append(conn, messages)
         self._link.touched(conn, parts)
-        for topic in {message.topic for message in messages}:
-            self._meter.count(topic, "published", sum(message.topic == topic for message in messages))
+        count_published(self._meter, messages)
 
     def consume(
-        self, group: str, topics: Sequence[str], handler: Handler, *, max_batch: int = 1000
+        self,
+        group: str,
+        topics: Sequence[str],
+        handler: Handler,
+        *,
+        max_batch: int = 1000,
+        unless_from: str = "",
     ) -> GroupConsumer:
         """A member of a group. UnknownTopicError."""
         handling = Handling(self._pool, group, handler, self.publish, self._meter)
         return GroupConsumer(
-            self._pool, self._log, self._link, group, list(topics), handling, max_batch, self._meter
+            self._pool,
+            self._log,
+            self._link,
+            group,
+            list(topics),
+            handling,
+            max_batch,
+            self._meter,
+            unless_from,
         )
 
     def broadcast(

@@ -16,6 +16,7 @@ from services.mesh.request_id import NO_HEADERS
 
 _PUBLISH: Final = "SELECT bus.publish($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 _READ: Final = "SELECT * FROM bus.read($1, $2, $3)"
+_READ_UNLESS: Final = "SELECT * FROM bus.read_unless($1, $2, $3, $4)"
 _NEW_TOPIC: Final = """
 INSERT INTO bus.topics AS t (name, compacted, retention) VALUES ($1, $2, $3)
 ON CONFLICT (name) DO UPDATE SET compacted = excluded.compacted, retention = excluded.retention
@@ -46,6 +47,17 @@ class Partition:
     part: int
     topic: str
     partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What a read found in one partition."""
+
+    records: list[Record]
+    end: int
+    """Newest position that was looked at."""
+    looked: int
+    """How many events were; more than there are records where some were passed over."""
 
 
 class PostgresLog:
@@ -133,16 +145,37 @@ class PostgresLog:
         )
         return touched
 
-    async def read(self, positions: Mapping[int, int], most: int) -> dict[int, list[Record]]:
-        """Up to `most` records of each partition after its position; partitions without any are left out."""
+    async def read(self, positions: Mapping[int, int], most: int, unless_from: str = "") -> dict[int, Slice]:
+        """Up to `most` events of each partition after its position; partitions without any are left out.
+
+        Those that the source `unless_from` published are looked at and left out.
+        """
+        if not unless_from:
+            found = await self._records(_READ, list(positions), list(positions.values()), most)
+            return {part: Slice(some, some[-1].position, len(some)) for part, some in found.items()}
+        unwanted = [kind for kind, (_, _, source) in self._kinds.items() if source == unless_from]
+        looked: dict[int, int] = {}
+        found = await self._records(
+            _READ_UNLESS, list(positions), list(positions.values()), most, unwanted, looked=looked
+        )
+        return {
+            part: Slice([one for one in some if one.source != unless_from], some[-1].position, looked[part])
+            for part, some in found.items()
+        }
+
+    async def _records(
+        self, query: str, *arguments: object, looked: dict[int, int] | None = None
+    ) -> dict[int, list[Record]]:
         async with self._pool.acquire() as connection:
-            rows = await connection.fetch(_READ, list(positions), list(positions.values()), most)
+            rows = await connection.fetch(query, *arguments)
         kinds = self._kinds
         found: dict[int, list[Record]] = {}
         part, records, topic, partition = -1, [], "", 0
         text, extra = None, NO_HEADERS
-        for number, position, time, kind, key, event_id, value, headers in rows:
+        for number, position, time, kind, key, event_id, value, headers, *rest in rows:
             if number != part:
+                if looked is not None:
+                    looked[number] = rest[0]
                 part = number
                 records = found.setdefault(part, [])
                 topic, partition = self._partitions[part].topic, self._partitions[part].partition

@@ -11,7 +11,7 @@ from services.mesh.events.bus import Record
 from services.mesh.events.handling import Patience
 from services.mesh.events.metering import Meter
 from services.mesh.events.postgres_link import PostgresLink
-from services.mesh.events.postgres_log import Partition, PostgresLog
+from services.mesh.events.postgres_log import Partition, PostgresLog, Slice
 
 _METER_S: Final = 1.0
 
@@ -40,6 +40,8 @@ class Batch:
     cursor: Cursor
     after: int
     records: list[Record]
+    end: int
+    """Newest position that was looked at: the last record's, or beyond where some are passed over."""
     known: int
     """The partition's newest position before the read."""
     last: bool
@@ -52,12 +54,15 @@ class PartitionReader:
     group = ""
     member = ""
 
-    def __init__(self, log: PostgresLog, link: PostgresLink, max_batch: int, meter: Meter) -> None:
+    def __init__(
+        self, log: PostgresLog, link: PostgresLink, max_batch: int, meter: Meter, unless_from: str = ""
+    ) -> None:
         if max_batch < 1:
             raise ValueError("max_batch must be at least 1")
         self._log = log
         self._link = link
         self._max_batch = max_batch
+        self._unless_from = unless_from
         self._meter = meter
         self._metered_at = 0.0
         self._cursors: dict[int, Cursor] = {}
@@ -98,7 +103,10 @@ class PartitionReader:
         """Of concern to members of groups alone."""
 
     async def _next(self, timeout_s: float) -> list[Batch]:
-        """The next batches, one per partition at most; empty after the timeout or a change."""
+        """The next batches, one per partition at most; none after the timeout or a change.
+
+        A batch without records is one in which all was passed over.
+        """
         if self._ahead is not None:
             ahead, self._ahead = self._ahead, None
             batches = [batch for batch in await ahead if self._fits(batch)]
@@ -112,14 +120,14 @@ class PartitionReader:
             batches = await self._fetch([(cursor, cursor.position) for cursor in ready])
         self._read_ahead(batches)
         for batch in batches:
-            if not batch.records:
+            if batch.end == batch.after:
                 self._emptied(batch)
-        return [batch for batch in batches if batch.records]
+        return [batch for batch in batches if batch.end > batch.after]
 
     def _handled(self, batch: Batch) -> None:
         """The batch's records are done with."""
         cursor = batch.cursor
-        cursor.position = batch.records[-1].position
+        cursor.position = batch.end
         if batch.last:
             self._emptied(batch)
         elif self._ahead is None:
@@ -153,7 +161,7 @@ class PartitionReader:
 
     def _read_ahead(self, batches: Sequence[Batch]) -> None:
         """Fetches on, if there is more, as if these batches had been handled."""
-        more = [(batch.cursor, batch.records[-1].position) for batch in batches if not batch.last]
+        more = [(batch.cursor, batch.end) for batch in batches if not batch.last]
         if more:
             current = {id(batch.cursor) for batch in batches}
             more += [(cursor, cursor.position) for cursor in self._ready() if id(cursor) not in current]
@@ -169,13 +177,16 @@ class PartitionReader:
         batches = []
         try:
             for limit, some in by_limit.items():
-                found = await self._log.read({c.partition.part: after for c, after in some}, limit)
+                found = await self._log.read(
+                    {c.partition.part: after for c, after in some}, limit, self._unless_from
+                )
                 for cursor, after in some:
                     part = cursor.partition.part
-                    records = found.get(part, [])
-                    if records:
-                        cursor.fetched_to = max(cursor.fetched_to, records[-1].position)
-                    batches.append(Batch(cursor, after, records, known.get(part, 0), len(records) < limit))
+                    read = found.get(part) or Slice([], after, 0)
+                    cursor.fetched_to = max(cursor.fetched_to, read.end)
+                    batches.append(
+                        Batch(cursor, after, read.records, read.end, known.get(part, 0), read.looked < limit)
+                    )
         except BaseException:
             for cursor, _ in cursors:
                 cursor.pending = True

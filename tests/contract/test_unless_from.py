@@ -1,0 +1,72 @@
+"""A reader that leaves out what one source published, on both adapters."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+
+from tests.contract.events_rig import GUARD_S, Rig, Seen, kafka_rig, message, mock_rig, postgres_rig, settled
+from tests.kafka_brokers import Brokers, Kafka
+
+
+@pytest.fixture(params=["postgres", "kafka"])
+def kafka_if_any(request: pytest.FixtureRequest, kafka_brokers: Brokers) -> Kafka | None:
+    """The broker, unless the bus is the embedded one, or there is only librdkafka's mock cluster."""
+    return None if request.param == "postgres" else kafka_brokers.shared()
+
+
+@pytest.fixture
+async def rig(
+    request: pytest.FixtureRequest, database: str, kafka_if_any: Kafka | None
+) -> AsyncIterator[Rig]:
+    if request.node.callspec.params["kafka_if_any"] == "postgres":
+        made: AbstractAsyncContextManager[Rig] = postgres_rig(database)
+    else:
+        made = kafka_rig(database, kafka_if_any) if kafka_if_any is not None else mock_rig(database)
+    async with made as rig:
+        yield rig
+
+
+async def test_a_reader_passes_over_what_a_source_published_and_reads_all_else(rig: Rig) -> None:
+    own, other = await rig.bus("own"), await rig.bus("other")
+    for n in range(30):
+        await own.publish(*(message(f"k{n % 3}", f"own-{n}-{m}") for m in range(4)))
+        if n % 10 == 0:
+            await other.publish(*(message(f"k{m}", f"other-{n}-{m}") for m in range(3)))
+    seen = Seen()
+    consumer = own.bus.consume("g", ["moves"], seen, max_batch=7, unless_from="own")
+    task = own.start(consumer)
+    await seen.enough(9)
+    await settled(consumer)
+    assert sorted(seen.values()) == sorted(f"other-{n}-{m}" for n in (0, 10, 20) for m in range(3))
+
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await own.publish(*(message(f"k{n}", "own again") for n in range(5)))
+    await other.publish(message("k1", "other again"))
+    heir = other.bus.consume("g", ["moves"], seen, unless_from="own")
+    other.start(heir)
+    await seen.enough(10)
+    await settled(heir)
+    assert seen.values()[9:] == ["other again"]
+
+
+async def test_what_was_passed_over_is_not_looked_at_again_by_the_next_member(rig: Rig) -> None:
+    own = await rig.bus("own")
+    await own.publish(*(message("k", f"own-{n}") for n in range(20)))
+    consumer = own.bus.consume("g", ["moves"], Seen(), unless_from="own")
+    task = own.start(consumer)
+    stored = (
+        "SELECT sum(next) FROM bus.kafka_offsets WHERE group_name = 'g'"
+        if type(own.bus).__name__ == "KafkaBus"
+        else "SELECT sum(position) FROM bus.offsets WHERE group_name = 'g'"
+    )
+    async with asyncio.timeout(GUARD_S):
+        while (await own.pool.fetchval(stored) or 0) < 20:
+            await asyncio.sleep(0.02)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    everything = Seen()
+    own.start(own.bus.consume("h", ["moves"], everything))
+    assert len(await everything.enough(20)) == 20
