@@ -63,9 +63,9 @@ class Brokers:
                 self._cluster = cluster
         return self._cluster
 
-    def absent(self) -> NoReturn:
+    def absent(self, missing: str = "") -> NoReturn:
         """Ends the test that wants one: as skipped, or as failed where it has to be there."""
-        reason = f"{WANTED}: {self._missing}; {_SERVERS} can name a running one"
+        reason = f"{WANTED}: {missing or self._missing}; {_SERVERS} can name a running one"
         if os.environ.get(_REQUIRE):
             pytest.fail(f"{reason}; {_REQUIRE} is set", pytrace=False)
         pytest.skip(reason)
