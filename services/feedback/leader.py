@@ -21,8 +21,9 @@ from waymesh.feedback.v1.metrics_pb2 import AgentMetrics
 from services.feedback import metrics_store as store
 from services.feedback.alerting import Alerting
 from services.feedback.intake import Bell
+from services.feedback.metrics_spec import SECOND, WindowSpec
 from services.feedback.metrics_store import Position
-from services.feedback.windows import Windows, WindowSpec
+from services.feedback.windows import Windows
 from services.mesh.events import EventBus, Message
 from services.mesh.events.topics import AGENT_METRICS
 from services.mesh.store import Store, is_transient
@@ -91,7 +92,7 @@ class Leader:
         self._bus = bus
         self._bell = bell
         self._specs = specs
-        self._lateness = round(lateness_s * 1_000_000)
+        self._lateness = round(lateness_s * SECOND)
         self._keep = timedelta(days=keep_days)
         self._alerting = alerting
         self._clock = clock

@@ -9,7 +9,6 @@ Nothing here knows the time or does I/O; all times are Unix microseconds.
 
 import itertools
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,10 +19,10 @@ from numpy.typing import NDArray
 from waymesh.feedback.v1.metrics_pb2 import AgentMetrics, WindowKind
 
 from services.feedback.metrics_columns import Columns
+from services.feedback.metrics_spec import SECOND, WindowSpec
 from services.feedback.panes import Pane, Span, Workflows, add_workflows, fill, metrics
 
 TOGETHER: Final = ""
-SECOND: Final = 1_000_000
 # Before any outcome: far enough, and what is taken from it does not overflow.
 NEVER: Final = -(2**62)
 
@@ -31,57 +30,12 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # Windows that no timestamp could tell of are left out.
 _FIRST: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _LAST: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
-_WINDOW: Final = re.compile(r"([1-9]\d{0,5})s(?:/([1-9]\d{0,5})s)?")
-# Longest window, in seconds, and how many windows of one name may overlap.
-_LONGEST_S: Final = 86_400
-_MOST_AT_A_TIME: Final = 60
+_TUMBLING: Final = WindowKind.WINDOW_KIND_TUMBLING
+_HOPPING: Final = WindowKind.WINDOW_KIND_HOPPING
 # What putting open windows together may take of one flush, in nanoseconds, and what one takes, about.
 FLUSH_COST: Final = 25_000_000
 _ROW_COST: Final = 100_000
 _OUTCOMES_PER_COST: Final = 1
-
-
-@dataclass(frozen=True, slots=True)
-class WindowSpec:
-    """Windows of one length: one begins every `step` microseconds, at whole multiples of it."""
-
-    name: str
-    size: int
-    step: int
-
-    @property
-    def kind(self) -> WindowKind.ValueType:
-        hops = self.step < self.size
-        return WindowKind.WINDOW_KIND_HOPPING if hops else WindowKind.WINDOW_KIND_TUMBLING
-
-    def starts(self, start: int, end: int) -> range:
-        """Starts of the windows that share any time with `start` to before `end`."""
-        first = ((start - self.size) // self.step + 1) * self.step
-        return range(first, end, self.step)
-
-
-def parse_windows(text: str) -> tuple[WindowSpec, ...]:
-    """The windows of a setting such as `60s,300s/60s`: lengths, and steps where they are not the length.
-
-    Raises ValueError.
-    """
-    specs: list[WindowSpec] = []
-    for part in text.split(","):
-        found = _WINDOW.fullmatch(part.strip())
-        if found is None:
-            raise ValueError(
-                f"'{part.strip()}' is neither a length such as 60s nor one with a step such as 300s/60s"
-            )
-        size, step = int(found[1]), int(found[2] or found[1])
-        if size > _LONGEST_S or step > size or size > step * _MOST_AT_A_TIME:
-            raise ValueError(
-                f"'{part.strip()}' is longer than {_LONGEST_S}s, steps further than it is long, or has more "
-                f"than {_MOST_AT_A_TIME} windows at a time"
-            )
-        name = f"{size}s" if size == step else f"{size}s/{step}s"
-        if name not in {spec.name for spec in specs}:
-            specs.append(WindowSpec(name, size * SECOND, step * SECOND))
-    return tuple(specs)
 
 
 @dataclass(slots=True, eq=False)
@@ -277,7 +231,7 @@ class Windows:
         found.metrics_id = f"{window.spec.name}/{start.isoformat()}Z/{revision}/{agent}"
         found.agent_name = agent
         found.window = window.spec.name
-        found.kind = window.spec.kind
+        found.kind = _HOPPING if window.spec.hops else _TUMBLING
         found.window_start.seconds = window.start // SECOND
         found.window_end.seconds = window.end // SECOND
         found.revision = revision

@@ -1,0 +1,55 @@
+"""Which windows there are, as the setting says. Times are in microseconds."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+SECOND: Final = 1_000_000
+
+_WINDOW: Final = re.compile(r"([1-9]\d{0,5})s(?:/([1-9]\d{0,5})s)?")
+# Longest window, in seconds, and how many windows of one name may overlap.
+_LONGEST_S: Final = 86_400
+_MOST_AT_A_TIME: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSpec:
+    """Windows of one length: one begins every `step` microseconds, at whole multiples of it."""
+
+    name: str
+    size: int
+    step: int
+
+    @property
+    def hops(self) -> bool:
+        """Whether they overlap."""
+        return self.step < self.size
+
+    def starts(self, start: int, end: int) -> range:
+        """Starts of the windows that share any time with `start` to before `end`."""
+        first = ((start - self.size) // self.step + 1) * self.step
+        return range(first, end, self.step)
+
+
+def parse_windows(text: str) -> tuple[WindowSpec, ...]:
+    """The windows of a setting such as `60s,300s/60s`: lengths, and steps where they are not the length.
+
+    Raises ValueError.
+    """
+    specs: list[WindowSpec] = []
+    for part in text.split(","):
+        found = _WINDOW.fullmatch(part.strip())
+        if found is None:
+            raise ValueError(
+                f"'{part.strip()}' is neither a length such as 60s nor one with a step such as 300s/60s"
+            )
+        size, step = int(found[1]), int(found[2] or found[1])
+        if size > _LONGEST_S or step > size or size > step * _MOST_AT_A_TIME:
+            raise ValueError(
+                f"'{part.strip()}' is longer than {_LONGEST_S}s, steps further than it is long, or has more "
+                f"than {_MOST_AT_A_TIME} windows at a time"
+            )
+        name = f"{size}s" if size == step else f"{size}s/{step}s"
+        if name not in {spec.name for spec in specs}:
+            specs.append(WindowSpec(name, size * SECOND, step * SECOND))
+    return tuple(specs)
