@@ -1,7 +1,7 @@
 """What is worth an alert: the rules that are built in, and the file that may change them."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -148,6 +148,16 @@ class Rules:
         rule = self.all.get(name)
         return rule if isinstance(rule, SignalRule) else None
 
+    def check_windows(self, kept: Set[str]) -> None:
+        """Raises ValueError, with one line, if a rule is about a window that is not among those kept."""
+        for rule in self.metrics:
+            if rule.window not in kept:
+                raise ValueError(
+                    f"a file whose {rule.name}.window is {' or '.join(sorted(kept))}, as "
+                    f"WAYMESH_METRIC_WINDOWS says; it is {rule.window}: change either of them, "
+                    f"or set {rule.name}.enabled to false"
+                )
+
     def __str__(self) -> str:
         return self.origin
 
@@ -184,7 +194,7 @@ def _changed(
 ) -> MetricRule | SignalRule:
     fixed = {"name", "signal"} if isinstance(before, SignalRule) else {"name"}
     for field in sorted(fixed & fields.keys()):
-        raise ValueError(f"rules without {name}.{field}, which cannot be changed: remove it")
+        raise ValueError(f"a file without {name}.{field}, which cannot be changed: remove it")
     try:
         if before is None:
             return MetricRule(name=name, **{"severity": "warning", **fields})
@@ -198,16 +208,19 @@ def _told(name: str, before: MetricRule | SignalRule | None, error: ValidationEr
     field = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if field == "name":
-        return f"rules named with a-z, 0-9 and _, at most 64 characters: '{name[:80]}' is not"
+        return f"a file with names of a-z, 0-9 and _, at most 64 characters: '{name[:80]}' is not one"
     if first["type"] == "extra_forbidden":
         known = type(before) if before is not None else MetricRule
         names = ", ".join(sorted(known.model_fields.keys() - {"name", "signal"}))
-        return f"rules without {name}.{field}, which is unknown: known are {names}"
+        return f"a file without {name}.{field}, which is unknown: known are {names}"
     if first["type"] == "missing":
-        return f"rules with {name}.{field}, which is missing: a new rule needs metric and threshold"
+        return f"a file with {name}.{field}, which is missing: a new rule needs metric and threshold"
     where = f"{name}.{field}" if field else name
-    held = "" if not field else f" (it holds {json.dumps(first['input'])[:80]})"
-    return f"rules in which {where} is right: {message[0].lower()}{message[1:]}{held}"
+    if not field:
+        return f"a file whose {name} is right: {message}"
+    wanted = message.removeprefix("Input should be ")
+    right = wanted if wanted != message else f"right: {message[0].lower()}{message[1:]}"
+    return f"a file whose {where} is {right}; it is {json.dumps(first['input'])[:80]}"
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

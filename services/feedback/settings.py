@@ -1,9 +1,12 @@
 """Settings of feedback, beyond those all services share."""
 
+from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo
+from pydantic_settings import NoDecode
 
+from services.feedback.alert_rules import Rules, built_in, read_rules
 from services.feedback.metrics_spec import WindowSpec, parse_windows
 from services.mesh.settings import GrpcSettings, Port
 
@@ -11,6 +14,18 @@ from services.mesh.settings import GrpcSettings, Port
 def _windows(value: str) -> str:
     parse_windows(value)
     return value
+
+
+def _rules(value: object, info: ValidationInfo) -> Rules:
+    rules = value if isinstance(value, Rules) else read_rules(Path(str(value)))
+    kept = info.data.get("metric_windows")
+    if kept is not None:
+        rules.check_windows({spec.name for spec in parse_windows(kept)})
+    return rules
+
+
+# The variable names the file. It is read at once: a wrong rule stops the start as any wrong setting does.
+RulesFile = Annotated[Rules, NoDecode, PlainValidator(_rules)]
 
 
 class FeedbackSettings(GrpcSettings):
@@ -26,6 +41,10 @@ class FeedbackSettings(GrpcSettings):
         "60s,300s/60s", validation_alias="WAYMESH_METRIC_WINDOWS", min_length=1
     )
     metric_lateness_s: float = Field(600.0, validation_alias="WAYMESH_METRIC_LATENESS_S", ge=0, le=86_400)
+    # After the windows, which it must name.
+    alert_rules: RulesFile = Field(
+        default_factory=built_in, validate_default=True, validation_alias="WAYMESH_ALERT_RULES"
+    )
 
     @property
     def windows(self) -> tuple[WindowSpec, ...]:

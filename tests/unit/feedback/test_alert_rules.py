@@ -9,6 +9,8 @@ from waymesh.feedback.v1.outcome_pb2 import Severity
 from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 
 from services.feedback.alert_rules import MetricRule, SignalRule, built_in, read_rules
+from services.feedback.settings import FeedbackSettings
+from services.mesh.settings import SettingsError, describe, load
 
 
 def of_file(tmp_path: Path, content: object) -> Path:
@@ -76,18 +78,21 @@ def test_a_file_changes_what_it_names_and_adds_rules_on_metrics(tmp_path: Path) 
         ("[]", "one JSON object, such as"),
         ({"failure_rate": 3}, "one JSON object, such as"),
         ('{"error_rate": {}, "error_rate": {}}', "'error_rate' stands once: remove one"),
-        ({"failure_rate": {"threshold": "high"}}, "failure_rate.threshold is right: input should be a valid"),
+        ({"failure_rate": {"threshold": "high"}}, "failure_rate.threshold is a valid number"),
         ({"failure_rate": {"threshold": True}}, "failure_rate.threshold is right: must be a number"),
-        ({"failure_rate": {"threshold": 10}}, "failure_rate is right: threshold of a rate must be below 1"),
+        (
+            {"failure_rate": {"threshold": 10}},
+            "a file whose failure_rate is right: threshold of a rate must be below 1",
+        ),
         ({"error_rate": {"resolve_threshold": 0.5}}, "resolve_threshold must not be above threshold"),
         ({"failure_rate": {"treshold": 0.2}}, "without failure_rate.treshold, which is unknown: known are "),
-        ({"p95_latency": {"for_s": -1}}, "p95_latency.for_s is right: input should be greater than or equal"),
+        ({"p95_latency": {"for_s": -1}}, "p95_latency.for_s is greater than or equal to 0; it is -1"),
         ({"p95_latency": {"window": "5m"}}, "p95_latency.window is right: string should match"),
-        ({"gps_anomaly": {"severity": "bad"}}, "gps_anomaly.severity is right: input should be 'info'"),
+        ({"gps_anomaly": {"severity": "bad"}}, "gps_anomaly.severity is 'info', 'warning'"),
         ({"gps_anomaly": {"signal": "breaker_open"}}, "without gps_anomaly.signal, which cannot be changed"),
         ({"mine": {"threshold": 3}}, "with mine.metric, which is missing: a new rule needs metric and"),
-        ({"Mine": {"metric": "error_rate", "threshold": 0.5}}, "rules named with a-z, 0-9 and _"),
-        ({"a/b": {"metric": "error_rate", "threshold": 0.5}}, "rules named with a-z, 0-9 and _"),
+        ({"Mine": {"metric": "error_rate", "threshold": 0.5}}, "a file with names of a-z, 0-9 and _"),
+        ({"a/b": {"metric": "error_rate", "threshold": 0.5}}, "a file with names of a-z, 0-9 and _"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_one_line_that_names_the_field(
@@ -101,3 +106,26 @@ def test_what_is_wrong_in_a_file_is_one_line_that_names_the_field(
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"can be read \(No such file or directory\)"):
         read_rules(tmp_path / "none.json")
+
+
+def test_rules_are_about_windows_that_are_kept() -> None:
+    built_in().check_windows({"60s", "300s/60s"})
+    with pytest.raises(ValueError, match=r"failure_rate\.window is 60s, as WAYMESH_METRIC_WINDOWS says"):
+        built_in().check_windows({"60s"})
+
+
+def test_the_file_is_read_with_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert str(load(FeedbackSettings).alert_rules) == "built in"
+    path = of_file(tmp_path, {"slow": {"metric": "p50_latency_ms", "threshold": 5, "window": "60s"}})
+    monkeypatch.setenv("WAYMESH_ALERT_RULES", str(path))
+    settings = load(FeedbackSettings)
+    assert "slow" in settings.alert_rules.all
+    assert describe(settings)["alert_rules"] == str(path)
+    monkeypatch.setenv("WAYMESH_METRIC_WINDOWS", "300s/60s")
+    with pytest.raises(
+        SettingsError, match=r"^WAYMESH_ALERT_RULES holds '.+': allowed is a file whose slow\."
+    ):
+        load(FeedbackSettings)
+    path.write_text("{")
+    with pytest.raises(SettingsError, match=r"^WAYMESH_ALERT_RULES holds '.+': allowed is a file of JSON"):
+        load(FeedbackSettings)
