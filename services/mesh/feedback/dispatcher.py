@@ -3,78 +3,28 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol, runtime_checkable
+from itertools import islice
+from typing import Any, Final
 
-from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus
+from waymesh.feedback.v1.outcome_pb2 import OutcomeStatus
 
-from services.mesh import errors
+from services.mesh import errors, logs
 from services.mesh.feedback import outcome
+from services.mesh.feedback.actions import Action, DispatchResult, PostHook, PreHook, Settled
+from services.mesh.feedback.agents import Agent, Partial, Run, call, name_of, run_of, type_of
 from services.mesh.feedback.outcome import Links, new_id, status_name
 from services.mesh.feedback.pipeline import FeedbackPipeline
+from services.mesh.feedback.workflow import Workflow, WorkflowResult
 from services.mesh.telemetry import Telemetry
 
-Run = Callable[[Any, Mapping[str, Any]], Any]
-
-
-@runtime_checkable
-class NamedAgent(Protocol):
-    """An agent with a name of its own. `run` may be a coroutine function; a plain one runs in a thread."""
-
-    name: str
-
-    def run(self, input_data: Any, context: Mapping[str, Any]) -> Any: ...
-
-
-Agent = NamedAgent | Run
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """What is about to be done, as hooks see it."""
-
-    agent_name: str
-    agent_type: str
-    action_type: str
-    input_data: Any
-    context: Mapping[str, Any]
-    run_id: str
-    tags: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DispatchResult:
-    """What came of one action. `status` in words; `output` is None unless it succeeded or did a part."""
-
-    status: str
-    output: Any
-    event_id: str
-    run_id: str
-    duration_ms: float
-    error: BaseException | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is an output."""
-        return self.status in ("success", "partial")
-
-
-@dataclass(frozen=True, slots=True)
-class WorkflowResult:
-    """What came of a workflow: one entry `{agent, status, event_id}` for each agent that ran."""
-
-    workflow_id: str
-    status: str
-    outputs: tuple[dict[str, str], ...]
-    results: tuple[DispatchResult, ...] = field(repr=False, default=())
-
-
-PreHook = Callable[[Action], Awaitable[None] | None]
-PostHook = Callable[[Action, DispatchResult, OutcomeEvent], Awaitable[None] | None]
-
-COMPENSATE: Final = "compensate"
+# Plain functions that run at the same time; more wait for a thread.
+_THREADS: Final = 32
+# As many as an event may have.
+_MAX_TAGS: Final = 64
 
 
 def create_dispatcher(
@@ -108,6 +58,7 @@ class Dispatcher:
         self._clock = clock
         self._pre: list[PreHook] = []
         self._post: list[PostHook] = []
+        self._executor: Executor | None = None
 
     def add_pre_hook(self, hook: PreHook) -> None:
         """`hook(action)` before each action; if it raises, the action fails with that."""
@@ -128,20 +79,25 @@ class Dispatcher:
     ) -> DispatchResult:
         """Runs the agent and records the outcome. The agent's errors are in the result, not raised.
 
-        A cancelled caller is recorded too, and CancelledError goes on. `context` may name `run_id`,
-        `correlation_id`, `workflow_id` and `parent_event_id`.
+        A cancelled caller is recorded too, and CancelledError goes on, as does what ends the process.
+        `context` may name `run_id`, `correlation_id` (else that is the id of the request at hand),
+        `workflow_id` and `parent_event_id`. Who needs to know that the event is durable awaits the result's
+        `durable()`.
         """
-        context = dict(context or {})
+        given = _context(context)
         action = Action(
             agent_name=name_of(agent),
             agent_type=type_of(agent),
             action_type=action_type,
             input_data=input_data,
-            context=context,
-            run_id=outcome.as_text(context.get("run_id")) or new_id(),
-            tags=tuple(tags),
+            context=given,
+            run_id=outcome.as_text(given.get("run_id")) or new_id(),
+            tags=_tags(tags),
         )
-        return await self._run(action, agent.run if isinstance(agent, NamedAgent) else agent)
+        settled = await self._settle(action, run_of(agent))
+        if settled.leaving is not None:
+            raise settled.leaving
+        return settled.result
 
     async def execute_workflow(
         self,
@@ -154,67 +110,28 @@ class Dispatcher:
     ) -> WorkflowResult:
         """Runs agents one after the other, each on the output of the one before, or all at once on `task`.
 
-        If one fails, those after it do not run, and agents that did run and have a method
-        `compensate(output, context)` are asked to undo it, last first.
+        If one fails, or the caller goes away, what the others did is undone: see workflow.py in this folder.
+        All events bear one workflow id: that of `context`, else a new one.
         """
-        workflow_id = new_id()
-        shared = {**(context or {}), "workflow_id": workflow_id}
-        done: list[tuple[Agent, DispatchResult]] = []
-        action = getattr(task, "action_type", "run")
-        if parallel:
-            results = await asyncio.gather(
-                *(self.dispatch(agent, action, task, shared, tags) for agent in agents)
-            )
-            done = list(zip(agents, results, strict=True))
-        else:
-            given = task
-            for agent in agents:
-                step = {**shared, "parent_event_id": done[-1][1].event_id if done else ""}
-                result = await self.dispatch(agent, action, given, step, tags)
-                done.append((agent, result))
-                if not result.ok:
-                    break
-                given = result.output
-        failed = next((result for _, result in done if not result.ok), None)
-        outputs = [_entry(agent, result) for agent, result in done]
-        if failed is not None:
-            for agent, result in reversed([pair for pair in done if pair[1].ok]):
-                undo = getattr(agent, "compensate", None)
-                if undo is None:
-                    continue
-                step = {**shared, "parent_event_id": result.event_id}
-                undone = await self._run(
-                    Action(
-                        agent_name=name_of(agent),
-                        agent_type=type_of(agent),
-                        action_type=COMPENSATE,
-                        input_data=result.output,
-                        context=step,
-                        run_id=new_id(),
-                        tags=tuple(tags),
-                    ),
-                    undo,
-                )
-                outputs.append({**_entry(agent, undone), "action": COMPENSATE})
-        status = "success" if failed is None else failed.status
-        return WorkflowResult(workflow_id, status, tuple(outputs), tuple(result for _, result in done))
+        workflow = Workflow(self._settle, agents, task, _tags(tags), _context(context))
+        return await workflow.run(parallel=parallel)
 
-    async def _run(self, action: Action, run: Run) -> DispatchResult:
+    async def _settle(self, action: Action, run: Run | None) -> Settled:
+        """Does it and records it. Raises nothing: what has to be raised is told beside the result."""
         started, began = self._clock(), time.monotonic()
         output: Any = None
         error: BaseException | None = None
-        session = (
-            None
-            if self._telemetry is None
-            else self._telemetry.active_sessions.labels(self._telemetry.service)
-        )
+        telemetry = self._telemetry
+        session = None if telemetry is None else telemetry.active_sessions.labels(telemetry.service)
         if session is not None:
             session.inc()
         try:
             for pre in self._pre:
                 await _maybe(pre(action))
+            if run is None:
+                raise TypeError(f"{action.agent_name} is no agent: it has no run and cannot be called")
             async with asyncio.timeout(self._timeout_s):
-                output = await _call(run, action.input_data, action.context)
+                output = await call(run, action.input_data, action.context, self._threads)
         except BaseException as raised:
             error = raised
         finally:
@@ -222,6 +139,9 @@ class Dispatcher:
                 session.dec()
         duration_ms = (time.monotonic() - began) * 1000
         status = status_of(output, error)
+        reason = ""
+        if isinstance(output, Partial):
+            output, reason = output.output, output.reason
         event = outcome.outcome(
             agent_name=action.agent_name,
             agent_type=action.agent_type,
@@ -232,57 +152,48 @@ class Dispatcher:
             input_data=action.input_data if self._capture else None,
             output=output if self._capture else None,
             error=error,
-            links=Links(action.run_id, *(action.context.get(name) for name in Links._fields[1:])),
+            links=_links(action),
             tags=action.tags,
+            metadata={"partial": reason} if reason else None,
         )
         result = DispatchResult(
             status_name(status), output, event.event_id, action.run_id, duration_ms, error
         )
-        try:
-            for post in self._post:
-                try:
-                    await _maybe(post(action, result, event))
-                except Exception as failed:
-                    event.metadata.update({"post_hook_error": outcome.describe(failed)})
-        finally:  # a caller who goes away while a hook runs has had the action done
-            if self._post:
-                self._pipeline.record_outcome(event)  # who knows what they put into it
-            else:
-                self._pipeline.record_clean(event)
-            if self._telemetry is not None:
-                service = self._telemetry.service
-                self._telemetry.agent_calls.labels(service, result.status).inc()
-                self._telemetry.agent_duration.labels(service).observe(duration_ms / 1000)
-        if error is not None and not isinstance(error, Exception):
-            raise error
-        return result
+        leaving = error if not isinstance(error, Exception) else None
+        # Who is thrown away, not cancelled, must not wait any more.
+        for post in () if isinstance(error, GeneratorExit) else self._post:
+            try:
+                await _maybe(post(action, result, event))
+            except Exception as failed:
+                event.metadata.update({"post_hook_error": outcome.describe(failed)})
+            except BaseException as gone:  # a caller who goes away while a hook runs has had the action done
+                leaving = leaving or gone
+                break
+        # Who knows what hooks put into it.
+        record = self._pipeline.record_outcome if self._post else self._pipeline.record_clean
+        result = replace(result, receipt=record(event))
+        if telemetry is not None:
+            telemetry.agent_calls.labels(telemetry.service, result.status).inc()
+            telemetry.agent_duration.labels(telemetry.service).observe(duration_ms / 1000)
+        return Settled(result, leaving)
 
-
-def name_of(agent: Agent) -> str:
-    """The agent's `name`, else the name of the function or class."""
-    return _attribute(agent, "name") or _attribute(agent, "__name__") or type(agent).__name__
-
-
-def type_of(agent: Agent) -> str:
-    """The agent's `agent_type`, else `agent`."""
-    return _attribute(agent, "agent_type") or "agent"
-
-
-def _attribute(agent: Agent, name: str) -> str:
-    try:
-        return outcome.as_text(getattr(agent, name, None))
-    except Exception:  # a property of the agent's own
-        return ""
+    def _threads(self) -> Executor:
+        # Their own: an agent that does not come back must not keep others from the loop's threads.
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="agent")
+        return self._executor
 
 
 def status_of(output: Any, error: BaseException | None) -> OutcomeStatus.ValueType:
     """How an action ended, from what it gave back or raised."""
-    if isinstance(error, asyncio.CancelledError | errors.Cancelled):
+    if isinstance(error, asyncio.CancelledError | errors.Cancelled | GeneratorExit):
         return outcome.CANCELLED
     if isinstance(error, TimeoutError | errors.DeadlineExceeded):
         return outcome.TIMEOUT
     if error is not None:
         return outcome.FAILURE
+    if isinstance(output, Partial):
+        return outcome.PARTIAL
     try:
         degraded = isinstance(output, Mapping) and bool(output.get("degradation"))
     except Exception:  # an output that cannot be looked at is one all the same
@@ -290,15 +201,26 @@ def status_of(output: Any, error: BaseException | None) -> OutcomeStatus.ValueTy
     return outcome.PARTIAL if degraded else outcome.SUCCESS
 
 
-def _entry(agent: Agent, result: DispatchResult) -> dict[str, str]:
-    return {"agent": name_of(agent), "status": result.status, "event_id": result.event_id}
+def _links(action: Action) -> Links:
+    links = Links(action.run_id, *(action.context.get(name) for name in Links._fields[1:]))
+    named = links.correlation_id
+    if named is None or (isinstance(named, str) and not named):
+        links = links._replace(correlation_id=logs.request_id.get())
+    return links
 
 
-async def _call(run: Run, input_data: Any, context: Mapping[str, Any]) -> Any:
-    if inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(getattr(run, "__call__", None)):  # noqa: B004 - a callable object with an async __call__
-        return await run(input_data, context)
-    result = await asyncio.to_thread(run, input_data, context)
-    return await result if inspect.isawaitable(result) else result
+def _context(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        return {} if given is None else dict(given)
+    except Exception:  # the action is worth more than what is said of it
+        return {}
+
+
+def _tags(given: Iterable[str]) -> tuple[str, ...]:
+    try:
+        return (given,) if isinstance(given, str) else tuple(islice(given, _MAX_TAGS))
+    except Exception:
+        return ()
 
 
 async def _maybe(result: Awaitable[None] | None) -> None:
