@@ -2,13 +2,15 @@
 
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 SECOND: Final = 1_000_000
+# No window is longer.
+LONGEST: Final = timedelta(days=1)
 
 _WINDOW: Final = re.compile(r"([1-9]\d{0,5})s(?:/([1-9]\d{0,5})s)?")
-# Longest window, in seconds, and how many windows of one name may overlap.
-_LONGEST_S: Final = 86_400
+# How many windows of one name may overlap.
 _MOST_AT_A_TIME: Final = 60
 
 
@@ -44,10 +46,10 @@ def parse_windows(text: str) -> tuple[WindowSpec, ...]:
                 f"'{part.strip()}' is neither a length such as 60s nor one with a step such as 300s/60s"
             )
         size, step = int(found[1]), int(found[2] or found[1])
-        if size > _LONGEST_S or step > size or size > step * _MOST_AT_A_TIME:
+        if not step <= size <= min(step * _MOST_AT_A_TIME, LONGEST.total_seconds()):
             raise ValueError(
-                f"'{part.strip()}' is longer than {_LONGEST_S}s, steps further than it is long, or has more "
-                f"than {_MOST_AT_A_TIME} windows at a time"
+                f"'{part.strip()}' is longer than a day, steps further than it is long, or has more than "
+                f"{_MOST_AT_A_TIME} windows at a time"
             )
         name = f"{size}s" if size == step else f"{size}s/{step}s"
         if name not in {spec.name for spec in specs}:

@@ -1,6 +1,7 @@
 """SQL of windows: outcomes as columns, workflows, the windows themselves, and how far they have come."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from waymesh.feedback.v1.metrics_pb2 import AgentMetrics
 
 from services.feedback.metrics_columns import ABSENT, Columns, Ints
+from services.feedback.metrics_spec import LONGEST
 from services.feedback.panes import Span
+from services.feedback.store import Place
 
 # PostgreSQL counts time in microseconds from 2000 on.
 _EPOCH_2000: Final = 946_684_800_000_000
@@ -63,6 +66,28 @@ DELETE FROM outcomes_too_late WHERE number IN (
   WHERE number < (SELECT number FROM outcomes ORDER BY number LIMIT 1) ORDER BY number LIMIT $1
 )
 """
+
+# A window's mark among those of its start, for page tokens: an agent's name would not fit.
+_MARK: Final = "hashtextextended(window_name || '/' || agent_name, 0) & 9223372036854775807"
+_MARKED: Final = f"SELECT start_at, agent_name, window_name FROM windows WHERE start_at = $1 AND {_MARK} = $2"
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFilter:
+    """Which windows; None or empty means all. `start` and `end`: those that share any time with these."""
+
+    agents: Sequence[str] = ()
+    window: str = ""
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+class WindowKey(NamedTuple):
+    """Where a window stands among all."""
+
+    start: datetime
+    agent_name: str
+    window: str
 
 
 class Heads(NamedTuple):
@@ -150,6 +175,44 @@ async def write(connection: asyncpg.Connection, windows: Sequence[AgentMetrics])
 async def stored(connection: asyncpg.Connection, ends_after: int) -> Iterable[AgentMetrics]:
     """Windows that end after this time, in Unix microseconds."""
     return [AgentMetrics.FromString(body) for (body,) in await connection.fetch(_STORED, _time(ends_after))]
+
+
+async def newest(
+    pool: asyncpg.Pool, wanted: WindowFilter, limit: int, after: WindowKey | None
+) -> list[tuple[Place, AgentMetrics]]:
+    """Windows that match, the newest start first, then by agent and window, that follow `after`."""
+    values: list[object] = [limit]
+    where: list[str] = []
+
+    def such(condition: str, *of: object) -> None:
+        places = range(len(values) + 1, len(values) + 1 + len(of))
+        values.extend(of)
+        where.append(condition.format(*(f"${place}" for place in places)))
+
+    if wanted.agents:
+        such("agent_name = ANY({}::text[])", list(wanted.agents))
+    if wanted.window:
+        such("window_name = {}", wanted.window)
+    if wanted.start is not None:
+        # No window is longer: so much is looked at, not all that was before.
+        such("end_at > {0} AND start_at > {0}::timestamptz - {1}::interval", wanted.start, LONGEST)
+    if wanted.end is not None:
+        such("start_at < {}", wanted.end)
+    if after is not None:
+        such("start_at <= {0} AND (start_at < {0} OR (agent_name, window_name) > ({1}, {2}))", *after)
+    rows = await pool.fetch(
+        f"SELECT start_at, {_MARK} AS mark, body FROM windows"
+        f" {'WHERE ' + ' AND '.join(where) if where else ''}"
+        " ORDER BY start_at DESC, agent_name, window_name LIMIT $1",
+        *values,
+    )
+    return [(Place(start, mark), AgentMetrics.FromString(body)) for start, mark, body in rows]
+
+
+async def window_at(pool: asyncpg.Pool, place: Place) -> WindowKey | None:
+    """The window at a place that `newest` gave; None if it is not kept any more."""
+    row = await pool.fetchrow(_MARKED, *place)
+    return None if row is None else WindowKey(*row)
 
 
 async def discard(connection: asyncpg.Connection, made_before: datetime, limit: int) -> int:

@@ -9,9 +9,11 @@ from waymesh.feedback.v1.feedback_service_pb2_grpc import add_FeedbackServiceSer
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 from waymesh.feedback.v1.signal_pb2 import Signal
 
+from services.feedback.alerting import Alerting
 from services.feedback.consumer import OutcomeConsumer
 from services.feedback.days import Days
 from services.feedback.intake import Intake
+from services.feedback.leader import Leader
 from services.feedback.service import FeedbackServicer
 from services.feedback.settings import FeedbackSettings
 from services.mesh.errors import Unavailable, translate
@@ -71,6 +73,17 @@ class Feedback(GrpcService[FeedbackSettings]):
         )
         lifecycle.background("outcomes", outcomes.run)
         lifecycle.background("recorder", pipeline.run)
+        leader = Leader(
+            database,
+            bus,
+            intake.stored,
+            specs=settings.windows,
+            lateness_s=settings.metric_lateness_s,
+            keep_days=settings.outcome_retention_days,
+            alerting=Alerting(settings.alert_rules),
+            telemetry=self.telemetry,
+        )
+        lifecycle.background("windows", leader.run)
         service = feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
         self.server.add(
             add_FeedbackServiceServicer_to_server,

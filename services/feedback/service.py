@@ -14,9 +14,10 @@ from waymesh.feedback.v1.alert_pb2 import (
 )
 from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome
 from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceServicer
+from waymesh.feedback.v1.metrics_pb2 import QueryMetricsRequest, QueryMetricsResponse
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
-from services.feedback import alert_answers, outcome_stream, store
+from services.feedback import alert_answers, metrics_answers, outcome_stream, store
 from services.feedback.cursors import number_token, parse_number, parse_place, place_token
 from services.feedback.intake import Intake, conflict
 from services.feedback.records import DELIVERIES
@@ -113,6 +114,11 @@ class FeedbackServicer(FeedbackServiceServicer):
             next_page_token=number_token(last) if last else "",
             has_more=len(found) > size,
         )
+
+    async def QueryMetrics(  # noqa: N802 - the contract's name
+        self, request: QueryMetricsRequest, context: Any
+    ) -> QueryMetricsResponse:
+        return await metrics_answers.queried(self._database, request)
 
     async def ListAlerts(  # noqa: N802 - the contract's name
         self, request: ListAlertsRequest, context: Any
