@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from waymesh.feedback.v1.metrics_pb2 import AgentMetrics
-from waymesh.feedback.v1.outcome_pb2 import Severity
-from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
+
+if TYPE_CHECKING:
+    # Settings are read with this; the contract's classes would take as long again.
+    from waymesh.feedback.v1.metrics_pb2 import AgentMetrics
 
 SeverityName = Literal["info", "warning", "error", "critical"]
 SignalName = Literal[
@@ -48,11 +49,6 @@ class _Rule(BaseModel):
     resolve_for_s: Seconds = 0.0
     """It must have been over for this long before it is resolved."""
 
-    @property
-    def level(self) -> Severity.ValueType:
-        """The severity as the contract has it."""
-        return Severity.Value(f"SEVERITY_{self.severity.upper()}")
-
 
 class MetricRule(_Rule):
     """A figure of an agent's current window is above `threshold`; `min_outcomes` or more outcomes say so."""
@@ -78,7 +74,7 @@ class MetricRule(_Rule):
         """Whether the figure is a share rather than milliseconds."""
         return self.metric.endswith("_rate")
 
-    def value(self, metrics: AgentMetrics) -> float:
+    def value(self, metrics: "AgentMetrics") -> float:
         """The figure, in the unit of `threshold`."""
         return float(getattr(metrics, self.metric))
 
@@ -100,11 +96,6 @@ class SignalRule(_Rule):
     signal: SignalName
     quiet_s: Seconds
     """What nobody repeats for this long is over, for its teller may have died; 0: never over by itself."""
-
-    @property
-    def kind(self) -> SignalKind.ValueType:
-        """The kind of signal, as the contract has it."""
-        return SignalKind.Value(f"SIGNAL_KIND_{self.signal.upper()}")
 
 
 _HOUR_S: Final = 3600.0
@@ -142,9 +133,8 @@ class Rules:
         """Rules on figures of agents."""
         return (rule for rule in self.all.values() if isinstance(rule, MetricRule))
 
-    def of_signal(self, signal: Signal) -> SignalRule | None:
-        """The rule for a kind of signal; None if there is none, or it is off."""
-        name = SignalKind.Name(signal.kind).removeprefix("SIGNAL_KIND_").lower()
+    def of_signal(self, name: str) -> SignalRule | None:
+        """The rule for a kind of signal, such as `breaker_open`; None if there is none, or it is off."""
         rule = self.all.get(name)
         return rule if isinstance(rule, SignalRule) else None
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import asyncpg
 from waymesh.feedback.v1.alert_pb2 import Alert, AlertState
 from waymesh.feedback.v1.metrics_pb2 import AgentMetrics
-from waymesh.feedback.v1.signal_pb2 import Signal
+from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 
 from services.feedback import alert_store, alerts
 from services.feedback.alert_rules import MetricRule, Rules, SignalRule
@@ -28,6 +28,7 @@ from services.mesh.events.topics import AGENT_ALERTS
 _BATCH: Final = 2_000
 _FIRING: Final = AlertState.ALERT_STATE_FIRING
 _RESOLVED: Final = AlertState.ALERT_STATE_RESOLVED
+_KINDS: Final = {value: name.removeprefix("SIGNAL_KIND_").lower() for name, value in SignalKind.items()}
 # Who noticed what outcomes tell.
 _OWN: Final = "feedback"
 
@@ -135,7 +136,7 @@ class Alerting:
         return work.messages
 
     def _hear(self, work: _Work, signal: Signal) -> None:
-        rule = self._rules.of_signal(signal)
+        rule = self._rules.of_signal(_KINDS.get(signal.kind, ""))
         if rule is None:
             return
         before = self._conditions.get(key_of(rule.name, signal.source, signal.subject))

@@ -21,6 +21,10 @@ from services.feedback.alert_rules import MetricRule, SignalRule
 # does not raise it again.
 REMEMBERED: Final = timedelta(hours=1)
 
+_LEVELS: Final[Mapping[str, Severity.ValueType]] = {
+    name.removeprefix("SEVERITY_").lower(): value for name, value in Severity.items()
+}
+
 
 class Phase(IntEnum):
     """How far a condition has come. The values are stored."""
@@ -114,7 +118,7 @@ def hear(rule: SignalRule, before: Condition, signal: Heard, now: datetime) -> S
     facts = Facts() if before.phase is Phase.IDLE else before.facts
     if signal.active:
         facts = Facts(
-            severity=max(facts.severity, signal.severity, rule.level),
+            severity=max(facts.severity, signal.severity, _LEVELS[rule.severity]),
             message=signal.message,
             labels=dict(signal.labels),
             occurrences=facts.occurrences + 1,
@@ -241,7 +245,7 @@ def _long_enough(since: datetime | None, seconds: float, now: datetime) -> bool:
 
 def _measured(rule: MetricRule, agent: str, value: float, outcomes: int) -> Facts:
     return Facts(
-        severity=rule.level,
+        severity=_LEVELS[rule.severity],
         message=(
             f"{rule.metric} of {agent} is {rule.shown(value)} over {outcomes} outcomes in {rule.window};"
             f" more than {rule.shown(rule.threshold)} is too much"

@@ -5,8 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from waymesh.feedback.v1.outcome_pb2 import Severity
-from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
+from waymesh.feedback.v1.signal_pb2 import SignalKind
 
 from services.feedback.alert_rules import MetricRule, SignalRule, built_in, read_rules
 from services.feedback.settings import FeedbackSettings
@@ -39,11 +38,12 @@ def test_figures_have_the_thresholds_of_the_requirements(name: str, metric: str,
     )
 
 
-@pytest.mark.parametrize("kind", [one for one in SignalKind.values() if one])
-def test_every_kind_of_signal_has_a_rule_that_ends_by_itself_one_day(kind: SignalKind.ValueType) -> None:
-    rule = built_in().of_signal(Signal(kind=kind))
+@pytest.mark.parametrize("kind", SignalKind.keys()[1:])
+def test_every_kind_of_signal_has_a_rule_that_ends_by_itself_one_day(kind: str) -> None:
+    name = kind.removeprefix("SIGNAL_KIND_").lower()
+    rule = built_in().of_signal(name)
     assert isinstance(rule, SignalRule)
-    assert rule.kind == kind
+    assert (rule.name, rule.signal) == (name, name)
     assert rule.quiet_s > 0
 
 
@@ -61,7 +61,7 @@ def test_a_file_changes_what_it_names_and_adds_rules_on_metrics(tmp_path: Path) 
     )
     failure, slow, anomaly = (rules.all[name] for name in ("failure_rate", "slow_median", "gps_anomaly"))
     assert isinstance(failure, MetricRule)
-    assert (failure.threshold, failure.for_s, failure.level) == (0.25, 60.0, Severity.SEVERITY_CRITICAL)
+    assert (failure.threshold, failure.for_s, failure.severity) == (0.25, 60.0, "critical")
     assert failure.window == "300s/60s"
     assert "error_rate" not in rules.all
     assert isinstance(slow, MetricRule)
