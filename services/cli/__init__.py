@@ -18,7 +18,8 @@ _COMMANDS: Final = {
     "status": ("services.cli.status", "Show what a running mesh is doing."),
     "replay": ("services.cli.replay", "Send recorded data through a running mesh."),
     "keys": ("services.cli.keys", "Add, list and revoke API keys."),
-    "topics": ("services.cli.topics", "Create the event topics."),
+    "topics": ("services.cli.topics", "Create and list the event topics."),
+    "dead-letters": ("services.cli.dead_letters", "See what could not be handled, and send it back."),
 }
 
 

@@ -1,44 +1,74 @@
 """What becomes of a record that cannot be handled: the same bytes on `dead-letters`, with its origin."""
 
+import contextlib
 import uuid
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Final
 
 from services.mesh.events.bus import Message, Record
 from services.mesh.events.topics import DEAD_LETTERS
 
+PREFIX: Final = "dead-"
 REASON: Final = "dead-reason"
 TOPIC: Final = "dead-topic"
 PARTITION: Final = "dead-partition"
 POSITION: Final = "dead-position"
 EVENT_ID: Final = "dead-event-id"
 GROUP: Final = "dead-group"
+SOURCE: Final = "dead-source"
+TIME: Final = "dead-time"
+OMITTED: Final = "dead-omitted-bytes"
+"""Length of a value that the letter does not hold."""
+
+UNKNOWN_TYPE: Final = "unknown"
+"""CloudEvents type of a letter whose record named none: there has to be one."""
 
 _REASON_CHARS: Final = 1000
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_DNS, "dead-letters.waymesh")
+
+_group: ContextVar[str] = ContextVar("waymesh_handling_group", default="")
+
+
+@contextlib.contextmanager
+def handling(group: str) -> Iterator[None]:
+    """What dies within could not be handled by this group."""
+    token = _group.set(group)
+    try:
+        yield
+    finally:
+        _group.reset(token)
 
 
 def dead_letter(record: Record, reason: str, group: str = "", *, value: bytes | None = None) -> Message:
     """The message for `dead-letters`, with another value if one is given.
 
-    Its id follows from the origin: the same record dies once per group.
+    Its id follows from the origin: the same record dies once per group. Without a group it is that of the
+    handler that is at work.
     """
+    group = group or _group.get()
     origin = f"{group}|{record.topic}|{record.partition}|{record.position}"
+    headers = {
+        **record.headers,
+        REASON: _storable(reason)[:_REASON_CHARS],
+        TOPIC: record.topic,
+        PARTITION: str(record.partition),
+        POSITION: str(record.position),
+        EVENT_ID: record.event_id,
+        GROUP: group,
+        SOURCE: record.source,
+        TIME: record.time.isoformat(),
+    }
+    if value is not None:
+        headers[OMITTED] = str(len(record.value))
     return Message(
         topic=DEAD_LETTERS,
         key=_storable(record.key),
         value=record.value if value is None else value,
         event_id=str(uuid.uuid5(_NAMESPACE, origin)),
-        type=_storable(record.type),
+        type=_storable(record.type) or UNKNOWN_TYPE,
         content_type=_storable(record.content_type),
-        headers={
-            **record.headers,
-            REASON: _storable(reason)[:_REASON_CHARS],
-            TOPIC: record.topic,
-            PARTITION: str(record.partition),
-            POSITION: str(record.position),
-            EVENT_ID: record.event_id,
-            GROUP: group,
-        },
+        headers=headers,
     )
 
 

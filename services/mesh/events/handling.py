@@ -10,7 +10,7 @@ import asyncpg
 
 from services.mesh.events.bus import Handler, Message, PoisonMessage, Record
 from services.mesh.events.causes import serving
-from services.mesh.events.dead_letters import dead_letter
+from services.mesh.events.dead_letters import dead_letter, handling
 from services.mesh.events.metering import Meter
 from services.mesh.store.failures import is_transient
 
@@ -102,7 +102,7 @@ class Handling:
 
     async def handle(self, records: list[Record], patience: Patience, advance: Advance) -> bool:
         """See BatchHandling."""
-        with serving(records):
+        with serving(records), handling(self._group):
             return await self._try(records, patience, advance)
 
     async def _try(self, records: list[Record], patience: Patience, advance: Advance) -> bool:
@@ -154,6 +154,4 @@ class Handling:
                 _log.warning("group %s: %s", self._group, poison)
                 records, dead = rest, [*dead, (poison.record, poison.reason)]
                 continue
-            for record, _ in dead:
-                self._meter.count(record.topic, "dead", 1)
             return

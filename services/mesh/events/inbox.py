@@ -47,5 +47,10 @@ async def forget(pool: asyncpg.Pool, older_than: timedelta) -> None:
 
 def event_digest(record: Record) -> bytes:
     """16 bytes that stand for an event, wherever it lies."""
-    name = f"{record.topic}\0{record.source}\0{record.event_id}"
+    return digest_of(record.topic, record.source, record.event_id)
+
+
+def digest_of(topic: str, source: str, event_id: str) -> bytes:
+    """The same, of an event that is not at hand."""
+    name = f"{topic}\0{source}\0{event_id}"
     return hashlib.blake2b(name.encode(), digest_size=16).digest()

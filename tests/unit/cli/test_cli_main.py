@@ -42,6 +42,11 @@ COMMANDS = [
     ["keys", "revoke"],
     ["topics"],
     ["topics", "create"],
+    ["topics", "list"],
+    ["dead-letters"],
+    ["dead-letters", "list"],
+    ["dead-letters", "show"],
+    ["dead-letters", "replay"],
 ]
 
 
@@ -90,7 +95,7 @@ sys.exit(f"imported: {heavy} {commands}" if heavy or commands else 0)
         (["serve", "eta"], {}, 1, "eta has no database: set DATABASE_URL"),
         (["restart", "eta"], {}, 1, "no mesh answers"),
         (["status"], {}, 1, "no mesh answers"),
-        (["topics", "create"], {}, 1, "there is nothing to create topics in"),
+        (["topics", "create"], {}, 1, "there are no events here: set KAFKA_BOOTSTRAP"),
         (["topics", "create"], {"DATABASE_URL": "nonsense"}, 1, "DATABASE_URL holds 'nonsense'"),
     ],
 )
