@@ -12,7 +12,7 @@ PRODUCT := $(VENV)/.product
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 
-.PHONY: help run test lint format gen lock bench clean
+.PHONY: help run test chaos lint format gen lock bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -22,6 +22,11 @@ run: $(PRODUCT) ## set up and start the whole mesh with a demo fleet
 
 test: $(DEV) ## run every test
 	@$(BIN)/pytest $(ARGS)
+
+# FAULTS=200 of them, from SEED=random, on BUS=auto: Kafka where Java and Maven are, else the embedded bus.
+chaos: $(DEV) ## faults at random on a whole mesh under load, and an account of everything acknowledged
+	@exec $(BIN)/python -m tests.faults.chaos --faults $(or $(FAULTS),200) --bus $(or $(BUS),auto) \
+	  $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(DEV) ## style, types, import rules, contracts; regenerated stubs leave no diff
 	$(BIN)/ruff check .
