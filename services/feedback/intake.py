@@ -1,7 +1,7 @@
 """Records in: each once, in group commits; outcomes are published in the transaction that stores them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
@@ -16,9 +16,12 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_CONFLICTING_CONTENT
 from services.feedback import store
 from services.feedback.outcome_rows import OutcomeRow, outcome_row
 from services.feedback.outcome_store import store_outcomes
+from services.feedback.plain import is_plain
 from services.feedback.records import DELIVERIES, SIGNALS, Kind, Row, row
 from services.feedback.store import Fate
-from services.mesh.errors import AlreadyExists
+from services.mesh import request_id
+from services.mesh.chain.server.validation import check
+from services.mesh.errors import AlreadyExists, InvalidArgument
 from services.mesh.events import EventBus
 from services.mesh.events import Message as BusMessage
 from services.mesh.events.topics import AGENT_OUTCOMES
@@ -30,6 +33,9 @@ M = TypeVar("M", bound=Message)
 
 # Records of one commit.
 _GROUP: Final = 5_000
+# Events of one request that are looked at before others get their turn: a few milliseconds.
+_SLICE: Final = 100
+_TYPE: Final = OutcomeEvent.DESCRIPTOR.full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +64,19 @@ class Intake:
             await group.close()
 
     async def outcomes(self, events: Sequence[OutcomeEvent]) -> Sequence[Fate]:
-        """Stores and publishes what is new, redacted; durable on return."""
-        fates = await self._outcomes.add([self._outcome(event) for event in events])
-        if Fate.STORED in fates:
-            self.stored.ring()
-        return fates
+        """Stores and publishes what is new, redacted; durable on return. The events keep the contract."""
+        return await self._add(await self._outcomes_of(events, None))
+
+    async def unchecked_outcomes(
+        self, events: Sequence[OutcomeEvent]
+    ) -> tuple[Sequence[Fate | None], Mapping[int, InvalidArgument]]:
+        """The same of events of which each may break the contract: no fate then, but what is wrong."""
+        refused: dict[int, InvalidArgument] = {}
+        fates = await self._add(await self._outcomes_of(events, refused))
+        if not refused:
+            return fates, refused
+        taken = iter(fates)
+        return [None if place in refused else next(taken) for place in range(len(events))], refused
 
     async def deliveries(self, outcomes: Sequence[DeliveryOutcome]) -> Sequence[Fate]:
         """Stores what is new; durable on return."""
@@ -79,19 +93,35 @@ class Intake:
         self, connection: asyncpg.Connection, events: Sequence[OutcomeEvent]
     ) -> Sequence[Fate]:
         """Stores what is new in the reader's transaction; it is on the topic already."""
-        rows = [outcome_row(without_secrets(event)) for event in events]
+        rows = [outcome_row(event if is_plain(event) else without_secrets(event)) for event in events]
         return await store_outcomes(connection, rows, self._now())
 
-    def _outcome(self, event: OutcomeEvent) -> _Outcome:
-        made = outcome_row(without_secrets(event))
-        message = BusMessage(
-            topic=AGENT_OUTCOMES,
-            key=event.run_id,
-            value=made.body,
-            event_id=made.id,
-            type=OutcomeEvent.DESCRIPTOR.full_name,
-        )
-        return _Outcome(made, message)
+    async def _outcomes_of(
+        self, events: Sequence[OutcomeEvent], refused: dict[int, InvalidArgument] | None
+    ) -> list[_Outcome]:
+        """Ready to be stored; those that break the contract are put into `refused`, if they may."""
+        headers = request_id.headers()
+        outcomes: list[_Outcome] = []
+        for place, event in enumerate(events):
+            if place and place % _SLICE == 0:
+                await asyncio.sleep(0)
+            if is_plain(event):
+                outcomes.append(_outcome(event, headers))
+                continue
+            if refused is not None:
+                try:
+                    check(event)
+                except InvalidArgument as error:
+                    refused[place] = error
+                    continue
+            outcomes.append(_outcome(without_secrets(event), headers))
+        return outcomes
+
+    async def _add(self, outcomes: Sequence[_Outcome]) -> Sequence[Fate]:
+        fates = await self._outcomes.add(outcomes)
+        if Fate.STORED in fates:
+            self.stored.ring()
+        return fates
 
     async def _write_outcomes(
         self, connection: asyncpg.Connection, outcomes: Sequence[_Outcome]
@@ -105,6 +135,12 @@ class Intake:
 
     def _now(self) -> datetime | None:
         return None if self._clock is None else self._clock()
+
+
+def _outcome(event: OutcomeEvent, headers: Mapping[str, str]) -> _Outcome:
+    made = outcome_row(event)
+    message = BusMessage(AGENT_OUTCOMES, event.run_id, made.body, made.id, _TYPE, headers=headers)
+    return _Outcome(made, message)
 
 
 def _plainly(

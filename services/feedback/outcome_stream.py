@@ -8,8 +8,7 @@ from waymesh.feedback.v1 import feedback_service_pb2 as pb
 
 from services.feedback.intake import Intake, conflict
 from services.feedback.store import Fate
-from services.mesh.chain.server.validation import check
-from services.mesh.errors import InvalidArgument, MeshError, to_status
+from services.mesh.errors import MeshError, to_status
 
 # Batches of one stream that may wait for their commit: one is being written, others gather for the next.
 # The sender of more is kept waiting by gRPC's flow control.
@@ -54,25 +53,17 @@ async def answers(
 
 
 async def _take(request: pb.StreamOutcomesRequest, intake: Intake) -> pb.StreamOutcomesResponse:
-    refused: dict[int, MeshError] = {}
-    good = []
-    for place, event in enumerate(request.events):
-        try:
-            check(event)
-        except InvalidArgument as error:
-            refused[place] = error
-        else:
-            good.append(place)
-    fates = await intake.outcomes([request.events[place] for place in good])
-    for place, fate in zip(good, fates, strict=True):
-        if fate is Fate.CONFLICT:
-            refused[place] = conflict(request.events[place].event_id)
+    events = request.events
+    fates, invalid = await intake.unchecked_outcomes(events)
+    refused: dict[int, MeshError] = {**invalid}
+    if Fate.CONFLICT in fates:
+        refused |= {n: conflict(events[n].event_id) for n, fate in enumerate(fates) if fate is Fate.CONFLICT}
     return pb.StreamOutcomesResponse(
         cursor=request.cursor,
-        stored=sum(fate is Fate.STORED for fate in fates),
-        duplicates=sum(fate is Fate.DUPLICATE for fate in fates),
+        stored=fates.count(Fate.STORED),
+        duplicates=fates.count(Fate.DUPLICATE),
         refused=[
-            pb.WriteResult(index=place, id=request.events[place].event_id, error=to_status(error))
+            pb.WriteResult(index=place, id=events[place].event_id, error=to_status(error))
             for place, error in sorted(refused.items())
         ],
     )

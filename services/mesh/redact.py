@@ -84,6 +84,10 @@ _USER_INFO: Final = re.compile(r":(?!//)\S*@")
 _SUSPICIOUS: Final = re.compile(
     r"(?i)[=:@]|\d-\d|bearer|basic|eyJ|[sr]k[-_]|gh[pousr]_|github_pat|xox|AKIA|AIza|-----BEGIN"
 )
+# A secret without one of these characters is at least as long as this: a key of Stripe (`sk_live_…`), before
+# a JSON Web Token (17) and a key of AWS (20).
+_BREAK: Final = re.compile(r"[=:@\s-]")
+_LEAST_BARE: Final = 16
 
 
 def redact(value: object, depth: int = MAX_DEPTH) -> object:
@@ -102,6 +106,16 @@ def redact_text(text: str) -> str:
     for pattern, replacement in _TEXT_RULES:
         text = pattern.sub(replacement, text)
     return text
+
+
+def is_clean_text(text: str) -> bool:
+    """Whether `redact_text` leaves the text as it is, told at a small part of its cost.
+
+    True is certain, False says nothing.
+    """
+    if len(text) < _LEAST_BARE and _BREAK.search(text) is None:
+        return True
+    return _SUSPICIOUS.search(text) is None
 
 
 def redact_setting(name: str, value: str) -> str:
