@@ -20,6 +20,9 @@ from services.feedback.alert_rules import MetricRule, SignalRule
 # What was heard of a subject is kept for this long after it is over, so that an older signal that comes late
 # does not raise it again.
 REMEMBERED: Final = timedelta(hours=1)
+# A window without any outcome of an agent may be one that is not put together yet: after another process has
+# taken over, or where one window follows the other.
+_EMPTY_S: Final = 5.0
 
 _LEVELS: Final[Mapping[str, Severity.ValueType]] = {
     name.removeprefix("SEVERITY_").lower(): value for name, value in Severity.items()
@@ -132,7 +135,7 @@ def measure(rule: MetricRule, before: Condition, value: float, outcomes: int, no
     """A figure of the current window, of so many outcomes.
 
     Too few outcomes raise nothing, but they do not clear anybody either: what is raised is over when the
-    figure is low again, or when the window has no outcome any more.
+    figure is low again, or when the window has had no outcome for a while.
     """
     goes_on: bool | None
     if outcomes == 0 or rule.calm(value):
@@ -141,7 +144,8 @@ def measure(rule: MetricRule, before: Condition, value: float, outcomes: int, no
         goes_on = True
     else:
         goes_on = None
-    after, change = _judge(rule, before, goes_on, now)
+    over_for_s = max(rule.resolve_for_s, _EMPTY_S) if outcomes == 0 else rule.resolve_for_s
+    after, change = _judge(rule, before, goes_on, now, over_for_s)
     if change is Change.RAISED:
         after = replace(after, facts=_measured(rule, before.subject, value, outcomes))
     elif change is Change.RESOLVED:
@@ -182,7 +186,7 @@ def next_due(rule: MetricRule | SignalRule, condition: Condition) -> datetime | 
         if rule.quiet_s:
             quiet = timedelta(seconds=rule.quiet_s)
             times += [one.heard + quiet for one in condition.holders.values() if one.active]
-        if condition.phase is Phase.IDLE and not condition.active:
+        if condition.phase is Phase.IDLE and condition.holders and not condition.active:
             times += [forgotten_at(condition)]
     return min(times, default=None)
 
@@ -213,8 +217,15 @@ def _goes_on(holders: Mapping[str, Holder]) -> bool:
     return any(holder.active for holder in holders.values())
 
 
-def _judge(rule: MetricRule | SignalRule, before: Condition, goes_on: bool | None, now: datetime) -> Step:
+def _judge(
+    rule: MetricRule | SignalRule,
+    before: Condition,
+    goes_on: bool | None,
+    now: datetime,
+    over_for_s: float | None = None,
+) -> Step:
     """The next phase. None: neither above what raises nor below what resolves."""
+    wait_s = rule.resolve_for_s if over_for_s is None else over_for_s
     phase, since = before.phase, before.since
     change: Change | None = None
     if goes_on and phase is Phase.IDLE:
@@ -228,7 +239,7 @@ def _judge(rule: MetricRule | SignalRule, before: Condition, goes_on: bool | Non
     if phase is Phase.PENDING and _long_enough(since, rule.for_s, now):
         phase, since = Phase.FIRING, None
         change = Change.RAISED
-    elif phase is Phase.CALMING and _long_enough(since, rule.resolve_for_s, now):
+    elif phase is Phase.CALMING and _long_enough(since, wait_s, now):
         phase, since = Phase.IDLE, None
         change = Change.RESOLVED
     after = (

@@ -201,6 +201,8 @@ async def test_figures_of_agents_raise_and_resolve(rig: Rig) -> None:
     rig.view.set("eta", 100, failure_rate=0.1, error_rate=0.01, p95_latency_ms=2_001)
     assert await rig.told() == [("failure_rate/eta", RESOLVED)]
     del rig.view.agents["eta"]
+    assert await rig.told() == []
+    rig.after(5)
     assert await rig.told() == [("p95_latency/eta", RESOLVED)]
     assert await rig.database.pool.fetchval("SELECT count(*) FROM alert_conditions") == 0
 
@@ -243,7 +245,7 @@ async def test_another_leader_goes_on_where_the_last_one_stopped(rig: Rig) -> No
     assert await rig.told(second) == [(KEY, RESOLVED)]
     # The first one was cut off and comes back: what it remembers is not what is stored.
     await rig.send(rig.signal("other", active=False, labels={"process": "1"}))
-    rig.view.agents.clear()
+    rig.view.set("eta", 100, failure_rate=0.0)
     assert await rig.told() == [("gps_anomaly/eta/other", RESOLVED), ("failure_rate/eta", RESOLVED)]
 
 

@@ -65,8 +65,17 @@ def test_too_few_outcomes_raise_nothing_and_clear_nobody() -> None:
     raised, _ = alerts.measure(RATE, AGENT, 1.0, 20, NOW)
     still, change = alerts.measure(RATE, raised, 1.0, 1, NOW)
     assert (still, change) == (raised, None)
-    for value, outcomes in ((0.0, 1), (0.0, 0)):
-        assert alerts.measure(RATE, raised, value, outcomes, NOW)[1] is Change.RESOLVED
+    assert alerts.measure(RATE, raised, 0.0, 1, NOW)[1] is Change.RESOLVED
+
+
+def test_a_window_must_be_empty_for_a_while_to_say_anything() -> None:
+    raised, _ = alerts.measure(RATE, AGENT, 1.0, 20, NOW)
+    empty, change = alerts.measure(RATE, raised, 0.0, 0, NOW)
+    assert (empty.phase, change) == (Phase.CALMING, None)
+    assert alerts.measure(RATE, empty, 0.0, 0, after(4.9))[1] is None
+    assert alerts.measure(RATE, empty, 1.0, 20, after(4.9))[0].phase is Phase.FIRING
+    over, change = alerts.measure(RATE, empty, 0.0, 0, after(5))
+    assert (change, over.facts.message) == (Change.RESOLVED, "eta has no outcomes in 300s/60s any more")
 
 
 def test_between_the_two_thresholds_nothing_changes() -> None:
