@@ -15,9 +15,10 @@ from services.mesh.redact import is_clean_text, redact_text
 
 SECRETS = (
     "postgres://u:p@h/d", "Bearer abcdefgh1", "basic\u00a0YWxhZGRpbjpv", "sk_live_12345678",
-    "rk_test_12345678", "sk-1234567890123456", "ghp_12345678901234567890", "github_pat_12345678901234567890", "xoxb-1234567890",
-    "AKIAABCDEFGHIJKLMNOP", "AIza123456789012345678901234567890", "123-45-6789", "eyJabcdefgh.abcd.x",
-    "password=x", "api_key: x", "to\u212aen=x", "\u017fecret=x", "-----BEGIN PRIVATE KEY-----", "pwd:x",
+    "rk_test_12345678", "sk-1234567890123456", "ghp_12345678901234567890",
+    "github_pat_12345678901234567890", "xoxb-1234567890", "AKIAABCDEFGHIJKLMNOP",
+    "AIza123456789012345678901234567890", "123-45-6789", "eyJabcdefgh.abcd.x", "password=x", "api_key: x",
+    "to\u212aen=x", "\u017fecret=x", "-----BEGIN PRIVATE KEY-----", "pwd:x",
 )  # fmt: skip
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 hints = st.sampled_from(
