@@ -228,6 +228,7 @@ class Mesh:
             "DATABASE_URL": f"postgresql://waymesh@{address}/waymesh?sslmode=disable",
             "WAYMESH_DATA_DIR": str(self.folder / "mesh"),
             "CHAOS_CLOCKS": str(self.clocks.folder),
+            "PYTHONPATH": os.pathsep.join((str(PRELOAD), str(_ROOT))),
         }
 
     def _targets_environ(self) -> dict[str, str]:
@@ -236,7 +237,6 @@ class Mesh:
     def _up_environ(self) -> dict[str, str]:
         return {
             **self._common(),
-            "PYTHONPATH": str(PRELOAD),
             "CHAOS_ENVIRON": json.dumps(self._targets_environ()),
         }
 
@@ -244,7 +244,6 @@ class Mesh:
         return {
             **self._common(),
             **self._targets_environ(),
-            "PYTHONPATH": os.pathsep.join((str(PRELOAD), str(_ROOT))),
             "CHAOS_RATE": str(_RECORDED_PER_S),
             "CHAOS_GROUP": LIVE,
         }

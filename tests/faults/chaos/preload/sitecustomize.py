@@ -47,6 +47,8 @@ def _shift_clock(path: Path) -> None:
     class datetime(real, metaclass=Meta):  # noqa: N801 - it stands for the one of that name
         """Makes real ones; only what it takes for now is another time."""
 
+        __slots__ = ()
+
         def __new__(cls, *args: object, **kwargs: object) -> "datetime":
             return real(*args, **kwargs)
 
