@@ -78,7 +78,7 @@ class FeedbackPipeline:
         self._spool = spool
         self._batch_size = min(batch_size, _MAX_RPC)
         self._linger_s = linger_s
-        self._waiting = waiting or Waiting(self._batch_size)
+        self._waiting = Waiting(self._batch_size) if waiting is None else waiting
         self._recent: deque[OutcomeEvent] = deque(maxlen=_RECENT)
         # Set while there may be something in the spool: what is new goes behind it.
         self._behind = asyncio.Event()
