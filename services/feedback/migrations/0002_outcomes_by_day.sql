@@ -51,6 +51,25 @@ BEGIN
     name, day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC');
 END $$;
 
+-- Begins to store outcomes with these ids, which differ: takes the head for the rest of the transaction and as
+-- many numbers as there are new ids, `first` being the first of them; tells what is known of the others, and
+-- sees that the day's partition is there. The clock is the database's, one for all replicas, unless a time is
+-- given. The settings keep the plan on the primary key: one made while the table was small would stay in use.
+CREATE FUNCTION begin_outcomes(
+  ids text[], given timestamptz, OUT first bigint, OUT arrived timestamptz, OUT known text[], OUT digests bytea[]
+) LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+BEGIN
+  SELECT last + 1 INTO first FROM heads WHERE kind = 'outcome' FOR UPDATE;
+  arrived := coalesce(given, clock_timestamp());
+  -- A statement of its own: it sees what the last holder of the head has committed.
+  SELECT coalesce(array_agg(i.id), '{}'), coalesce(array_agg(i.digest), '{}') INTO known, digests
+  FROM outcome_ids i WHERE i.id = ANY (ids);
+  IF cardinality(ids) > cardinality(known) THEN
+    UPDATE heads SET last = last + cardinality(ids) - cardinality(known) WHERE kind = 'outcome';
+    PERFORM make_outcomes_of((arrived AT TIME ZONE 'UTC')::date);
+  END IF;
+END $$;
+
 -- When the outcomes of before arrived is not known: they are kept as if it were now. Windows are made of what
 -- comes from here on, so the columns that only they read need not be right for these.
 SELECT make_outcomes_of((now() AT TIME ZONE 'UTC')::date);
