@@ -1,4 +1,4 @@
-"""Windows of random streams, late and out-of-order outcomes among them, are what plain SQL makes of the same."""
+"""Windows of random streams, with outcomes late and out of order, are what plain SQL makes of the same."""
 
 from __future__ import annotations
 
@@ -163,7 +163,8 @@ def run(stream: Stream) -> tuple[Kept, list[AgentMetrics]]:
 
 TABLE = """
 CREATE TEMP TABLE streams (stream integer, number bigint, stored_at bigint, at bigint,
-  agent_name text COLLATE "C", status smallint, severity smallint, workflow_id text, latency_ms float8, error_type text COLLATE "C",
+  agent_name text COLLATE "C", status smallint, severity smallint, workflow_id text, latency_ms float8,
+  error_type text COLLATE "C",
   tokens_used bigint, cost_estimate float8, started bigint, ended bigint);
 CREATE TEMP TABLE specs (window_name text, size bigint, step bigint);
 CREATE TEMP VIEW marked AS
