@@ -86,7 +86,7 @@ class FeedbackPipeline:
         self._appends = 0
         self._replay: Replay | None = None
         self._size = Size()
-        self._disk_refuses = self._crowded = self._closed = False
+        self._away = self._disk_refuses = self._crowded = self._closed = False
         # Its own, for agents may keep the loop's threads busy.
         self._disk = ThreadPoolExecutor(2, thread_name_prefix="spool")
         self._metric = (
@@ -261,9 +261,11 @@ class FeedbackPipeline:
                 self._waiting.put_back(batch)
                 raise
             except Exception as error:
-                _log.warning("feedback is away, outcomes go to the spool: %s", error)
-                self._behind.set()
+                if not self._away:
+                    _log.warning("feedback is away, outcomes go to the spool: %s", error)
+                self._away = True
             else:
+                self._away = False
                 for place, receipt in enumerate(batch):
                     receipt.settle(place not in refused)
                 self._count("delivered", len(batch) - len(refused))
@@ -334,7 +336,7 @@ class FeedbackPipeline:
                 if self._append is not None:
                     await asyncio.wait((self._append,))
                 elif before == self._appends:
-                    if self._behind.is_set():
+                    if self._behind.is_set() and not self._disk_refuses:
                         _log.info("the spool is empty, outcomes go straight to feedback")
                     self._behind.clear()
                     return True
@@ -345,6 +347,7 @@ class FeedbackPipeline:
                 _log.info("feedback is still away: %s", error)
                 return False
             leftover = replay.leftover
+            self._away = False
             await self._on_disk(partial(leftover.discard, replay.refused))
             self._replay = None
             self._count("delivered", len(leftover.records) - len(replay.refused))

@@ -9,6 +9,7 @@ Nothing is dropped unseen: a file with damage stays as `.damaged` once its whole
 records that the service refused lie in a file `.refused`; of both the newest are kept.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -30,6 +31,8 @@ _REFUSED: Final = ".refused"
 _NAME: Final = re.compile(r"(\d{20})-[0-9a-f]+\.(?:spool|damaged|refused)")
 # The share of the bound that what was set aside may take besides.
 _ASIDE_SHARE: Final = 8
+# A write that fails with these may succeed with less.
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Leftover:
@@ -87,8 +90,10 @@ class Spool:
             taken = 0
             try:
                 for some in self._cut(records):
-                    self._write(b"".join(some))
-                    taken += len(some)
+                    written = self._write_fitting(some)
+                    taken += written
+                    if written < len(some):
+                        break
             except OSError:
                 if not taken:
                     raise
@@ -164,6 +169,21 @@ class Spool:
                 some, size = [], 0
         if some:
             yield some
+
+    def _write_fitting(self, some: Sequence[bytes]) -> int:
+        """How many of these the disk took. Raises OSError if it took none."""
+        try:
+            self._write(b"".join(some))
+            return len(some)
+        except OSError as error:
+            if len(some) == 1 or error.errno not in _NO_ROOM:
+                raise
+        half = len(some) // 2
+        taken = self._write_fitting(some[:half])
+        if taken == half:
+            with suppress(OSError):
+                taken += self._write_fitting(some[half:])
+        return taken
 
     def _write(self, data: bytes) -> None:
         out = self._file()
