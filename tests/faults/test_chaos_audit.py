@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.faults.chaos.audit import Account, Finding, Seen, settle
+from tests.faults.chaos.audit import Account, Finding, Seen, settle, told_twice
 from tests.faults.chaos.ledger import DELIVERY, ORDER, OUTCOME, Entry, Ledger
 from tests.faults.chaos.plan import KAFKA_KINDS, Kind, plan
 
@@ -92,6 +92,15 @@ def test_what_a_reader_was_given_twice_is_found_on_any_topic() -> None:
         Finding("agent-outcomes given 2 times to second", "a", 3),
         Finding("agent-alerts given 3 times to second", "alert", None),
     ]
+
+
+def test_an_alert_that_is_told_twice_is_found() -> None:
+    raised, resolved, again = ("k", "1", True), ("k", "1", False), ("k", "2", True)
+    assert told_twice([raised, resolved, again, ("other", "3", True)]) == []
+    assert told_twice([raised, raised]) == [Finding("alert raised again", "1")]
+    assert told_twice([raised, resolved, resolved]) == [Finding("alert resolved again", "1")]
+    assert told_twice([raised, again]) == [Finding("alert raised while 1 of the same key is", "2")]
+    assert told_twice([resolved]) == [Finding("alert resolved that was never raised", "1")]
 
 
 def test_the_ledger_keeps_the_newest_revision_and_writes_each_down(tmp_path: Path) -> None:

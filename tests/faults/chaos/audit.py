@@ -64,6 +64,27 @@ def settle(
     return account
 
 
+def told_twice(alerts: Iterable[tuple[str, str, bool]]) -> list[Finding]:
+    """`alerts` are (key, id, firing) as told: one of a key fires until it is resolved, each is told once."""
+    found: list[Finding] = []
+    firing: dict[str, str] = {}
+    before: set[tuple[str, bool]] = set()
+    for key, id_, fires in alerts:
+        word = "raised" if fires else "resolved"
+        if (id_, fires) in before:
+            found.append(Finding(f"alert {word} again", id_))
+        elif fires and key in firing:
+            found.append(Finding(f"alert raised while {firing[key]} of the same key is", id_))
+        elif not fires and firing.get(key) != id_:
+            found.append(Finding("alert resolved that was never raised", id_))
+        before.add((id_, fires))
+        if fires:
+            firing[key] = id_
+        else:
+            firing.pop(key, None)
+    return found
+
+
 def _once(account: Account, kind: str, entries: Mapping[str, Entry], rows: Iterable[str]) -> None:
     times = Counter(rows)
     for id_, entry in entries.items():

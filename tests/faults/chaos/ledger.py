@@ -58,12 +58,8 @@ class Ledger:
         """From now on the source is expected to be acknowledged something every now and then."""
         self._last[source] = self.now_s
 
-    def served_since(self, moment_s: float) -> bool:
-        """Whether every source has been acknowledged something after that second of the run."""
-        return all(last > moment_s for last in self._last.values())
-
     def waiting(self, moment_s: float) -> list[str]:
-        """Sources that have not."""
+        """Sources that have been acknowledged nothing after that second of the run."""
         return [source for source, last in self._last.items() if last <= moment_s]
 
     def of(self, kind: str) -> Mapping[str, Entry]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
+from waymesh.feedback.v1.alert_pb2 import Alert, AlertState
 
 from services.mesh.store import connect
 from tests.faults.chaos.audit import Seen
@@ -60,6 +61,17 @@ async def given(connection: asyncpg.Connection, group: str) -> Seen:
     """What a group's readers made of what they were given."""
     rows = await connection.fetch(_GIVEN, group)
     return Seen(group, {(row["topic"], row["event_id"]): row["times"] for row in rows})
+
+
+async def alerts(connection: asyncpg.Connection, group: str) -> list[tuple[str, str, bool]]:
+    """Key, id and whether it fires, as the group was told; those of one key in their order."""
+    rows = await connection.fetch(
+        "SELECT value FROM chaos.seen WHERE group_name = $1 AND topic = 'agent-alerts' "
+        "ORDER BY partition, position",
+        group,
+    )
+    told = [Alert.FromString(row["value"]) for row in rows]
+    return [(one.alert_key, one.alert_id, one.state == AlertState.ALERT_STATE_FIRING) for one in told]
 
 
 async def readers(

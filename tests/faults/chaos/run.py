@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.faults.chaos import observe
-from tests.faults.chaos.audit import Account, settle
+from tests.faults.chaos.audit import Account, settle, told_twice
 from tests.faults.chaos.inflict import inflict
 from tests.faults.chaos.ledger import DELIVERY, ORDER, OUTCOME, Ledger
 from tests.faults.chaos.load import Load
-from tests.faults.chaos.mesh import Mesh
+from tests.faults.chaos.mesh import FRESH, Mesh
 from tests.faults.chaos.plan import Fault, plan
 
 # Until the mesh is whole again after a fault, and everything is delivered after all of them, in seconds.
@@ -49,10 +49,12 @@ class Result:
     account: Account = field(default_factory=Account)
     acknowledged: int = 0
     raw_duplicates: int = 0
+    alerts: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     unrecovered: list[str] = field(default_factory=list)
-    longest_recovery: tuple[float, str] = (0.0, "")
+    recoveries: list[tuple[float, str]] = field(default_factory=list)
+    """Seconds from the end of faults until all was well, and which they were and who was last."""
     longest_outage_s: float = 0.0
     seconds: float = 0.0
 
@@ -76,10 +78,11 @@ class Result:
             "bus": self.bus,
             "seconds": round(self.seconds, 1),
             "raw_duplicates": self.raw_duplicates,
+            "alerts": self.alerts,
             "errors_seen_by_callers": sum(self.errors.values()),
             "wrongly_refused": len(self.wrong),
             "unrecovered": len(self.unrecovered),
-            "longest_recovery_s": round(self.longest_recovery[0], 1),
+            "longest_recovery_s": round(max(self.recoveries, default=(0.0, ""))[0], 1),
             "longest_outage_s": round(self.longest_outage_s, 1),
         }
         return json.dumps(told)
@@ -153,7 +156,7 @@ class Run:
             *(f"twice: {one.what}: {one.id} (fault {one.fault})" for one in account.duplicates),
             *(f"wrong: {words}" for words in self.result.wrong),
             *(f"unrecovered: {words}" for words in self.result.unrecovered),
-            f"longest recovery: {self.result.longest_recovery}",
+            *(f"well after {took:.1f} s: {told}" for took, told in sorted(self.result.recoveries)[::-1]),
             f"errors: {dict(self.result.errors)}",
         ]
         (place / "findings.txt").write_text("\n".join(findings) + "\n")
@@ -177,21 +180,18 @@ class Run:
     async def _until_served(self, group: Sequence[Fault]) -> None:
         """Everybody is well, and every caller has been acknowledged something that was asked since."""
         began, since = time.monotonic(), self.ledger.now_s
+        told = " and ".join(f"{fault.number} {fault.told()}" for fault in group)
         assert self._load is not None
-        while True:
+        last: list[str] = []
+        while missing := await self.mesh.well() + self.ledger.waiting(since):
+            last = missing
             self._load.check()
-            missing = await self.mesh.well() + self.ledger.waiting(since)
-            if not missing:
-                break
             if time.monotonic() - began > _RECOVERY_S:
-                told = " and ".join(f"{fault.number} {fault.told()}" for fault in group)
                 self.result.unrecovered.append(f"{told}: {', '.join(missing)}")
                 break
             await asyncio.sleep(_LOOK_AGAIN_S)
-        took = time.monotonic() - began
-        if group and took > self.result.longest_recovery[0]:
-            told = " and ".join(f"{fault.number} {fault.told()}" for fault in group)
-            self.result.longest_recovery = (took, told)
+        if group:
+            self.result.recoveries.append((time.monotonic() - began, f"{told}; last: {', '.join(last)}"))
 
     async def _account(self) -> None:
         assert self._load is not None
@@ -210,6 +210,7 @@ class Run:
             lies = await observe.lying(self.mesh, connection)
             seen = await observe.readers(self.mesh, connection, lies, _DRAIN_S)
             rows = await observe.stored(connection)
+            alerts = await observe.alerts(connection, FRESH)
         finally:
             await connection.close()
         self.result.raw_duplicates = sum(n - 1 for ids in lies.values() for n in ids.values())
@@ -220,6 +221,8 @@ class Run:
             orders=rows.orders,
             readers=seen,
         )
+        self.result.account.duplicates += told_twice(alerts)
+        self.result.alerts = len(alerts)
 
     def _recorded(self, line: str) -> None:
         word, *ids = line.split(" ")

@@ -12,7 +12,9 @@ import os
 import struct
 import sys
 import time as time_module
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 _DOUBLE = struct.Struct("d")
 
@@ -60,9 +62,20 @@ def _shift_clock(path: Path) -> None:
         def utcnow(cls) -> datetime_module.datetime:
             return real.fromtimestamp(time() + offset(), datetime_module.UTC).replace(tzinfo=None)
 
+    _spare_grpc(time)
     time_module.time = lambda: time() + offset()
     time_module.time_ns = lambda: time_ns() + round(offset() * 1e9)
     datetime_module.datetime = datetime
+
+
+def _spare_grpc(time: Callable[[], float]) -> None:
+    """It takes the time from deadlines that its core has made by the system's clock, which goes right here.
+
+    Where that clock does, both are off by the same.
+    """
+    from grpc._cython import cygrpc
+
+    cygrpc.time = SimpleNamespace(**{**vars(time_module), "time": time})
 
 
 def _main() -> None:
