@@ -1,0 +1,63 @@
+"""A process that records without end and prints the id of each outcome that it was acknowledged, a line each.
+
+Arguments: the address of feedback, the data folder, the first number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
+
+from services.mesh.client import ClientFactory
+from services.mesh.feedback import FeedbackPipeline, Receipt
+from services.mesh.feedback.outcome import SUCCESS, outcome
+from services.mesh.settings import MeshSettings, load
+from services.mesh.telemetry import Telemetry
+
+AGENT: Final = "recorder"
+_BURST: Final = 10
+_PAUSE_S: Final = 0.01
+
+
+def made(number: int) -> OutcomeEvent:
+    event = outcome(
+        agent_name=AGENT,
+        agent_type="test",
+        action_type="work",
+        started=datetime.now(UTC),
+        duration_ms=1.0,
+        status=SUCCESS,
+        input_data={"number": number},
+    )
+    event.event_id = f"event-{number:06d}"
+    return event
+
+
+async def tell(receipt: Receipt) -> None:
+    # At once and past all buffers: who reads it takes it for acknowledged, whenever this process ends.
+    if await receipt:
+        os.write(1, f"{receipt.event.event_id}\n".encode())
+
+
+async def record(target: str, folder: Path, number: int) -> None:
+    settings = load(MeshSettings, feedback_target=target, data_dir=folder, kafka_linger_ms=5)
+    telemetry = Telemetry("test")
+    clients = ClientFactory("test", telemetry=telemetry)
+    pipeline = FeedbackPipeline.create("test", settings, clients, telemetry)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(pipeline.run())
+        while True:
+            for number in range(number, number + _BURST):  # noqa: B020 - it goes on where the burst ended
+                tasks.create_task(tell(pipeline.record_outcome(made(number))))
+            number += 1
+            await asyncio.sleep(_PAUSE_S)
+
+
+if __name__ == "__main__":
+    asyncio.run(record(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))
