@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -13,6 +14,9 @@ from services.eta.identity import hash_contents, hash_ids, identify
 from services.eta.seen import Hashes
 from services.mesh.arrival import arrived_us
 from services.mesh.events import PROTOBUF, PoisonMessage, Record, decode_value
+from services.mesh.events.cloud_events import UNKNOWN_VERSION
+
+_GPS_EVENT: Final = GpsEvent.DESCRIPTOR.full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,16 @@ def decode(records: Sequence[Record]) -> Decoded:
     parse = GpsEvent.FromString
     for record in records:
         try:
-            if record.content_type == PROTOBUF:
+            if (
+                record.content_type == PROTOBUF
+                and record.type == _GPS_EVENT
+                and UNKNOWN_VERSION not in record.headers
+            ):
                 events.append(parse(record.value))
             else:
                 events.append(decode_value(record, GpsEvent))
         except DecodeError:
-            poison.append((record, "not a GpsEvent"))
+            poison.append((record, f"not a {_GPS_EVENT} in protobuf"))
         except PoisonMessage as fault:
             poison.append((record, fault.reason))
         else:

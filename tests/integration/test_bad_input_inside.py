@@ -266,7 +266,7 @@ def bad_messages(kind: type[Any], good: dict[str, Any], identity: str) -> list[t
     holder, _, field = identity.rpartition(".")
     setattr(getattr(null, holder) if holder else null, field, "a\0b")
     return [
-        (b"", JSON, "not JSON"),
+        (b"", JSON, "no value"),
         (b"{", JSON, "not JSON"),
         (b"\xff\xfe", JSON, "UTF-8"),
         (b"[" * 10_000, JSON, "nested"),

@@ -11,7 +11,10 @@ from services.mesh.events.bus import Message, Record
 
 SPEC_VERSION: Final = "1.0"
 CONTENT_TYPE: Final = "content-type"
+UNKNOWN_VERSION: Final = "unknown-specversion"
+"""Header of a record that came by a CloudEvents version whose attributes may mean something else."""
 _OWN: Final = "ce_"
+_KNOWN_VERSIONS: Final = "1."
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,9 @@ def from_headers(headers: Iterable[tuple[str, bytes | None]]) -> Attributes:
             known[lower] = value
         else:
             rest[name] = value
+    version = known.get("ce_specversion", SPEC_VERSION)
+    if not version.startswith(_KNOWN_VERSIONS):
+        rest[UNKNOWN_VERSION] = version
     return Attributes(
         event_id=known.get("ce_id", ""),
         type=known.get("ce_type", ""),

@@ -46,6 +46,8 @@ def dead_letter(record: Record, reason: str, group: str = "", *, value: bytes | 
     Its id follows from the origin: the same record dies once per group. Without a group it is that of the
     handler that is at work.
     """
+    if record.topic == DEAD_LETTERS:
+        return _without_value(record, reason)
     group = group or _group.get()
     origin = f"{group}|{record.topic}|{record.partition}|{record.position}"
     headers = {
@@ -69,6 +71,20 @@ def dead_letter(record: Record, reason: str, group: str = "", *, value: bytes | 
         type=_storable(record.type) or UNKNOWN_TYPE,
         content_type=_storable(record.content_type),
         headers=headers,
+    )
+
+
+def _without_value(letter: Record, reason: str) -> Message:
+    """A letter that cannot be sent as it is: the same one, about the same origin, without the value."""
+    words = f"{letter.headers.get(REASON, '')}; the letter is {reason}"
+    return Message(
+        topic=DEAD_LETTERS,
+        key=letter.key,
+        value=b"",
+        event_id=letter.event_id,
+        type=letter.type,
+        content_type=letter.content_type,
+        headers={**letter.headers, REASON: words[:_REASON_CHARS], OMITTED: str(len(letter.value))},
     )
 
 
