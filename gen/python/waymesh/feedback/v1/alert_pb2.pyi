@@ -48,7 +48,7 @@ Global___AlertState: _TypeAlias = AlertState  # noqa: Y015
 @_typing.final
 class Alert(_message.Message):
     """Alert is one time that something went wrong: raised once, resolved once. It is an event on the topic `agent-alerts`
-    at both.
+    at both, and not in between, even if it gets worse.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -91,7 +91,9 @@ class Alert(_message.Message):
     alert_id: _builtins.str
     """Identity of this one time."""
     alert_key: _builtins.str
-    """What it is about, the same each time: rule and subject in one, such as `p95_latency/eta`."""
+    """What it is about, the same each time: rule and agent in one, such as `p95_latency/eta`; for signals rule, source
+    and subject, such as `courier_silent/eta/driver_1`. In a source, % is written %25 and / is written %2F.
+    """
     rule: _builtins.str
     """The rule that raised it, such as `error_rate` or `courier_silent`."""
     subject: _builtins.str
@@ -112,7 +114,7 @@ class Alert(_message.Message):
     """Signals that told of it, or 1 for what outcomes tell."""
     @_builtins.property
     def raised_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was raised."""
+        """When it was raised, by the clock of feedback."""
 
     @_builtins.property
     def resolved_at(self) -> _timestamp_pb2.Timestamp:
@@ -124,7 +126,7 @@ class Alert(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Facts by name, as the newest signal gave them."""
+        """Facts by name, as the newest signal gave them that said that it goes on."""
 
     def __init__(
         self,
@@ -251,7 +253,7 @@ class SilenceAlertRequest(_message.Message):
     COMMENT_FIELD_NUMBER: _builtins.int
     AUTHOR_FIELD_NUMBER: _builtins.int
     alert_key: _builtins.str
-    """`alert_key` of the alert, 1 to 512 characters; it need not be raised."""
+    """`alert_key` of the alert, 1 to 768 characters; it need not be raised."""
     duration_s: _builtins.float
     """How long from now, in seconds, at most 30 days; 0 lifts the silence."""
     comment: _builtins.str

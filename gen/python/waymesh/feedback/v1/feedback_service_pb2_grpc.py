@@ -181,8 +181,9 @@ class FeedbackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SilenceAlert(self, request, context):
-        """SilenceAlert keeps an alert quiet for a time: it is raised and resolved as ever, but not published meanwhile. What
-        is still raised when the silence ends is published then.
+        """SilenceAlert keeps an alert quiet for a time: it is raised and resolved as ever, but nobody is called meanwhile. What
+        is raised in the silence is published when that ends, if it still goes on then, and not at all if it is over. What
+        was published before is published once more when it is over, silence or not, so that no page stays open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

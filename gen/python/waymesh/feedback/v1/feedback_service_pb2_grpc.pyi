@@ -58,8 +58,9 @@ class FeedbackServiceStub:
     ListAlerts: _grpc.UnaryUnaryMultiCallable[_alert_pb2.ListAlertsRequest, _alert_pb2.ListAlertsResponse]
     """ListAlerts gives alerts, newest raised first."""
     SilenceAlert: _grpc.UnaryUnaryMultiCallable[_alert_pb2.SilenceAlertRequest, _alert_pb2.SilenceAlertResponse]
-    """SilenceAlert keeps an alert quiet for a time: it is raised and resolved as ever, but not published meanwhile. What
-    is still raised when the silence ends is published then.
+    """SilenceAlert keeps an alert quiet for a time: it is raised and resolved as ever, but nobody is called meanwhile. What
+    is raised in the silence is published when that ends, if it still goes on then, and not at all if it is over. What
+    was published before is published once more when it is over, silence or not, so that no page stays open.
     """
 
 @_typing.type_check_only
@@ -90,8 +91,9 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     ListAlerts: _aio.UnaryUnaryMultiCallable[_alert_pb2.ListAlertsRequest, _alert_pb2.ListAlertsResponse]  # type: ignore[assignment]
     """ListAlerts gives alerts, newest raised first."""
     SilenceAlert: _aio.UnaryUnaryMultiCallable[_alert_pb2.SilenceAlertRequest, _alert_pb2.SilenceAlertResponse]  # type: ignore[assignment]
-    """SilenceAlert keeps an alert quiet for a time: it is raised and resolved as ever, but not published meanwhile. What
-    is still raised when the silence ends is published then.
+    """SilenceAlert keeps an alert quiet for a time: it is raised and resolved as ever, but nobody is called meanwhile. What
+    is raised in the silence is published when that ends, if it still goes on then, and not at all if it is over. What
+    was published before is published once more when it is over, silence or not, so that no page stays open.
     """
 
 class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -191,8 +193,9 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alert_pb2.SilenceAlertRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alert_pb2.SilenceAlertResponse, _abc.Awaitable[_alert_pb2.SilenceAlertResponse]]:
-        """SilenceAlert keeps an alert quiet for a time: it is raised and resolved as ever, but not published meanwhile. What
-        is still raised when the silence ends is published then.
+        """SilenceAlert keeps an alert quiet for a time: it is raised and resolved as ever, but nobody is called meanwhile. What
+        is raised in the silence is published when that ends, if it still goes on then, and not at all if it is over. What
+        was published before is published once more when it is over, silence or not, so that no page stays open.
         """
 
 def add_FeedbackServiceServicer_to_server(servicer: FeedbackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -112,11 +112,15 @@ class Signal(_message.Message):
     """For people, at most 1024 characters."""
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
-        """When it was noticed."""
+        """When it was noticed. One that is older than the newest of the same kind, source, subject and process changes no
+        alert.
+        """
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Facts by name, at most 32; names at most 64 and values at most 512 characters."""
+        """Facts by name, at most 32; names at most 64 and values at most 512 characters. `process` tells apart those who
+        notice for themselves under one source: an alert goes on while one of them says so.
+        """
 
     def __init__(
         self,
