@@ -3,6 +3,7 @@ for it.
 """
 
 import asyncio
+import ctypes
 import json
 import os
 import re
@@ -22,6 +23,15 @@ GUARD_S = 90.0
 # Nothing but the load itself bounds a client.
 UNLIMITED: dict[str, Any] = {"WAYMESH_RATE_PER_S": "1000000", "WAYMESH_RATE_BURST": "1000000"}
 WAYMESH = (sys.executable, "-c", "from services.cli import main; main()")
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LIBC = ctypes.CDLL(None)
+
+
+def _end_with_us() -> None:
+    """Run in the child: who starts a mesh may be killed, and the mesh is not to stay."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 @contextmanager
@@ -66,6 +76,7 @@ class Up:
             stderr=asyncio.subprocess.STDOUT,
             env=self.environ,
             start_new_session=True,
+            preexec_fn=_end_with_us,
         )
         self._reading = asyncio.create_task(self._read(self._process))
 
