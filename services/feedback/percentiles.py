@@ -1,6 +1,6 @@
 """Percentiles of values that keep coming in, exact at any time.
 
-Values lie in a few sorted runs, each at least twice as long as the next, so that a value is merged log(n)
+Values lie in a few sorted runs, each many times as long as the next, so that a value is merged some log(n)
 times in all. A percentile of many runs is found between two samples of them: only what lies between is looked
 at.
 """
@@ -14,6 +14,8 @@ from services.feedback.metrics_columns import Floats
 
 # Up to this many values, sorting them all is quicker than looking for where to look.
 _FEW: Final = 16_384
+# How many times longer a run is than the next, at least: fewer runs to look at, more merging.
+_RATIO: Final = 8
 _NONE: Final = np.empty(0, dtype=np.float64)
 
 
@@ -34,14 +36,17 @@ class Values:
 
     def runs(self) -> Sequence[Floats]:
         """All values, sorted within each run."""
+        runs = self._runs
         if self._new:
-            runs = self._runs
             runs.append(np.sort(np.concatenate(self._new)))
             self._new.clear()
-            while len(runs) > 1 and len(runs[-2]) < 2 * len(runs[-1]):
+            while len(runs) > 1 and len(runs[-2]) < _RATIO * len(runs[-1]):
                 last = runs.pop()
                 runs[-1] = np.sort(np.concatenate((runs[-1], last)))
-        return self._runs
+        elif len(runs) > 1:
+            # Nothing came since they were last asked for: as a rule, nothing more will.
+            runs[:] = [np.sort(np.concatenate(runs))]
+        return runs
 
 
 def percentiles(runs: Sequence[Floats], shares: Sequence[float]) -> list[float]:
@@ -52,45 +57,49 @@ def percentiles(runs: Sequence[Floats], shares: Sequence[float]) -> list[float]:
     """
     count = sum(len(run) for run in runs)
     places = [share * (count - 1) for share in shares]
-    ranks = sorted({int(np.floor(place)) for place in places} | {int(np.ceil(place)) for place in places})
-    found = dict(zip(ranks, ranked(runs, ranks), strict=True))
     result = []
-    for place in places:
-        below, above = int(np.floor(place)), int(np.ceil(place))
-        low, high = found[below], found[above]
-        result.append(low if below == above else low + (place - below) * (high - low))
+    for place, (low, high) in zip(places, ranked(runs, [int(place) for place in places]), strict=True):
+        fraction = place - int(place)
+        result.append(low if fraction == 0 else low + fraction * (high - low))
     return result
 
 
-def ranked(runs: Sequence[Floats], ranks: Sequence[int]) -> list[float]:
-    """The values at these ranks, counted from 0, among all values of the sorted runs."""
+def ranked(runs: Sequence[Floats], ranks: Sequence[int]) -> list[tuple[float, float]]:
+    """The value at each rank, counted from 0, among all values of the sorted runs, and the one that follows.
+
+    The last one is followed by itself.
+    """
     count = sum(len(run) for run in runs)
     if count <= _FEW or len(runs) == 1:
         values = runs[0] if len(runs) == 1 else np.sort(np.concatenate(runs))
-        return [float(values[rank]) for rank in ranks]
+        return [(float(values[rank]), float(values[min(rank + 1, count - 1)])) for rank in ranks]
     # A sample stands for the `stride` values of its run that begin with it. So the value at a rank lies at
     # most one stride per run from where the samples alone would put it.
     stride = max(16, int(np.sqrt(count / len(runs))))
     samples = np.sort(np.concatenate([run[::stride] for run in runs]))
     margin = len(runs) + 1
-    result: list[float] = []
+    result: list[tuple[float, float]] = []
     for rank in ranks:
         guess = rank // stride
         low = float(samples[guess - margin]) if guess >= margin else -np.inf
-        high = float(samples[guess + margin]) if guess + margin < len(samples) else np.inf
-        result.append(_between(runs, rank, low, high))
+        high = float(samples[guess + margin + 1]) if guess + margin + 1 < len(samples) else np.inf
+        result.append(_between(runs, rank, min(rank + 1, count - 1), low, high))
     return result
 
 
-def _between(runs: Sequence[Floats], rank: int, low: float, high: float) -> float:
-    """The value at the rank, which is known to be from `low` to `high`."""
+def _between(
+    runs: Sequence[Floats], rank: int, following: int, low: float, high: float
+) -> tuple[float, float]:
+    """The values at both ranks, which are known to be from `low` to `high`."""
     upto = [int(run.searchsorted(low, "right")) for run in runs]
-    below = sum(upto)
-    if rank < below:
-        return low
     ends = [int(run.searchsorted(high, "left")) for run in runs]
-    if rank >= sum(ends):
-        return high
+    below, inside = sum(upto), sum(ends)
     pieces = [run[a:b] for run, a, b in zip(runs, upto, ends, strict=True) if a < b]
-    values = pieces[0] if len(pieces) == 1 else np.sort(np.concatenate(pieces or [_NONE]))
-    return float(values[rank - below])
+    values = np.sort(np.concatenate(pieces)) if pieces else _NONE
+
+    def at(place: int) -> float:
+        if place < below:
+            return low
+        return high if place >= inside else float(values[place - below])
+
+    return at(rank), at(following)
