@@ -20,36 +20,35 @@ async def answers(
 ) -> AsyncIterator[pb.StreamOutcomesResponse]:
     """One answer per request, in order.
 
-    Raises what the store raises for a batch: what was answered before is durable, the rest may be. Whoever
-    stops iterating ends what waits.
+    Raises what the store raises for a batch, once those before it are answered: they are durable, the rest
+    may be. Whoever stops iterating ends what waits.
     """
-    under_way: asyncio.Queue[asyncio.Task[pb.StreamOutcomesResponse] | None] = asyncio.Queue()
+    waiting: asyncio.Queue[asyncio.Task[pb.StreamOutcomesResponse] | None] = asyncio.Queue()
     room = asyncio.Semaphore(IN_FLIGHT)
-    tasks: set[asyncio.Task[pb.StreamOutcomesResponse]] = set()
+    under_way: set[asyncio.Task[pb.StreamOutcomesResponse]] = set()
 
     async def read() -> None:
         try:
             async for request in requests:
                 await room.acquire()
                 task = asyncio.create_task(_take(request, intake))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-                under_way.put_nowait(task)
+                under_way.add(task)
+                waiting.put_nowait(task)
         finally:
-            under_way.put_nowait(None)
+            waiting.put_nowait(None)
 
     reader = asyncio.create_task(read())
     try:
-        while (task := await under_way.get()) is not None:
+        while (task := await waiting.get()) is not None:
             answer = await task
+            under_way.remove(task)
             room.release()
             yield answer
         await reader
     finally:
-        reader.cancel()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(reader, *tasks, return_exceptions=True)
+        for one in (reader, *under_way):
+            one.cancel()
+        await asyncio.gather(reader, *under_way, return_exceptions=True)
 
 
 async def _take(request: pb.StreamOutcomesRequest, intake: Intake) -> pb.StreamOutcomesResponse:

@@ -47,11 +47,10 @@ class FeedbackServicer(FeedbackServiceServicer):
         told = _results([one], await self._intake.outcomes([request.event]))
         return pb.RecordOutcomeResponse(event_id=one, duplicate=told["duplicate"])
 
-    async def StreamOutcomes(  # noqa: N802 - the contract's name
+    def StreamOutcomes(  # noqa: N802 - the contract's name
         self, request_iterator: AsyncIterator[pb.StreamOutcomesRequest], context: Any
     ) -> AsyncIterator[pb.StreamOutcomesResponse]:
-        async for answer in outcome_stream.answers(request_iterator, self._intake):
-            yield answer
+        return outcome_stream.answers(request_iterator, self._intake)
 
     async def RecordOutcomes(  # noqa: N802 - the contract's name
         self, request: pb.RecordOutcomesRequest, context: Any
