@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
 
 from services.mesh.events.bus import Record
 from services.mesh.events.cloud_events import to_headers
@@ -20,7 +20,18 @@ from services.mesh.events.kafka_partitioner import partitions_of
 Headers: TypeAlias = list[tuple[str, bytes]]
 
 _STOP_S: Final = 2.0
+# Between two tries to reach the cluster, from the first to the last.
+_KNOCK_S: Final = (0.1, 1.0)
 _ID: Final = "ce_id"
+
+
+class _Line:
+    """A producer, who uses it, and whether it has come to its end."""
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        self.producer = producer
+        self.sends: set[asyncio.Task[None]] = set()
+        self.ended = asyncio.Event()
 
 
 class KafkaSender:
@@ -28,8 +39,8 @@ class KafkaSender:
 
     def __init__(self, options: KafkaOptions) -> None:
         self._options = options
-        self._producer: AIOKafkaProducer | None = None
-        self._making = asyncio.Lock()
+        self._line: _Line | None = None
+        self._making: asyncio.Task[_Line] | None = None
 
     async def send(self, records: Sequence[Record]) -> None:
         """Sends events of one topic and waits for all acknowledgements, for one round at most.
@@ -39,20 +50,37 @@ class KafkaSender:
         batches go one after the other, the next only when one is acknowledged.
         """
         async with asyncio.timeout(self._options.round_s):
-            producer = await self._made()
+            line = await self._made()
         try:
             async with asyncio.timeout(self._options.round_s):
-                await self._send(producer, records)
+                await self._unless_given_up(line, records)
         except MessageSizeTooLargeError:
             raise
         except BaseException:
-            await self._drop(producer)
+            await asyncio.shield(self._drop(line))
             raise
 
     async def close(self) -> None:
         """Ends the producer."""
-        if self._producer is not None:
-            await self._drop(self._producer)
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.gather(self._making, return_exceptions=True)
+        if self._line is not None:
+            await self._drop(self._line)
+
+    async def _unless_given_up(self, line: _Line, records: Sequence[Record]) -> None:
+        """ProducerClosed if another round ends the producer, which leaves no answer to these."""
+        sending = asyncio.create_task(self._send(line.producer, records))
+        line.sends.add(sending)
+        try:
+            await asyncio.wait({sending})
+        finally:
+            line.sends.discard(sending)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+        if sending.cancelled():
+            raise ProducerClosed
+        sending.result()
 
     async def _send(self, producer: AIOKafkaProducer, records: Sequence[Record]) -> None:
         topic = self._options.name_in_cluster(records[0].topic)
@@ -82,26 +110,49 @@ class KafkaSender:
         finally:
             for future in waiting:
                 # Nobody else asks what became of them once one has failed.
-                if future.done() and not future.cancelled():
+                if not future.cancel() and not future.cancelled():
                     future.exception()
 
-    async def _made(self) -> AIOKafkaProducer:
-        async with self._making:
-            if self._producer is None:
-                producer = AIOKafkaProducer(**self._options.producer())
-                try:
-                    await producer.start()
-                except BaseException:
-                    await _end(producer)
-                    raise
-                self._producer = producer
-            return self._producer
+    async def _made(self) -> _Line:
+        """What there is, or what all who need one now wait for together."""
+        if self._line is not None:
+            return self._line
+        if self._making is None or self._making.done():
+            self._making = asyncio.create_task(self._make())
+            self._making.add_done_callback(_told)
+        return await asyncio.shield(self._making)
 
-    async def _drop(self, producer: AIOKafkaProducer) -> None:
-        """Ends this producer, unless somebody else has: nothing of it may arrive after the next round's."""
-        if self._producer is producer:
-            self._producer = None
-            await asyncio.shield(_end(producer))
+    async def _make(self) -> _Line:
+        """Knocks until somebody opens: what has piled up is to go soon after an outage."""
+        pause_s = _KNOCK_S[0]
+        while True:
+            producer = AIOKafkaProducer(**self._options.producer())
+            try:
+                await producer.start()
+            except (KafkaError, OSError, TimeoutError):
+                await _end(producer)
+            except BaseException:
+                await _end(producer)
+                raise
+            else:
+                self._line = _Line(producer)
+                return self._line
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _KNOCK_S[1])
+
+    async def _drop(self, line: _Line) -> None:
+        """Ends this producer, or waits for its end: nothing of it may arrive after the next round's."""
+        if self._line is line:
+            self._line = None
+            try:
+                for sending in line.sends:
+                    sending.cancel()
+                await asyncio.gather(*line.sends, return_exceptions=True)
+                await _end(line.producer)
+            finally:
+                line.ended.set()
+        else:
+            await line.ended.wait()
 
 
 class _HeadersOf:
@@ -129,14 +180,20 @@ class _HeadersOf:
         return [(_ID, record.event_id.encode()), *self._shared]
 
 
+def _told(making: asyncio.Task[_Line]) -> None:
+    """Nobody may be left who waits for it."""
+    if not making.cancelled():
+        making.exception()
+
+
 async def _end(producer: AIOKafkaProducer) -> None:
-    """Stops a producer within a limit: without brokers, `stop` would wait for its batches for ever."""
-    try:
-        await asyncio.wait_for(producer.stop(), _STOP_S)
-    except Exception:
-        # What `stop` would have come to last. There is no public way to give up what is unsent.
-        sender = getattr(producer, "_sender", None)
-        for closing in (getattr(sender, "close", None), producer.client.close):
-            if closing is not None:
-                with contextlib.suppress(Exception, asyncio.CancelledError):
-                    await asyncio.wait_for(closing(), _STOP_S)
+    """Ends a producer and what it has not sent, for which nobody waits any more.
+
+    `stop` would wait for that, without brokers for ever; there is no public way to give it up.
+    """
+    vars(producer)["_closed"] = True  # else it would complain that nobody has ended it
+    sender = getattr(producer, "_sender", None)
+    for closing in (getattr(sender, "close", None), producer.client.close):
+        if closing is not None:
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                await asyncio.wait_for(closing(), _STOP_S)
