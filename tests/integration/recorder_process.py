@@ -21,7 +21,7 @@ from services.mesh.settings import MeshSettings, load
 from services.mesh.telemetry import Telemetry
 
 AGENT: Final = "recorder"
-_BURST: Final = 10
+_BURST: Final = 5
 _PAUSE_S: Final = 0.01
 
 

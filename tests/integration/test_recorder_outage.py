@@ -102,6 +102,14 @@ async def stored(dsn: str) -> Counter[str]:
     return Counter(row["id"] for row in rows)
 
 
+async def until_stored(dsn: str, more_than: int) -> int:
+    """Until there are more in the store; how many."""
+    async with asyncio.timeout(GUARD_S):
+        while (count := (await stored(dsn)).total()) <= more_than:
+            await asyncio.sleep(0.05)
+    return count
+
+
 @pytest.fixture
 async def feedback(database: str, tmp_path: Path) -> AsyncIterator[Feedback]:
     process = Feedback(database, tmp_path / "feedback")
@@ -120,8 +128,9 @@ async def test_every_acknowledged_outcome_is_stored_exactly_once(
     await first.start()
     await second.start()
     try:
+        count = 0
         for round_ in range(3):
-            await first.more(500)
+            count = await until_stored(database, count)
             await feedback.kill()
             await asyncio.gather(first.more(500), second.more(500))
             if round_ == 1:  # with its files in the spool and the service away
@@ -130,7 +139,7 @@ async def test_every_acknowledged_outcome_is_stored_exactly_once(
                 first = Recorder(feedback.target, tmp_path, 250_000)
                 await first.start()
             await feedback.start()
-        await asyncio.gather(first.more(500), second.more(500))
+        await until_stored(database, count)
     finally:
         await first.kill()
         await second.kill()
