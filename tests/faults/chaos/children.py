@@ -19,11 +19,13 @@ class Child:
     def __init__(
         self,
         name: str,
+        module: str,
         environ: Mapping[str, str],
         log: Path,
         said: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.name = name
+        self.module = f"tests.faults.chaos.{module}"
         self.environ = dict(environ)
         self.starts = 0
         self._log = log
@@ -62,12 +64,11 @@ class Child:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        module = f"tests.faults.chaos.{self.name}"
         while True:
             process = self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                module,
+                self.module,
                 env=self.environ,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,

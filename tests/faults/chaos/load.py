@@ -47,6 +47,9 @@ class Load:
 
     def __init__(self, targets: dict[str, str], ledger: Ledger) -> None:
         self.errors: Counter[str] = Counter()
+        self.during: Counter[str] = Counter()
+        """The same errors by what was going wrong at the time."""
+        self.suffering = "no fault"
         self.wrong: list[str] = []
         self._ledger = ledger
         # Not the mesh's own clients, whose breakers give a target that has failed a rest: these want answers.
@@ -117,6 +120,7 @@ class Load:
 
     def _count(self, who: str, code: grpc.StatusCode, words: str) -> None:
         self.errors[f"{who.split()[0]} {code.name}"] += 1
+        self.during[self.suffering] += 1
         if code not in _PASSING:
             self._is_wrong(f"{who}: {code.name} {words}")
 

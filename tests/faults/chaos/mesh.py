@@ -25,6 +25,8 @@ LIVE: Final = "chaos-live"
 FRESH: Final = "chaos-fresh"
 _ROOT: Final = Path(__file__).resolve().parents[3]
 _PEERS: Final = ("feedback", "route", "eta")
+# Two readers of one group: each time one of them goes or comes, partitions change hands.
+_CHILDREN: Final = {"recorder": "recorder", "reader": "reader", "other-reader": "reader"}
 _RECORDED_PER_S: Final = 100
 _DATABASE_AGAIN_S: Final = 0.1
 _LOOK_AGAIN_S: Final = 0.1
@@ -99,10 +101,9 @@ class Mesh:
                 await proxy.start()
         await self.create_topics()
         await self.start_up()
-        for name in ("recorder", "reader"):
-            self.children[name] = Child(
-                name, self._child_environ(), self.folder / "logs" / f"{name}.log", self._said
-            )
+        for name, module in _CHILDREN.items():
+            log = self.folder / "logs" / f"{name}.log"
+            self.children[name] = Child(name, module, self._child_environ(), log, self._said)
             self.children[name].start()
 
     async def start_up(self) -> None:
@@ -156,7 +157,7 @@ class Mesh:
             "DATABASE_URL": self.dsn,
             **self._bus_environ(plain=True),
         }
-        return Child("reader", environ, self.folder / "logs" / f"{group}.log")
+        return Child(group, "reader", environ, self.folder / "logs" / f"{group}.log")
 
     async def close(self) -> None:
         """Ends all of it, whatever state it is in."""

@@ -28,7 +28,7 @@ class Kind(StrEnum):
 
 KAFKA_KINDS: Final = frozenset({Kind.BROKER_KILL, Kind.BROKER_STOP, Kind.BROKER_PAUSE})
 SERVICES: Final = ("feedback", "route", "eta", "gateway")
-PROCESSES: Final = (*SERVICES, "recorder", "reader")
+PROCESSES: Final = (*SERVICES, "recorder", "reader", "other-reader")
 BROKERS: Final = (1, 2, 3)
 DATABASE: Final = "database"
 BROKER_LINK: Final = "broker-"

@@ -51,6 +51,7 @@ class Result:
     raw_duplicates: int = 0
     alerts: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    during: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     unrecovered: list[str] = field(default_factory=list)
     recoveries: list[tuple[float, str]] = field(default_factory=list)
@@ -80,6 +81,7 @@ class Result:
             "raw_duplicates": self.raw_duplicates,
             "alerts": self.alerts,
             "errors_seen_by_callers": sum(self.errors.values()),
+            "errors_during": dict(self.during.most_common()),
             "wrongly_refused": len(self.wrong),
             "unrecovered": len(self.unrecovered),
             "longest_recovery_s": round(max(self.recoveries, default=(0.0, ""))[0], 1),
@@ -119,6 +121,7 @@ class Run:
             await self._suffer(group)
         await self._account()
         self.result.errors += self._load.errors
+        self.result.during = self._load.during
         self.result.wrong = self._load.wrong
         self.result.longest_outage_s = self.ledger.longest_s
         self.result.acknowledged = self.ledger.count
@@ -166,6 +169,8 @@ class Run:
     async def _suffer(self, group: Sequence[Fault]) -> None:
         """Faults that overlap, then the way back."""
         tasks = []
+        assert self._load is not None
+        self._load.suffering = "+".join(sorted({fault.kind for fault in group}))
         for fault in group:
             self.ledger.fault = fault.number
             self._tell(f"fault {fault.number}/{len(self.faults)} {fault.told()}")
