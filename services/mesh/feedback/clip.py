@@ -70,7 +70,7 @@ class Clip:
         if len(text) <= bound:
             return text
         self.left_out = True
-        return clip_text(text, bound) + LEFT_OUT
+        return clip_text(text, max(1, bound - len(LEFT_OUT))) + LEFT_OUT
 
     def _full(self) -> bool:
         if self._nodes <= 0 or self._chars <= 0:
@@ -83,6 +83,8 @@ def clip_text(text: str, bound: int = _MAX_TEXT, *, from_end: bool = False) -> s
     """The beginning or the end of a text, at most `bound` characters, its secrets out if it was cut."""
     if len(text) <= bound:
         return text
+    # Text that is looked at whole has no secret that is cut; else what is near the cut is left out.
+    margin = _MARGIN if len(text) > bound + _MARGIN else 0
     if from_end:
-        return redact_text(text[-bound - _MARGIN :])[_MARGIN:][-bound:]
-    return redact_text(text[: bound + _MARGIN])[:-_MARGIN][:bound]
+        return redact_text(text[-bound - _MARGIN :])[margin:][-bound:]
+    return redact_text(text[: bound + _MARGIN])[: -margin or None][:bound]
