@@ -127,6 +127,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if isinstance(report.longrepr, tuple) and WANTED in report.longrepr[2]
     ]
     if lacking:
-        terminalreporter.section(f"{len(lacking)} tests did not run for want of a Kafka broker")
+        terminalreporter.section(f"tests that did not run for want of a Kafka broker: {len(lacking)}")
         for name in lacking:
             terminalreporter.write_line(name)
