@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
-import asyncpg
 import numpy as np
+from feedback_metrics_rig import Event, compare, content, oracle
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from waymesh.feedback.v1.metrics_pb2 import AgentMetrics
@@ -20,7 +19,6 @@ from services.feedback.metrics_columns import ABSENT, Columns
 from services.feedback.metrics_spec import SECOND, parse_windows
 from services.feedback.panes import Span
 from services.feedback.windows import Windows
-from services.mesh.store import connect
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BASE = 1_767_225_600 * SECOND
@@ -29,24 +27,6 @@ LATENESS = 7 * SECOND
 STREAMS = 20
 EXAMPLES = 100
 TYPES = ("", "", "", "ValueError", "TimeoutError", "Ärger", "z")
-
-
-class Event(NamedTuple):
-    """One outcome; times in Unix microseconds."""
-
-    number: int
-    stored_at: int
-    at: int
-    agent_name: str
-    status: int
-    severity: int
-    workflow_id: str
-    latency_ms: float
-    error_type: str
-    tokens_used: int
-    cost_estimate: float
-    started: int | None
-    ended: int | None
 
 
 @dataclass
@@ -161,134 +141,9 @@ def run(stream: Stream) -> tuple[Kept, list[AgentMetrics]]:
     return kept, published
 
 
-TABLE = """
-CREATE TEMP TABLE streams (stream integer, number bigint, stored_at bigint, at bigint,
-  agent_name text COLLATE "C", status smallint, severity smallint, workflow_id text, latency_ms float8,
-  error_type text COLLATE "C",
-  tokens_used bigint, cost_estimate float8, started bigint, ended bigint);
-CREATE TEMP TABLE specs (window_name text, size bigint, step bigint);
-CREATE TEMP VIEW marked AS
-  SELECT *, max(least(at, stored_at)) OVER (PARTITION BY stream ORDER BY number) AS mark FROM streams;
-"""
-# $1: the lateness. An outcome that is too late at its place is left out altogether.
-PLACED = """
-WITH taken AS (SELECT * FROM marked WHERE at >= mark - $1),
-placed AS (
-  SELECT t.*, window_name, k * step AS start, k * step + size AS ends
-  FROM taken t, specs, generate_series(at / step - size / step, at / step) AS k
-  WHERE k * step <= at AND at < k * step + size
-)
-"""
-METRICS = (
-    PLACED
-    + """
-SELECT stream, window_name AS window, start, coalesce(agent_name, '') AS agent_name, count(*) AS outcomes,
-  count(*) FILTER (WHERE status = 1) AS successes, count(*) FILTER (WHERE status = 2) AS failures,
-  count(*) FILTER (WHERE status = 4) AS timeouts, count(*) FILTER (WHERE status = 3) AS partial,
-  count(*) FILTER (WHERE status = 5) AS cancelled, count(*) FILTER (WHERE severity >= 3) AS errors,
-  count(*) FILTER (WHERE status = 1)::float8 / count(*) AS success_rate,
-  count(*) FILTER (WHERE status IN (2, 4))::float8 / count(*) AS failure_rate,
-  count(*) FILTER (WHERE severity >= 3)::float8 / count(*) AS error_rate,
-  avg(latency_ms) AS average_latency_ms,
-  percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_ms) AS p50_latency_ms,
-  percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms) AS p95_latency_ms,
-  percentile_cont(0.99) WITHIN GROUP (ORDER BY latency_ms) AS p99_latency_ms,
-  sum(tokens_used)::float8 AS tokens_used, sum(cost_estimate) AS cost_estimate
-FROM placed
-GROUP BY GROUPING SETS ((stream, window_name, start, agent_name), (stream, window_name, start))
-"""
-)
-ERROR_TYPES = (
-    PLACED
-    + """
-SELECT stream, window_name AS window, start, coalesce(agent_name, '') AS agent_name, error_type, count(*)
-FROM placed WHERE error_type <> ''
-GROUP BY GROUPING SETS ((stream, window_name, start, agent_name, error_type),
-  (stream, window_name, start, error_type))
-ORDER BY count(*) DESC, error_type
-"""
-)
-# A window is what it was when the watermark came a lateness past its end: workflows that go on stay in it.
-WORKFLOWS = (
-    PLACED
-    + """
-, whole AS (SELECT DISTINCT stream, window_name, start, ends FROM placed),
-spans AS (
-  SELECT w.stream, window_name, start, workflow_id, (max(ended) - min(started))::float8 / 1000 AS ms
-  FROM whole w JOIN taken t ON t.stream = w.stream AND t.workflow_id <> '' AND t.mark - $1 < w.ends
-  GROUP BY w.stream, window_name, start, ends, workflow_id HAVING max(at) >= start AND max(at) < ends
-)
-SELECT stream, window_name AS window, start, count(*) AS workflows, avg(ms) AS average_workflow_ms,
-  percentile_cont(0.5) WITHIN GROUP (ORDER BY ms) AS p50_workflow_ms,
-  percentile_cont(0.95) WITHIN GROUP (ORDER BY ms) AS p95_workflow_ms,
-  percentile_cont(0.99) WITHIN GROUP (ORDER BY ms) AS p99_workflow_ms
-FROM spans GROUP BY stream, window_name, start
-"""
-)
-CLOSE = ("average_latency_ms", "cost_estimate", "average_workflow_ms")
-
-
-class Oracle:
-    """Plain SQL over all outcomes of some streams at once."""
-
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        self._connection = connection
-
-    async def windows(self, some: Sequence[Stream]) -> list[dict[tuple[str, int, str], dict[str, Any]]]:
-        rows = [(place, *event) for place, stream in enumerate(some) for event in stream.events]
-        await self._connection.execute("TRUNCATE streams")
-        await self._connection.copy_records_to_table("streams", records=rows)
-        found: list[dict[tuple[str, int, str], dict[str, Any]]] = [{} for _ in some]
-        for row in await self._connection.fetch(METRICS, LATENESS):
-            stream, window, start, agent, *_ = row.values()
-            found[stream][window, start // SECOND, agent] = {**dict(list(row.items())[4:]), "error_types": []}
-        for stream, window, start, agent, name, count in await self._connection.fetch(ERROR_TYPES, LATENESS):
-            found[stream][window, start // SECOND, agent]["error_types"].append((name, count))
-        for row in await self._connection.fetch(WORKFLOWS, LATENESS):
-            stream, window, start, *_ = row.values()
-            found[stream][window, start // SECOND, ""] |= dict(list(row.items())[3:])
-        return found
-
-    async def too_late(self) -> Mapping[int, int]:
-        return dict(
-            await self._connection.fetch(
-                "SELECT stream, count(*) FILTER (WHERE at < mark - $1) FROM marked GROUP BY stream", LATENESS
-            )
-        )
-
-
-@asynccontextmanager
-async def oracle(dsn: str) -> AsyncIterator[Oracle]:
-    connection = await connect(dsn)
-    try:
-        await connection.execute(TABLE)
-        await connection.copy_records_to_table(
-            "specs", records=[(one.name, one.size, one.step) for one in SPECS]
-        )
-        yield Oracle(connection)
-    finally:
-        await connection.close()
-
-
-def compare(expected: Mapping[str, Any], found: AgentMetrics) -> None:
-    """Counts and percentiles to the last bit, sums of floats to 1e-9."""
-    for name, value in expected.items():
-        if name == "error_types":
-            assert [(one.error_type, one.count) for one in found.error_types] == value
-        elif value is None:
-            assert not found.HasField(name)
-        elif name in CLOSE:
-            assert math.isclose(getattr(found, name), value, rel_tol=1e-9, abs_tol=1e-12), (name, found)
-        else:
-            assert getattr(found, name) == value, (name, found)
-    if "workflows" not in expected:
-        assert found.workflows == 0
-        assert not found.HasField("average_workflow_ms")
-
-
 def test_windows_of_2000_random_streams_are_what_sql_makes_of_them(postgres_dsn: str) -> None:
     with asyncio.Runner() as runner:
-        context = oracle(postgres_dsn)
+        context = oracle(postgres_dsn, SPECS, LATENESS)
         sql = runner.run(context.__aenter__())
 
         @settings(
@@ -300,7 +155,7 @@ def test_windows_of_2000_random_streams_are_what_sql_makes_of_them(postgres_dsn:
         )
         @given(st.lists(streams(), min_size=STREAMS, max_size=STREAMS))
         def check(some: list[Stream]) -> None:
-            expected = runner.run(sql.windows(some))
+            expected = runner.run(sql.windows([stream.events for stream in some]))
             too_late = runner.run(sql.too_late())
             for place, stream in enumerate(some):
                 kept, published = run(stream)
@@ -329,14 +184,6 @@ def check_publication(kept: Kept, published: Sequence[AgentMetrics]) -> None:
     assert last == {key: one for key, one in kept.windows.items() if one.revision}
     for one in kept.windows.values():
         assert (one.revision > 0) == (one.window_end.seconds * SECOND <= kept.watermark)
-
-
-def content(window: AgentMetrics) -> AgentMetrics:
-    told = AgentMetrics()
-    told.CopyFrom(window)
-    told.ClearField("revision")
-    told.ClearField("metrics_id")
-    return told
 
 
 def test_the_streams_hold_what_they_are_for() -> None:
