@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from tests.faults.chaos.plan import Kind
+
 _SERVERS: Final = "KAFKA_BOOTSTRAP_SERVERS"
 # gRPC says so whenever a process is started that is given something to do before its own program.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -37,7 +39,12 @@ def options() -> Options:
     parser.add_argument(
         "--each-once", action="store_true", help="no kind of fault twice before all have been"
     )
+    parser.add_argument("--only", default="", help=f"kinds of faults, by commas: {', '.join(Kind)}")
     given = parser.parse_args()
+    try:
+        only = tuple(Kind(word) for word in given.only.split(",") if word)
+    except ValueError as error:
+        parser.error(str(error))
     servers = os.environ.get(_SERVERS) or None
     kafka = given.bus == "kafka"
     if given.bus == "auto" or (kafka and servers is None):
@@ -48,7 +55,8 @@ def options() -> Options:
                 parser.exit(2, f"{error}\n")
             print(f"on the embedded bus: {error}", file=sys.stderr)
     seed = random.SystemRandom().randrange(1_000_000) if given.seed is None else given.seed
-    return Options(seed, given.faults, kafka, servers if kafka else None, given.report, given.each_once)
+    named = servers if kafka else None
+    return Options(seed, given.faults, kafka, named, given.report, given.each_once, only)
 
 
 async def main(chosen: Options) -> int:

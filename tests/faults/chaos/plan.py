@@ -1,7 +1,7 @@
 """Which faults come, in which order, how long each lasts: decided by the seed alone."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -81,13 +81,20 @@ class Fault:
         return f"{self.kind} {where}{degree}{lasts}".replace("  ", " ")
 
 
-def plan(seed: int, count: int, *, kafka: bool, each_once: bool = False) -> list[Fault]:
-    """So many faults. With `each_once` no kind comes again before all have been there."""
+def plan(
+    seed: int, count: int, *, kafka: bool, each_once: bool = False, only: Collection[Kind] = ()
+) -> list[Fault]:
+    """So many faults, of `only` these kinds if any are named.
+
+    With `each_once` no kind comes again before all have been there. ValueError if none is left.
+    """
     rng = random.Random(seed)
-    kinds = [kind for kind in Kind if kafka or kind not in KAFKA_KINDS]
+    kinds = [kind for kind in Kind if (kafka or kind not in KAFKA_KINDS) and kind in (only or Kind)]
+    if not kinds:
+        raise ValueError("none of these kinds of faults can happen on this bus")
     deck = _deck(rng, {kind: 1 if each_once else _ROUND[kind] for kind in kinds})
     faults = [_fault(rng, number, next(deck), kafka) for number in range(1, count + 1)]
-    if count >= _OUTAGE_FROM:
+    if count >= _OUTAGE_FROM and not only:
         place = rng.randrange(count // 4, 3 * count // 4)
         faults[place] = _outage(place + 1, kafka)
     return faults

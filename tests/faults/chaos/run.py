@@ -17,7 +17,7 @@ from tests.faults.chaos.inflict import inflict
 from tests.faults.chaos.ledger import DELIVERY, ORDER, OUTCOME, Ledger
 from tests.faults.chaos.load import Load
 from tests.faults.chaos.mesh import FRESH, Mesh
-from tests.faults.chaos.plan import Fault, plan
+from tests.faults.chaos.plan import Fault, Kind, plan
 
 # Until the mesh is whole again after a fault, and everything is delivered after all of them, in seconds.
 _RECOVERY_S: Final = 90.0
@@ -37,6 +37,7 @@ class Options:
     servers: str | None
     report: Path
     each_once: bool = False
+    only: tuple[Kind, ...] = ()
 
 
 @dataclass
@@ -104,6 +105,7 @@ class Run:
             options.faults,
             kafka=options.kafka and options.servers is None,
             each_once=options.each_once,
+            only=options.only,
         )
         self.result = Result(options.seed, "kafka" if options.kafka else "embedded")
         self._load: Load | None = None
