@@ -138,9 +138,12 @@ class Rig:
         """Ends the connection of whoever leads; whether anybody did."""
         return bool(
             await self.database.pool.fetchval(
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_locks"
-                " WHERE locktype = 'advisory' AND granted AND classid = hashtext('feedback.windows')::oid AND objid = hashtext('feedback')::oid"
-                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+                """
+                SELECT count(pg_terminate_backend(pid)) FROM pg_locks
+                WHERE locktype = 'advisory' AND granted
+                  AND classid = hashtext('feedback.windows')::oid AND objid = hashtext('feedback')::oid
+                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                """
             )
         )
 
