@@ -149,6 +149,21 @@ async def write_alerts(connection: asyncpg.Connection, changed: Sequence[Kept]) 
     )
 
 
+async def discard(connection: asyncpg.Connection, before: datetime, limit: int) -> int:
+    """Deletes alerts that were over before then, oldest first, at most `limit`; how many."""
+    gone = await connection.execute(
+        """
+        DELETE FROM alerts WHERE alert_id IN (
+          SELECT alert_id FROM alerts WHERE state = 2 AND raised_at < $1 AND resolved_at < $1
+          ORDER BY raised_at, number LIMIT $2
+        )
+        """,
+        before,
+        limit,
+    )
+    return int(gone.removeprefix("DELETE "))
+
+
 @dataclass(frozen=True, slots=True)
 class AlertFilter:
     """Which alerts; None or empty means all."""

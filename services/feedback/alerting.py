@@ -9,7 +9,7 @@ import heapq
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
 import asyncpg
@@ -29,6 +29,9 @@ _BATCH: Final = 2_000
 _FIRING: Final = AlertState.ALERT_STATE_FIRING
 _RESOLVED: Final = AlertState.ALERT_STATE_RESOLVED
 _KINDS: Final = {value: name.removeprefix("SIGNAL_KIND_").lower() for name, value in SignalKind.items()}
+# Old alerts are looked for this often, and so many are deleted at once.
+_DISCARD_EVERY: Final = timedelta(hours=1)
+_DISCARD: Final = 2_000
 # Who noticed what outcomes tell.
 _OWN: Final = "feedback"
 
@@ -60,8 +63,13 @@ class MetricsView(Protocol):
 class Alerting:
     """State of all alerts. It is the leader's alone; one call at a time."""
 
-    def __init__(self, rules: Rules, *, make_id: Callable[[], str] = lambda: str(uuid.uuid4())) -> None:
+    def __init__(
+        self, rules: Rules, *, keep_days: int = 30, make_id: Callable[[], str] = lambda: str(uuid.uuid4())
+    ) -> None:
+        """`keep_days`: how long an alert is kept after it is over."""
         self._rules = rules
+        self._keep_for = timedelta(days=keep_days)
+        self._discard_at: datetime | None = None
         self._make_id = make_id
         self._conditions: dict[str, Condition] = {}
         # Keys of conditions that figures make, which are measured again each time.
@@ -131,9 +139,17 @@ class Alerting:
                 raise OvertakenError("somebody else judges signals, too")
             await alert_store.write_conditions(connection, work.conditions)
             await alert_store.write_alerts(connection, list(work.alerts.values()))
+        await self._discard(connection, now)
         self._behind = last < found.last_signal
         self._signal, self._token = last, token
         return work.messages
+
+    async def _discard(self, connection: asyncpg.Connection, now: datetime) -> None:
+        """Deletes alerts that were kept long enough."""
+        if self._discard_at is None or self._discard_at <= now:
+            gone = await alert_store.discard(connection, now - self._keep_for, _DISCARD)
+            if gone < _DISCARD:
+                self._discard_at = now + _DISCARD_EVERY
 
     def _hear(self, work: _Work, signal: Signal) -> None:
         rule = self._rules.of_signal(_KINDS.get(signal.kind, ""))

@@ -26,6 +26,8 @@ from services.mesh.store import Store
 FIRING, RESOLVED = AlertState.ALERT_STATE_FIRING, AlertState.ALERT_STATE_RESOLVED
 BREAKER, ANOMALY = SignalKind.SIGNAL_KIND_BREAKER_OPEN, SignalKind.SIGNAL_KIND_GPS_ANOMALY
 
+DRIFT = SignalKind.SIGNAL_KIND_COVERAGE_DRIFT
+
 
 @dataclass
 class View:
@@ -311,6 +313,18 @@ async def test_signals_from_before_a_step_are_taken_in_batches(rig: Rig) -> None
     assert rig.alerting.due(rig.now)
     assert len(await rig.told()) == 500
     assert not rig.alerting.due(rig.now)
+
+
+async def test_what_is_over_is_kept_for_its_days_and_what_goes_on_for_ever(rig: Rig) -> None:
+    short = Alerting(built_in(), keep_days=2)
+    await rig.send(rig.signal(), rig.signal(active=False), rig.signal("drift", kind=DRIFT))
+    await rig.step(short)
+    rig.after(47 * 3_600)
+    await rig.step(short)
+    assert len(await rig.alerts()) == 2
+    rig.after(2 * 3_600)
+    await rig.step(short)
+    assert [one.subject for one in await rig.alerts()] == ["drift"]
 
 
 class TestSilence:
