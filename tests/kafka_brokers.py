@@ -40,6 +40,7 @@ class Brokers:
         self._loop = asyncio.new_event_loop()
         self._cluster: KafkaCluster | None = None
         self._missing: str | None = None
+        self._broken: Exception | None = None
 
     def shared(self) -> Kafka | None:
         """One that the tests share, None if there is none."""
@@ -50,17 +51,22 @@ class Brokers:
 
     def own(self) -> KafkaCluster | None:
         """One that tests may break, None if there is none."""
+        if self._broken is not None:  # to try again for each test would take hours
+            raise RuntimeError("the brokers did not start for an earlier test") from self._broken
         if self._cluster is None and self._missing is None:
             cluster = KafkaCluster()
             try:
                 self._loop.run_until_complete(cluster.start())
             except KafkaUnavailableError as error:
                 self._missing = str(error)
-            except BaseException:
-                self._loop.run_until_complete(cluster.close())
+            except Exception as error:
+                self._broken = error
                 raise
             else:
                 self._cluster = cluster
+            finally:
+                if self._cluster is None:
+                    self._loop.run_until_complete(cluster.close())
         return self._cluster
 
     def absent(self, missing: str = "") -> NoReturn:
