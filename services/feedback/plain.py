@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
+from waymesh.feedback.v1.feedback_service_pb2 import RecordOutcomesRequest
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
 from services.mesh.feedback.outcome import recordable
@@ -17,6 +18,7 @@ from services.mesh.redact import is_clean_text, is_secret_name
 
 _NAME: Final = 128
 _MAX_TAGS: Final = 64
+_MAX_EVENTS: Final = 1_000
 _UUID: Final = 36
 # Payloads nested more deeply are looked at closely. So are numbers that JSON readers may not hold exactly.
 _DEPTH: Final = 8
@@ -45,6 +47,11 @@ def is_plain(event: OutcomeEvent) -> bool:
         and (not event.HasField("output") or _struct(event.output, _DEPTH))
         and (not event.HasField("metadata") or _struct(event.metadata, _DEPTH))
     )
+
+
+def are_plain(request: RecordOutcomesRequest) -> bool:
+    """Whether a batch keeps the contract, for certain, since there is nothing but plain outcomes in it."""
+    return 0 < len(request.events) <= _MAX_EVENTS and all(map(is_plain, request.events))
 
 
 def _times(event: OutcomeEvent) -> bool:

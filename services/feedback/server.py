@@ -1,5 +1,6 @@
 """Wiring of feedback: settings → store → bus → intake → servicer → consumer → lifecycle. No logic."""
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
@@ -14,8 +15,10 @@ from services.feedback.consumer import OutcomeConsumer
 from services.feedback.days import Days
 from services.feedback.intake import Intake
 from services.feedback.leader import Leader
+from services.feedback.plain import are_plain
 from services.feedback.service import FeedbackServicer
 from services.feedback.settings import FeedbackSettings
+from services.mesh.chain.server import validation
 from services.mesh.errors import Unavailable, translate
 from services.mesh.events.topics import AGENT_OUTCOMES
 from services.mesh.feedback import FeedbackPipeline, recorded
@@ -84,6 +87,7 @@ class Feedback(GrpcService[FeedbackSettings]):
             telemetry=self.telemetry,
         )
         lifecycle.background("windows", leader.run)
+        validation.at_a_glance(feedback_service_pb2.RecordOutcomesRequest, are_plain)
         service = feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
         self.server.add(
             add_FeedbackServiceServicer_to_server,
@@ -95,4 +99,16 @@ class Feedback(GrpcService[FeedbackSettings]):
 
 def main() -> NoReturn:
     """Entry of the process."""
-    run_service(NAME, FeedbackSettings, Feedback)
+    run_service(NAME, FeedbackSettings, _alone)
+
+
+def _alone(settings: FeedbackSettings, dsn: str) -> Feedback:
+    service = Feedback(settings, dsn)
+    service.lifecycle.on_ready(_settle)
+    return service
+
+
+async def _settle() -> None:
+    """What lives now lives on: the collector need not look at it again and again, 40 ms each time."""
+    gc.collect()
+    gc.freeze()

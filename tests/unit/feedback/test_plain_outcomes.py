@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waymesh.feedback.v1.feedback_service_pb2 import RecordOutcomesRequest
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
-from services.feedback.plain import is_plain
+from services.feedback.plain import are_plain, is_plain
 from services.mesh.chain.server.validation import check
 from services.mesh.errors import InvalidArgument
 from services.mesh.feedback.outcome import without_secrets
@@ -116,6 +117,18 @@ def test_a_plain_outcome_keeps_the_contract_and_redaction_leaves_it_as_it_is(cha
 )
 def test_everyday_outcomes_are_plain(changes: dict[str, Any]) -> None:
     assert is_plain(event(changes))
+
+
+@given(st.lists(changed, max_size=3))
+def test_a_batch_of_plain_outcomes_keeps_the_contract(batch: list[dict[str, Any]]) -> None:
+    request = RecordOutcomesRequest(events=map(event, batch))
+    if are_plain(request):
+        check(request)
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+def test_no_batch_is_plain_that_holds_nothing_or_too_much(count: int) -> None:
+    assert not are_plain(RecordOutcomesRequest(events=[event({})] * count))
 
 
 @pytest.mark.parametrize("secret", SECRETS)
