@@ -252,13 +252,24 @@ async def test_another_leader_goes_on_where_the_last_one_stopped(rig: Rig) -> No
 
 
 async def test_two_leaders_at_once_do_not_raise_an_alert_twice(rig: Rig) -> None:
+    async def waits() -> bool:
+        """Whether somebody waits for what somebody else has not committed yet."""
+        return bool(
+            await rig.database.pool.fetchval(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0"
+            )
+        )
+
     await rig.send(rig.signal())
     second = rig.leader()
     async with rig.database.transaction() as connection:
         messages = await second.step(connection, rig.view, rig.now)
-        await rig.bus.publish(connection, messages)
         slower = asyncio.create_task(rig.step())
-        await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            while not await waits():
+                await asyncio.sleep(0.01)
+        await rig.bus.publish(connection, messages)
     with pytest.raises(OvertakenError):
         await slower
     assert await rig.told() == []
