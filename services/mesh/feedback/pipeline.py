@@ -19,7 +19,7 @@ from services.mesh.errors import MeshError
 from services.mesh.feedback.outcome import unreadable, within_bounds, without_secrets
 from services.mesh.feedback.receipts import Receipt
 from services.mesh.feedback.replay import Replay, Size
-from services.mesh.feedback.spool import Spool
+from services.mesh.feedback.spool import Leftover, Spool
 from services.mesh.feedback.waiting import Waiting
 from services.mesh.settings import MeshSettings
 from services.mesh.telemetry import Telemetry
@@ -319,7 +319,12 @@ class FeedbackPipeline:
         return first | {half + place for place in second}
 
     async def _next_file(self) -> Replay | None:
-        leftover = await self._on_disk(self._spool.oldest)
+        looking = asyncio.ensure_future(self._on_disk(self._spool.oldest))
+        try:
+            leftover = await asyncio.shield(looking)
+        except asyncio.CancelledError:
+            looking.add_done_callback(_released)  # a file that nobody delivers must not stay locked
+            raise
         if leftover is None:
             return None
         self._behind.set()
@@ -372,3 +377,8 @@ class FeedbackPipeline:
             setattr(self, what, getattr(self, what) + number)
             if self._metric is not None:
                 self._metric.labels(what).inc(number)
+
+
+def _released(looking: asyncio.Future[Leftover | None]) -> None:
+    if not looking.cancelled() and looking.exception() is None and (found := looking.result()) is not None:
+        found.release()

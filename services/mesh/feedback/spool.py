@@ -47,7 +47,12 @@ class Leftover:
         self._lock = lock
 
     def discard(self, refused: Sequence[bytes] = ()) -> None:
-        """Forgets the file, whose records are delivered, all but the `refused`. Raises OSError."""
+        """Forgets the file, whose records are delivered, all but the `refused`. Raises OSError.
+
+        Done again, or after `release`, it does nothing.
+        """
+        if self._lock < 0:
+            return
         try:
             if refused:
                 self._spool.set_aside(self.path, refused)
