@@ -70,6 +70,7 @@ async def test_what_is_published_is_read_with_all_it_came_with(rig: Rig) -> None
         "ce_id": sent.event_id,
         "ce_type": sent.type,
         "ce_source": "courier-app",
+        "ce_time": record.time.isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "content-type": "application/protobuf",
         "note": "grün",
     }

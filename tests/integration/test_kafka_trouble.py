@@ -20,10 +20,11 @@ from services.mesh.events.kafka_topics import create_topics, differences, existi
 from services.mesh.events.postgres import PostgresBus
 from services.mesh.settings import MeshSettings, load
 from services.mesh.store import connect
-from tests.contract.events_rig import TOPICS, Process, Seen, by_key, message
+from tests.contract.events_rig import TOPICS, Process, Seen, by_key, message, own_topics
 from tests.kafka_brokers import Kafka
 from tests.processes import until
 from tests.unit.cli.test_cli_main import waymesh
+from tools.kafka.cluster import KafkaCluster
 
 WATCH = "services.mesh.events.kafka_watch"
 
@@ -261,3 +262,32 @@ def test_a_cluster_that_cannot_be_used_is_one_line(tmp_path: Path, command: list
     assert done.stderr == (
         "waymesh: the Kafka cluster at 127.0.0.1:1 cannot be used: 127.0.0.1:1 refuses connections\n"
     )
+
+
+async def test_an_outage_is_a_handful_of_lines_however_many_readers_there_are(
+    kafka_cluster: KafkaCluster, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with own_topics(kafka_cluster.bootstrap_servers) as options, running(options, database) as process:
+        group, wide = Seen(), Seen()
+        for number in range(3):
+            process.start(process.bus.consume(f"readers-{number}", ["moves", "state"], group))
+            process.start(process.bus.broadcast(["moves", "state"], wide))
+        await process.publish(*(message(f"key-{n}", f"{n}") for n in range(50)))
+        await group.enough(150)
+        await wide.enough(150)
+        caplog.clear()
+        await kafka_cluster.kill()
+        await process.publish(*(message(f"key-{n}", f"{n}") for n in range(50, 100)))
+        await until(lambda: bool(told(caplog, "cannot be used")), "the outage is told")
+        # As long as it takes all of them to have failed several times.
+        await asyncio.sleep(15)
+        await kafka_cluster.start()
+        await kafka_cluster.in_sync()
+        await group.enough(300)
+        await wide.enough(300)
+        await until(lambda: bool(told(caplog, "can be used again")), "its end is told")
+        lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    print("\n".join(lines))
+    assert len(told(caplog, "can be used again")) == 1
+    assert len(lines) <= 10, lines

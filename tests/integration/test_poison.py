@@ -357,7 +357,7 @@ async def test_an_event_of_ours_that_no_broker_takes_dies_without_its_value_and_
         pytest.skip("the embedded bus takes events of any size")
     name = f"n{uuid.uuid4().hex[:8]}"
     subject = SUBJECTS[2]
-    async with serving("feedback", database, tmp_path, **adapter.options):
+    async with serving("feedback", database, tmp_path, **adapter.options) as service:
         bus_pool = await asyncpg.create_pool(database, min_size=1, max_size=2, connect=connect)
         huge = json.dumps({**subject.value(f"{name}-0"), "error_message": "x" * (2 << 20)}).encode()
         values = [json.dumps(subject.value(f"{name}-1")).encode(), huge]
@@ -382,6 +382,7 @@ async def test_an_event_of_ours_that_no_broker_takes_dies_without_its_value_and_
         assert (letter.topic, letter.event_id) == ("agent-outcomes", f"{name}-1")
         assert letter.reason == f"too large for Kafka: {len(huge)} bytes"
         assert (letter.value, letter.omitted_bytes) == (b"", len(huge))
+        assert dead(service, "agent-outcomes") == 1
 
 
 async def test_a_letter_that_is_itself_too_large_keeps_reason_and_origin_without_the_value(

@@ -5,12 +5,14 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-proto
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from services.mesh.events.bus import Message, Record
 
 SPEC_VERSION: Final = "1.0"
 CONTENT_TYPE: Final = "content-type"
+TIME: Final = "ce_time"
 UNKNOWN_VERSION: Final = "unknown-specversion"
 """Header of a record that came by a CloudEvents version whose attributes may mean something else."""
 _OWN: Final = "ce_"
@@ -31,11 +33,19 @@ class Attributes:
 
 def attributes(record: Record) -> dict[str, str]:
     """All headers of a record as CloudEvents names them, whichever adapter it was read from."""
-    return to_headers(record, record.source)
+    return {**to_headers(record, record.source), TIME: time_of(record.time)}
+
+
+def time_of(moment: datetime) -> str:
+    """A time as CloudEvents writes it. Of an event: when the bus took it in.
+
+    It is optional, but the SDK for Python makes the time of reading up where it is missing.
+    """
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def to_headers(message: Message, source: str) -> dict[str, str]:
-    """Headers to send along with a message."""
+    """Headers to send along with a message; its time is known only once the bus has taken it in."""
     headers = {
         "ce_specversion": SPEC_VERSION,
         "ce_id": message.event_id,

@@ -68,7 +68,9 @@ class KafkaBus:
         async with self._pool.acquire() as connection:
             await migrate(connection, SCHEMA, [Migrations("bus", MIGRATIONS)])
         await self._log.create_topics(list(self._topics.values()))
-        relay = KafkaRelay(self._pool, self._log, self._link, list(self._topics), self._sender, self._meter)
+        relay = KafkaRelay(
+            self._pool, self._log, self._link, list(self._topics), self._sender, self._meter, self._watch
+        )
         self._tasks = [
             asyncio.create_task(self._link.run(), name="bus-link"),
             asyncio.create_task(self._forget(), name="bus-forget"),
@@ -109,7 +111,15 @@ class KafkaBus:
         self._check(topics)
         handling = Handling(self._pool, group, handler, self.publish, self._meter, admit_once(group))
         return KafkaGroupConsumer(
-            self._pool, self._options, group, list(topics), handling, max_batch, self._meter, unless_from
+            self._pool,
+            self._options,
+            group,
+            list(topics),
+            handling,
+            max_batch,
+            self._meter,
+            self._watch,
+            unless_from,
         )
 
     def broadcast(
@@ -118,7 +128,7 @@ class KafkaBus:
         """A reader of all partitions. UnknownTopicError."""
         self._check(topics)
         return KafkaBroadcastConsumer(
-            self._options, list(topics), handler, from_start, _BROADCAST_BATCH, self._meter
+            self._options, list(topics), handler, from_start, _BROADCAST_BATCH, self._meter, self._watch
         )
 
     async def dead_letter(self, conn: asyncpg.Connection, record: Record, reason: str) -> None:

@@ -17,6 +17,7 @@ from services.mesh.events.handling import Patience
 from services.mesh.events.inbox import event_digest
 from services.mesh.events.kafka_client import KafkaOptions
 from services.mesh.events.kafka_group import Raw
+from services.mesh.events.kafka_watch import KafkaWatch
 from services.mesh.events.metering import Meter
 
 _log = logging.getLogger(__name__)
@@ -39,12 +40,15 @@ class KafkaBroadcastConsumer:
         from_start: bool,
         max_batch: int,
         meter: Meter,
+        watch: KafkaWatch,
     ) -> None:
         self._options = options
         self._topics = topics
         self._handler = handler
         self._from_start = from_start
         self._meter = meter
+        self._watch = watch
+        self._trouble = f"a reader of {', '.join(topics)} cannot read"
         self._patience = Patience(max_batch)
         self._next: dict[TopicPartition, int] = {}
         self._seen: OrderedDict[bytes, None] = OrderedDict()
@@ -59,8 +63,10 @@ class KafkaBroadcastConsumer:
             try:
                 await self._session()
             except Exception as error:
-                known = isinstance(error, KafkaError)
-                _log.warning("a broadcast reader begins again: %s", type(error).__name__, exc_info=not known)
+                if isinstance(error, KafkaError | TimeoutError):
+                    self._watch.failed(self._trouble, error)
+                else:
+                    _log.warning("a reader of %s begins again", ", ".join(self._topics), exc_info=error)
             lasted = time.monotonic() - began > _RESTART_S[1]
             pause_s = _RESTART_S[0] if lasted else min(pause_s * 2, _RESTART_S[1])
             await asyncio.sleep(pause_s)
@@ -96,6 +102,7 @@ class KafkaBroadcastConsumer:
                 fetched = await consumer.getmany(timeout_ms=_POLL_MS)
                 for partition, raw in fetched.items():
                     await self._take(partition, raw)
+                self._watch.worked(self._trouble)
                 if not self.caught_up.is_set() and await _reached(consumer, ends):
                     self.caught_up.set()
         finally:

@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 from services.mesh.events.bus import Record
 from services.mesh.events.handling import FencedError, Handling, Patience
 from services.mesh.events.kafka_client import KafkaOptions
+from services.mesh.events.kafka_watch import KafkaWatch
 from services.mesh.events.metering import Meter
 
 _log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class KafkaGroupConsumer:
         handling: Handling,
         max_batch: int,
         meter: Meter,
+        watch: KafkaWatch,
         unless_from: str = "",
     ) -> None:
         if max_batch < 1:
@@ -76,6 +78,8 @@ class KafkaGroupConsumer:
         self._handling = handling
         self._max_batch = max_batch
         self._meter = meter
+        self._watch = watch
+        self._trouble = f"group {group} cannot read"
         self._unwanted = ("ce_source", unless_from.encode()) if unless_from else None
         self._metered_at = 0.0
         self._places: dict[TopicPartition, Place] = {}
@@ -91,10 +95,10 @@ class KafkaGroupConsumer:
             try:
                 await self._session()
             except Exception as error:
-                known = isinstance(error, KafkaError)
-                _log.warning(
-                    "group %s: %s; joins again", self._group, type(error).__name__, exc_info=not known
-                )
+                if isinstance(error, KafkaError | TimeoutError):
+                    self._watch.failed(self._trouble, error)
+                else:
+                    _log.warning("group %s joins again", self._group, exc_info=error)
             lasted = time.monotonic() - began > _RESTART_S[1]
             pause_s = _RESTART_S[0] if lasted else min(pause_s * 2, _RESTART_S[1])
             await asyncio.sleep(pause_s)
@@ -125,6 +129,7 @@ class KafkaGroupConsumer:
                 fetched = await consumer.getmany(timeout_ms=_POLL_MS)
                 for partition, raw in fetched.items():
                     await self._take(consumer, partition, raw)
+                self._watch.worked(self._trouble)
                 await self._commit(consumer)
                 self._tell_lag()
         finally:

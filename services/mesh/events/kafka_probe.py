@@ -125,6 +125,8 @@ async def _talk(error: Exception, options: KafkaOptions, host: str, port: int) -
     if "CERTIFICATE_REQUIRED" in str(error):
         return "asks for a certificate of ours: KAFKA_SSL_CERTFILE is to name it", True
     protocol = f"KAFKA_SECURITY_PROTOCOL is {options.security_protocol}"
+    if await _refuses(host, port):  # it has gone just now
+        return "refuses connections", False
     if await _speaks_http(host, port):
         return "speaks HTTP: it is no Kafka broker", True
     if options.ssl_context is None and await _speaks_tls(host, port):
@@ -135,7 +137,19 @@ async def _talk(error: Exception, options: KafkaOptions, host: str, port: int) -
         return f"takes connections but says nothing within {_LOOK_S:g} s", False
     if options.ssl_context is not None and not await _speaks_tls(host, port):
         return f"speaks no TLS, but {protocol}", True
-    return f"ends the connection: it is no broker, or wants another way in ({protocol})", True
+    return f"ends the connection: it is no broker, or wants another way in ({protocol})", False
+
+
+async def _refuses(host: str, port: int) -> bool:
+    try:
+        async with asyncio.timeout(_ASK_S):
+            _, writer = await asyncio.open_connection(host, port)
+            writer.transport.abort()
+    except ConnectionRefusedError:
+        return True
+    except (OSError, TimeoutError):
+        return False
+    return False
 
 
 async def _speaks_tls(host: str, port: int) -> bool:

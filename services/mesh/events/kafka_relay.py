@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Final
 
 import asyncpg
-from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from services.mesh.events.bus import Record
 from services.mesh.events.dead_letters import dead_letter
 from services.mesh.events.handling import Advance, FencedError, Patience
 from services.mesh.events.kafka_sender import KafkaSender
-from services.mesh.events.metering import Meter
+from services.mesh.events.kafka_watch import KafkaWatch
+from services.mesh.events.metering import Meter, count_published
 from services.mesh.events.postgres_group import GroupConsumer
 from services.mesh.events.postgres_link import PostgresLink
 from services.mesh.events.postgres_log import PostgresLog
@@ -32,11 +33,14 @@ _DELETE: Final = "DELETE FROM bus.log WHERE part = $1 AND position <= $2"
 class RelayHandling:
     """Sends a batch outside of any transaction, since it may take long, and then moves on."""
 
-    def __init__(self, pool: asyncpg.Pool, log: PostgresLog, sender: KafkaSender, meter: Meter) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, log: PostgresLog, sender: KafkaSender, meter: Meter, watch: KafkaWatch
+    ) -> None:
         self._pool = pool
         self._log = log
         self._sender = sender
         self._meter = meter
+        self._watch = watch
 
     async def handle(self, records: list[Record], patience: Patience, advance: Advance) -> bool:
         """Sends a batch; False while the brokers do not take it. Nothing is ever given up."""
@@ -50,12 +54,16 @@ class RelayHandling:
         except Exception as error:
             pause_s = patience.failed(error, len(records))
             patience.limit = patience.most
-            _log.warning(
-                "%d events of %s wait for Kafka: %s; again in %.2f s",
-                len(records), records[0].topic, type(error).__name__, pause_s,
-            )  # fmt: skip
+            if isinstance(error, KafkaError | TimeoutError):
+                self._watch.failed(f"events of {records[0].topic} wait for Kafka", error)
+            else:
+                _log.warning(
+                    "%d events of %s are not sent: %s; again in %.2f s",
+                    len(records), records[0].topic, type(error).__name__, pause_s,
+                )  # fmt: skip
             return False
         patience.succeeded()
+        self._watch.worked(f"events of {records[0].topic} wait for Kafka")
         self._meter.count(records[0].topic, "relayed", len(records))
         return True
 
@@ -76,6 +84,7 @@ class RelayHandling:
         letter = dead_letter(record, f"too large for Kafka: {len(record.value)} bytes", GROUP, value=b"")
         async with self._pool.acquire() as connection, connection.transaction():
             await self._log.append(connection, [letter])
+        count_published(self._meter, [letter])
 
 
 class KafkaRelay(GroupConsumer):
@@ -89,10 +98,10 @@ class KafkaRelay(GroupConsumer):
         topics: list[str],
         sender: KafkaSender,
         meter: Meter,
+        watch: KafkaWatch,
     ) -> None:
-        super().__init__(
-            pool, log, link, GROUP, topics, RelayHandling(pool, log, sender, meter), _BATCH, meter
-        )
+        handling = RelayHandling(pool, log, sender, meter, watch)
+        super().__init__(pool, log, link, GROUP, topics, handling, _BATCH, meter)
 
     async def _handle_all(self, batches: Sequence[Batch]) -> None:
         await asyncio.gather(*(self._handle(batch) for batch in batches))

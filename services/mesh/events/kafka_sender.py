@@ -7,13 +7,14 @@ search for the right batch for each event, it sends several times as many.
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
 
 from services.mesh.events.bus import Record
-from services.mesh.events.cloud_events import to_headers
+from services.mesh.events.cloud_events import TIME, time_of, to_headers
 from services.mesh.events.kafka_client import MAX_EVENT_BYTES, KafkaOptions
 from services.mesh.events.kafka_partitioner import partitions_of
 
@@ -161,6 +162,8 @@ class _HeadersOf:
     def __init__(self) -> None:
         self._like: Record | None = None
         self._shared: Headers = []
+        self._at: datetime | None = None
+        self._time = (TIME, b"")
 
     def of(self, record: Record) -> Headers:
         like = self._like
@@ -177,7 +180,10 @@ class _HeadersOf:
                 for name, value in to_headers(record, record.source).items()
                 if name != _ID
             ]
-        return [(_ID, record.event_id.encode()), *self._shared]
+        if record.time != self._at:
+            self._at = record.time
+            self._time = (TIME, time_of(record.time).encode())
+        return [(_ID, record.event_id.encode()), self._time, *self._shared]
 
 
 def _told(making: asyncio.Task[_Line]) -> None:
