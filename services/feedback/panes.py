@@ -1,5 +1,6 @@
 """Panes: the pieces of time that windows are put together from, one per agent, with what came in them."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from services.feedback.percentiles import Values, percentiles
 ERROR_TYPES: Final = 50
 
 _SHARES: Final = (0.5, 0.95, 0.99)
+_SUMS: Final = ("average_latency_ms", "cost_estimate", "average_workflow_ms")
 _STATUSES: Final = len(OutcomeStatus.keys())
 _SUCCESS, _FAILURE, _PARTIAL, _TIMEOUT, _CANCELLED = (
     OutcomeStatus.OUTCOME_STATUS_SUCCESS,
@@ -174,3 +176,20 @@ def add_workflows(found: AgentMetrics, panes: Sequence[Workflows]) -> None:
         p50, p95, p99 = percentiles(runs, _SHARES)
         found.average_workflow_ms = sum(float(times.sum()) for times in runs) / count
         found.p50_workflow_ms, found.p95_workflow_ms, found.p99_workflow_ms = p50, p95, p99
+
+
+def same(one: AgentMetrics, other: AgentMetrics) -> bool:
+    """Whether both tell the same of one window, but for sums of floats added up in another order."""
+    for name in _SUMS:
+        if not math.isclose(getattr(one, name), getattr(other, name), rel_tol=1e-9):
+            return False
+    plain = []
+    for each in (one, other):
+        told = AgentMetrics()
+        told.CopyFrom(each)
+        told.ClearField("metrics_id")
+        told.ClearField("revision")
+        for name in _SUMS:
+            told.ClearField(name)
+        plain.append(told)
+    return plain[0] == plain[1]

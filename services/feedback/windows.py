@@ -20,7 +20,7 @@ from waymesh.feedback.v1.metrics_pb2 import AgentMetrics, WindowKind
 
 from services.feedback.metrics_columns import Columns
 from services.feedback.metrics_spec import SECOND, WindowSpec
-from services.feedback.panes import Pane, Span, Workflows, add_workflows, fill, metrics
+from services.feedback.panes import Pane, Span, Workflows, add_workflows, fill, metrics, same
 
 TOGETHER: Final = ""
 # Before any outcome: far enough, and what is taken from it does not overflow.
@@ -66,15 +66,22 @@ class _Window:
 
 
 class Windows:
-    """All windows that can still change. `grace`: how long after its end a window closes by the clock."""
+    """All windows that can still change.
 
-    def __init__(self, specs: Sequence[WindowSpec], lateness: int, grace: int = 2 * SECOND) -> None:
+    `grace`: how long after its end a window closes by the clock. `pause`: how long a published window stays
+    as it is at least, so that many outcomes that come late make one correction.
+    """
+
+    def __init__(
+        self, specs: Sequence[WindowSpec], lateness: int, grace: int = 2 * SECOND, pause: int = SECOND
+    ) -> None:
         self.specs = {spec.name: spec for spec in specs}
         self.watermark = NEVER
         self.too_late = 0
         self.pane = math.gcd(*(n for spec in specs for n in (spec.size, spec.step)))
         self._lateness = lateness
         self._grace = grace
+        self._pause = pause
         self._longest = max(spec.size for spec in specs)
         # By start: what came of each agent, and the workflows whose newest outcome lies there.
         self._panes: dict[int, dict[str, Pane]] = {}
@@ -142,8 +149,11 @@ class Windows:
                 continue
             for agent in sorted(window.changed | window.open):
                 row = window.rows[agent]
-                if closed or row.revision or self._closes(window, row, now):
-                    self._publish(window, agent, made)
+                if row.revision:
+                    if row.made_at + self._pause <= now:
+                        self._publish(window, agent, now, made)
+                elif closed or self._closes(window, row, now):
+                    self._publish(window, agent, now, made)
                 elif agent in window.changed:
                     turn = row.made_at - (_AHEAD if window.start == next_to_end[window.spec.name] else 0)
                     waiting.append((turn, window.end, agent, window))
@@ -186,9 +196,11 @@ class Windows:
             if window is not None and row is not None:
                 row.revision, row.found = found.revision, found
                 if found.revision:
-                    # Written whenever it changed, unlike open ones.
-                    window.changed.discard(found.agent_name)
                     window.open.discard(found.agent_name)
+                    # It may have waited for its correction.
+                    again = self._made(window, found.agent_name, found.revision)
+                    if again is None or same(again, found):
+                        window.changed.discard(found.agent_name)
 
     def current(self, window: str, now: datetime) -> Mapping[str, AgentMetrics]:
         """Per agent (TOGETHER: all of them): the window of this name that holds `now` and ends next."""
@@ -208,13 +220,15 @@ class Windows:
         """By the clock, unless outcomes still come for it: those of a recording would make many revisions."""
         return max(window.end, row.changed_at) + self._grace <= now
 
-    def _publish(self, window: _Window, agent: str, made: list[AgentMetrics]) -> None:
+    def _publish(self, window: _Window, agent: str, now: int, made: list[AgentMetrics]) -> None:
         row = window.rows[agent]
         window.changed.discard(agent)
         window.open.discard(agent)
         found = self._made(window, agent, row.revision + 1)
-        if found is not None:
+        # What has come and gone between two publications leaves nothing to correct.
+        if found is not None and not (row.revision and row.found is not None and same(found, row.found)):
             row.revision += 1
+            row.made_at = now
             row.found = found
             made.append(found)
 
@@ -329,7 +343,7 @@ class Windows:
         over = [window for window in self._windows.values() if window.end <= final_to]
         for window in sorted(over, key=lambda one: (one.end, one.start)):
             for agent in sorted(window.changed | window.open):
-                self._publish(window, agent, self._final)
+                self._publish(window, agent, now, self._final)
             del self._windows[window.spec.name, window.start]
         for start in [start for start in self._panes if start < kept_from]:
             del self._panes[start]

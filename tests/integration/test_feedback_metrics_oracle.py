@@ -24,6 +24,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BASE = 1_767_225_600 * SECOND
 SPECS = parse_windows("2s,6s/2s")
 LATENESS = 7 * SECOND
+# The clock counts batches.
+PAUSE = 2
 STREAMS = 20
 EXAMPLES = 100
 TYPES = ("", "", "", "ValueError", "TimeoutError", "Ärger", "z")
@@ -107,10 +109,10 @@ class Kept:
 
     def windows_again(self, now: int) -> Windows:
         """As Leader makes them of what is stored."""
-        made = Windows(SPECS, LATENESS)
+        made = Windows(SPECS, LATENESS, pause=PAUSE)
         made.watermark = self.watermark
         kept_from, final_to = made.kept_from, made.final_to
-        made = Windows(SPECS, LATENESS)
+        made = Windows(SPECS, LATENESS, pause=PAUSE)
         again = [event for event in self.seen if event.at >= kept_from]
         for start in range(0, len(again), 5):
             some = columns(again[start : start + 5])
@@ -121,23 +123,29 @@ class Kept:
 
 
 def run(stream: Stream) -> tuple[Kept, list[AgentMetrics]]:
-    """The windows at the end, and what was published, in order. The clock stands still, long before them."""
+    """The windows at the end, and what was published, in order. The clock stands long before them."""
     kept, published = Kept(), []
-    windows = Windows(SPECS, LATENESS)
-    start = 0
-    for end in stream.cuts:
-        batch = columns(stream.events[start:end])
-        known = kept.workflows(windows.strangers(batch))
-        kept.late.update(windows.add(batch, known, 0))
-        for one in windows.flush(0):
+    windows = Windows(SPECS, LATENESS, pause=PAUSE)
+
+    def flush(now: int) -> None:
+        for one in windows.flush(now):
             kept.windows[one.window, one.window_start.seconds, one.agent_name] = one
             if one.revision:
                 published.append(one)
+
+    start = 0
+    for now, end in enumerate(stream.cuts):
+        batch = columns(stream.events[start:end])
+        known = kept.workflows(windows.strangers(batch))
+        kept.late.update(windows.add(batch, known, now))
+        flush(now)
         kept.seen += stream.events[start:end]
         kept.watermark, kept.too_late = windows.watermark, windows.too_late
         if end in stream.restarts:
-            windows = kept.windows_again(0)
+            windows = kept.windows_again(now)
         start = end
+    # What waits for its correction.
+    flush(len(stream.cuts) + PAUSE)
     return kept, published
 
 
