@@ -231,7 +231,11 @@ async def test_recent_events_are_filtered_first_and_cut_then(
         await dispatcher.dispatch(echo, "work", {})
     (failed,) = await pipeline.get_recent_events(1, OutcomeStatus.OUTCOME_STATUS_FAILURE)
     assert failed.agent_name == "fails"
+    assert await pipeline.get_recent_events(1, "failure") == [failed]
     assert len(await pipeline.get_recent_events(2, agent_name="echo")) == 2
+    assert await pipeline.get_recent_events(2, "failure", "echo") == []
+    with pytest.raises(ValueError, match="OUTCOME_STATUS_GONE"):
+        await pipeline.get_recent_events(1, "gone")
 
 
 async def test_events_wait_on_disk_while_feedback_is_away_and_come_once_it_is_back(
