@@ -54,7 +54,7 @@ class Eta(GrpcService[EtaSettings]):
 
         store = EtaStore(pool)
         book = OrderBook()
-        signals = Signals(feedback)
+        signals = Signals(self.signals)
         activity = Activity(pipeline, NAME)
         learner = Learner(store, feedback, signals, every_s=settings.learn_every_s)
         await learner.load()

@@ -1,42 +1,25 @@
 """What eta notices and feedback should know: anomalies, silent couriers, orders that will be late.
 
-Nothing here waits: signals go into a bounded queue that a background task empties. A signal that finds the
-queue full pushes out the oldest, for the newest says most.
+They go into the queue of the process's own signals, which waits for nobody. Each says when it was noticed:
+what a recording that is played back tells is news as well.
 """
 
 import asyncio
-import logging
 import time
-import uuid
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from waymesh.eta.v1.eta_pb2 import EtaPrediction
-from waymesh.feedback.v1.feedback_service_pb2 import RecordSignalsRequest
 from waymesh.feedback.v1.outcome_pb2 import Severity
-from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
+from waymesh.feedback.v1.signal_pb2 import SignalKind
 from waymesh.gps.v1.gps_pb2 import AnomalyFlag
 
-from services.eta.answers import stamp
 from services.eta.fixes import FLAGS, Fixes, Ints, bit
 from services.eta.silence import Silence
 from services.eta.tracks import Track
-from services.mesh.errors import MeshError
+from services.mesh.feedback.signals import SignalSender
 
-if TYPE_CHECKING:
-    from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
-
-log = logging.getLogger(__name__)
-
-SOURCE: Final = "eta"
-NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_DNS, "signals.eta.waymesh")
-
-_QUEUE: Final = 10_000
-_BATCH: Final = 500
-_SEND_TIMEOUT_S: Final = 5.0
-_RETRY_S: Final = (1.0, 30.0)
 # The same finding about the same courier is news again after this long, and over after that long without it.
 _AGAIN_S: Final = 30.0
 _OVER_S: Final = 600.0
@@ -45,6 +28,8 @@ _SWEEP_S: Final = 10.0
 _RISK: Final = 0.2
 _SAFE: Final = 0.5
 _AT_RISK: Final = 50_000
+# An order that is predicted to be late is told again after this long, for as long as it is predicted.
+_STILL_AT_RISK_S: Final = 300.0
 
 _FLAG_NAMES: Final = {flag: AnomalyFlag.Name(flag).removeprefix("ANOMALY_FLAG_").lower() for flag in FLAGS}
 # Not a flag of the fix: it may be as it should, but the order is another courier's.
@@ -57,29 +42,23 @@ _SEVERITY: Final = {
 
 
 class Signals:
-    """The queue and what goes into it."""
+    """What was told of whom, and what is worth telling next."""
 
     def __init__(
         self,
-        feedback: "FeedbackServiceAsyncStub",
+        sender: SignalSender,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._feedback = feedback
+        self._sender = sender
         self._clock = clock
         self._wall = wall
-        self._queue: deque[Signal] = deque(maxlen=_QUEUE)
-        self._waiting = asyncio.Event()
         self._silence = Silence()
         # Courier to when its anomalies were last signalled, and last seen.
         self._anomalous: dict[str, tuple[float, float]] = {}
-        self._at_risk: dict[str, None] = {}
-
-    @property
-    def queued(self) -> Sequence[Signal]:
-        """What has not been sent yet, oldest first."""
-        return tuple(self._queue)
+        # Order to when it was last signalled.
+        self._at_risk: dict[str, float] = {}
 
     def anomalies(self, fixes: Fixes, flags: Ints, strangers: Sequence[int] = ()) -> None:
         """Findings on a batch: one signal per courier. `strangers` are places of fixes that tell of another
@@ -89,11 +68,9 @@ class Signals:
         if not rows:
             return
         found: dict[str, int] = {}
-        last: dict[str, int] = {}
         for row in rows:
             driver = fixes.driver_id[row]
             found[driver] = found.get(driver, 0) | int(flags[row])
-            last[driver] = int(fixes.at_us[row])
         foreign = {fixes.driver_id[row]: fixes.order_id[row] for row in strangers}
         now = self._clock()
         for driver, mask in found.items():
@@ -110,40 +87,46 @@ class Signals:
                 names.append(_FOREIGN)
                 severities.append(Severity.SEVERITY_WARNING)
                 labels = {"flags": ",".join(names), "order_id": foreign[driver]}
-            self._put(
+            self._sender.put(
                 SignalKind.SIGNAL_KIND_GPS_ANOMALY,
                 driver,
                 max(severities),
                 active=True,
                 message=f"fixes of courier {driver} show {', '.join(names)}",
-                at_us=last[driver],
                 labels=labels,
             )
 
     def predicted(self, predictions: Sequence[EtaPrediction]) -> None:
         """Orders that will probably miss their promise, and those that no longer will."""
+        now = self._clock()
         for prediction in predictions:
             if not prediction.HasField("promise_probability"):
                 continue
             order_id, chance = prediction.order_id, prediction.promise_probability
-            risky = order_id in self._at_risk
+            said = self._at_risk.get(order_id)
             over = prediction.delivery_eta_minutes == 0
-            if not risky and not over and chance < _RISK:
-                self._at_risk[order_id] = None
+            late = not over and chance < _RISK
+            if said is None:
+                if not late:
+                    continue
+            elif over or chance > _SAFE:
+                late = False
+            elif now - said < _STILL_AT_RISK_S:
+                continue
+            else:
+                late = True
+            self._at_risk.pop(order_id, None)
+            if late:
+                self._at_risk[order_id] = now
                 if len(self._at_risk) > _AT_RISK:
                     # Orders that were cancelled are never heard of again.
                     del self._at_risk[next(iter(self._at_risk))]
-            elif risky and (over or chance > _SAFE):
-                del self._at_risk[order_id]
-            else:
-                continue
-            self._put(
+            self._sender.put(
                 SignalKind.SIGNAL_KIND_LATENESS_RISK,
                 order_id,
                 Severity.SEVERITY_WARNING,
-                active=not risky,
+                active=late,
                 message=f"order {order_id} keeps its promised window with a chance of {chance:.0%}",
-                at_us=prediction.timestamp.seconds * 1_000_000 + prediction.timestamp.nanos // 1000,
                 labels={"driver_id": prediction.driver_id, "promise_probability": f"{chance:.3f}"},
             )
 
@@ -152,17 +135,16 @@ class Signals:
         now_us = int(self._wall() * 1e6)
         for track in tracks:
             if self._silence.heard(track, now_us):
-                self._silent(track.driver_id, track.order_id, now_us, active=False)
+                self._silent(track.driver_id, track.order_id, active=False)
 
     def coverage(self, model: str, share: float, *, drifted: bool) -> None:
         """Intervals no longer hold what they promise, or do so again."""
-        self._put(
+        self._sender.put(
             SignalKind.SIGNAL_KIND_COVERAGE_DRIFT,
             model,
             Severity.SEVERITY_WARNING,
             active=drifted,
             message=f"{share:.0%} of deliveries fell between P10 and P90; 80% should",
-            at_us=int(self._wall() * 1e6),
             labels={"share": f"{share:.3f}"},
         )
 
@@ -170,86 +152,32 @@ class Signals:
         """Report who has fallen silent, and end anomalies that have not been seen for long."""
         now_us = int(self._wall() * 1e6)
         for driver_id, order_id in self._silence.due(now_us):
-            self._silent(driver_id, order_id, now_us, active=True)
+            self._silent(driver_id, order_id, active=True)
         now = self._clock()
         for driver in [one for one, (_, seen) in self._anomalous.items() if now - seen > _OVER_S]:
             del self._anomalous[driver]
-            self._put(
+            self._sender.put(
                 SignalKind.SIGNAL_KIND_GPS_ANOMALY,
                 driver,
                 Severity.SEVERITY_INFO,
                 active=False,
                 message=f"fixes of courier {driver} are clean again",
-                at_us=now_us,
                 labels={},
             )
 
-    def _silent(self, driver_id: str, order_id: str, now_us: int, *, active: bool) -> None:
+    def _silent(self, driver_id: str, order_id: str, *, active: bool) -> None:
         state = "has not been heard of for 5 minutes" if active else "is heard again"
-        self._put(
+        self._sender.put(
             SignalKind.SIGNAL_KIND_COURIER_SILENT,
             driver_id,
             Severity.SEVERITY_ERROR,
             active=active,
             message=f"courier {driver_id} {state}",
-            at_us=now_us,
             labels={"order_id": order_id},
         )
 
-    def _put(
-        self,
-        kind: SignalKind.ValueType,
-        subject: str,
-        severity: Severity.ValueType,
-        *,
-        active: bool,
-        message: str,
-        at_us: int,
-        labels: dict[str, str],
-    ) -> None:
-        identity = f"{kind}|{subject}|{at_us}|{active}|{severity}|{sorted(labels.items())}"
-        self._queue.append(
-            Signal(
-                signal_id=str(uuid.uuid5(NAMESPACE, identity)),
-                kind=kind,
-                source=SOURCE,
-                subject=subject,
-                severity=severity,
-                active=active,
-                message=message[:1024],
-                timestamp=stamp(at_us),
-                labels=labels,
-            )
-        )
-        self._waiting.set()
-
     async def run(self) -> None:
-        """Send what is queued, and sweep now and then."""
-        wait_s = _RETRY_S[0]
+        """Looks now and then for what nobody tells: who is not heard any more, what is over."""
         while True:
             self.sweep()
-            try:
-                await self._send()
-                wait_s = _RETRY_S[0]
-            except MeshError as error:
-                log.warning(
-                    "feedback takes no signals", extra={"queued": len(self._queue), "error": str(error)}
-                )
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, _RETRY_S[1])
-                continue
-            self._waiting.clear()
-            if not self._queue:
-                try:
-                    async with asyncio.timeout(_SWEEP_S):
-                        await self._waiting.wait()
-                except TimeoutError:
-                    continue
-
-    async def _send(self) -> None:
-        while self._queue:
-            batch = [self._queue[place] for place in range(min(len(self._queue), _BATCH))]
-            await self._feedback.RecordSignals(RecordSignalsRequest(signals=batch), timeout=_SEND_TIMEOUT_S)
-            sent = {signal.signal_id for signal in batch}
-            while self._queue and self._queue[0].signal_id in sent:
-                self._queue.popleft()
+            await asyncio.sleep(_SWEEP_S)

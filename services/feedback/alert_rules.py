@@ -101,18 +101,18 @@ class SignalRule(_Rule):
 _HOUR_S: Final = 3600.0
 
 # Thresholds and the five minutes of a silent courier (which eta measures): requirements of the alerts.
-# Of quiet: eta repeats an anomaly every 30 s while it lasts and says after 10 minutes that it is over; an
-# order takes an hour or so; the others are told once, when they begin, and may last.
+# Of quiet: breakers, checks and orders at risk are told again every 5 minutes while it lasts; eta repeats an
+# anomaly every 30 s and says after 10 minutes that it is over; the others are told once and may last.
 BUILT_IN: Final[tuple[MetricRule | SignalRule, ...]] = (
     MetricRule(name="failure_rate", severity="error", metric="failure_rate", threshold=0.10),
     MetricRule(name="error_rate", severity="error", metric="error_rate", threshold=0.05),
     MetricRule(name="p95_latency", severity="warning", metric="p95_latency_ms", threshold=2_000.0),
-    SignalRule(name="breaker_open", severity="error", signal="breaker_open", quiet_s=6 * _HOUR_S),
-    SignalRule(name="health_failing", severity="error", signal="health_failing", quiet_s=6 * _HOUR_S),
+    SignalRule(name="breaker_open", severity="error", signal="breaker_open", quiet_s=900.0),
+    SignalRule(name="health_failing", severity="error", signal="health_failing", quiet_s=900.0),
     SignalRule(name="courier_silent", severity="error", signal="courier_silent", quiet_s=4 * _HOUR_S),
     SignalRule(name="gps_anomaly", severity="info", signal="gps_anomaly", quiet_s=900.0),
     SignalRule(name="coverage_drift", severity="warning", signal="coverage_drift", quiet_s=7 * _DAY_S),
-    SignalRule(name="lateness_risk", severity="warning", signal="lateness_risk", quiet_s=2 * _HOUR_S),
+    SignalRule(name="lateness_risk", severity="warning", signal="lateness_risk", quiet_s=1_800.0),
 )
 
 

@@ -131,7 +131,8 @@ class Senders:
 
     def __init__(self, stub: FeedbackServiceAsyncStub) -> None:
         self.now_s = datetime.now(UTC).timestamp()
-        self.eta = Signals(stub, clock=lambda: self.now_s, wall=lambda: self.now_s)
+        self.of_eta = SignalSender("eta", self._record, wall=lambda: self.now_s)
+        self.eta = Signals(self.of_eta, clock=lambda: self.now_s, wall=lambda: self.now_s)
         self.mesh = SignalSender("gateway", self._record)
         self.breaker = Breaker(
             "route:50052", PLAN, BreakerPolicy(failures=1, open_s=1.0), clock=lambda: self.now_s
@@ -194,6 +195,7 @@ async def test_all_that_the_requirements_name_is_raised_and_resolved_once(
     stub = stub_of(stack, feedback.server.port)
     senders = Senders(stub)
     in_background(stack, senders.mesh.run)
+    in_background(stack, senders.of_eta.run)
     in_background(stack, senders.eta.run)
 
     senders.begin()

@@ -1,12 +1,14 @@
 """What a process of the mesh notices about itself and its peers, on its way to feedback.
 
 Nothing here waits or fails: signals go into a bounded queue that a background task empties. A signal that
-finds the queue full pushes out the oldest, for the newest says most.
+finds the queue full pushes out the oldest, for the newest says most. What goes on is told again now and then,
+so that feedback need not take a process that died for one in which all has been well since.
 """
 
 import asyncio
 import logging
 import os
+import socket
 import time
 import uuid
 from collections import deque
@@ -27,8 +29,12 @@ Send = Callable[[Sequence[Signal]], Awaitable[object]]
 
 _log = logging.getLogger(__name__)
 
-_QUEUE: Final = 1_000
+_QUEUE: Final = 10_000
 _BATCH: Final = 500
+# What goes on is told again this often, in seconds; what feedback has not heard of for three times as long is
+# over for it.
+_REMIND_S: Final = 300.0
+_LASTING: Final = 1_000
 _BACKOFF_S: Final = (1.0, 30.0)
 # What a signal does not become better for by trying again.
 _REFUSED: Final = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ALREADY_EXISTS})
@@ -41,10 +47,21 @@ _MAX_VALUE: Final = 512
 class SignalSender:
     """Queue and sender of the signals of one process; run `run` in the background."""
 
-    def __init__(self, source: str, send: Send, *, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        source: str,
+        send: Send,
+        *,
+        wall: Callable[[], float] = time.time,
+        remind_s: float = _REMIND_S,
+    ) -> None:
         self._source = source
         self._send = send
         self._wall = wall
+        self._remind_s = remind_s
+        # In containers every process has the same number.
+        self._process = f"{socket.gethostname()[:_MAX_NAME]}-{os.getpid()}"
+        self._lasting: dict[tuple[int, str], Signal] = {}
         self._queue: deque[Signal] = deque(maxlen=_QUEUE)
         self._some = asyncio.Event()
 
@@ -65,7 +82,8 @@ class SignalSender:
             Severity.SEVERITY_ERROR if active else Severity.SEVERITY_INFO,
             active=active,
             message=f"the breaker of {breaker.method} at {breaker.target} is {state}",
-            labels={"target": breaker.target, "method": breaker.method},
+            labels={"target": breaker.target, "method": breaker.method, "process": self._process},
+            lasts=True,
         )
 
     def check_changed(self, check: str, failure: str | None) -> None:
@@ -77,7 +95,8 @@ class SignalSender:
             Severity.SEVERITY_ERROR if active else Severity.SEVERITY_INFO,
             active=active,
             message=f"health check {check} of {self._source} {'fails' if active else 'passes again'}",
-            labels={"check": check, "error": failure or ""},
+            labels={"check": check, "error": failure or "", "process": self._process},
+            lasts=True,
         )
 
     def put(
@@ -89,11 +108,15 @@ class SignalSender:
         active: bool,
         message: str,
         labels: Mapping[str, str],
+        lasts: bool = False,
     ) -> None:
-        """Queues a signal. Never raises, never waits; whoever noticed it has other things to do."""
+        """Queues a signal. Never raises, never waits; whoever noticed it has other things to do.
+
+        What `lasts` is told again every few minutes until it is told to be over. A label `process` says that
+        each replica notices this for itself: it is over when it is over in all of them.
+        """
         try:
-            # Replicas notice for themselves, under one name; which one it was may matter.
-            said = {**labels, "process": str(os.getpid()), "request_id": logs.request_id.get()}
+            said = {**labels, "request_id": logs.request_id.get()}
             signal = Signal(
                 signal_id=str(uuid.uuid4()),
                 kind=kind,
@@ -107,6 +130,9 @@ class SignalSender:
             signal.timestamp.FromMicroseconds(round(self._wall() * 1e6))
             self._queue.append(without_secrets(signal))
             self._some.set()
+            self._lasting.pop((kind, subject), None)
+            if lasts and active and len(self._lasting) < _LASTING:
+                self._lasting[kind, subject] = self._queue[-1]
         except Exception:
             _log.exception("a signal could not be made")
 
@@ -114,7 +140,7 @@ class SignalSender:
         """Sends what is queued, until cancelled."""
         pause_s = _BACKOFF_S[0]
         while True:
-            await self._some.wait()
+            await self._wait()
             batch = [self._queue[place] for place in range(min(len(self._queue), _BATCH))]
             try:
                 await self._send(batch)
@@ -131,6 +157,28 @@ class SignalSender:
                 self._queue.popleft()
             if not self._queue:
                 self._some.clear()
+
+    async def _wait(self) -> None:
+        """Until there is something to send; what goes on becomes that when it was told long enough ago."""
+        while not self._some.is_set():
+            try:
+                async with asyncio.timeout(self._remind_s / 4):
+                    await self._some.wait()
+            except TimeoutError:
+                self._remind()
+
+    def _remind(self) -> None:
+        now = self._wall()
+        for key, signal in self._lasting.items():
+            if now - signal.timestamp.seconds < self._remind_s:
+                continue
+            again = Signal()
+            again.CopyFrom(signal)
+            again.signal_id = str(uuid.uuid4())
+            again.timestamp.FromMicroseconds(round(now * 1e6))
+            self._lasting[key] = again
+            self._queue.append(again)
+            self._some.set()
 
 
 def without_secrets(signal: Signal) -> Signal:

@@ -1,6 +1,7 @@
 """Signals of the mesh: what is told, once, without ever being in the way."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 import pytest
@@ -130,10 +131,36 @@ async def test_what_feedback_refuses_is_not_sent_again():
 
 async def test_of_more_than_the_queue_holds_the_newest_are_kept():
     sender = SignalSender("eta", Feedback())
-    for number in range(2_000):
+    for number in range(10_050):
         sender.check_changed(f"check {number}", "OSError")
-    assert len(sender.queued) == 1_000
-    assert sender.queued[-1].subject == "check 1999"
+    assert len(sender.queued) == 10_000
+    assert sender.queued[-1].subject == "check 10049"
+
+
+async def test_what_goes_on_is_told_again_until_it_is_over():
+    now_s = 1_000.0
+    feedback = Feedback()
+    sender = SignalSender("eta", feedback, wall=lambda: now_s, remind_s=0.01)
+    task = asyncio.create_task(sender.run())
+    sender.check_changed("store", "OSError")
+    sender.check_changed("bus", "OSError")
+    sender.check_changed("bus", None)
+    assert [one.subject for one in await feedback.some()] == ["store", "bus", "bus"]
+    now_s += 1.0
+    async with asyncio.timeout(10):
+        while len(feedback.taken) < 4:
+            await asyncio.sleep(0)
+    again, first = feedback.taken[3], feedback.taken[0]
+    assert (again.subject, again.active, again.timestamp.seconds) == ("store", True, 1_001)
+    assert again.signal_id != first.signal_id
+    check(again)
+    task.cancel()
+
+
+async def test_replicas_are_told_apart_where_each_notices_for_itself():
+    sender = SignalSender("eta", Feedback())
+    sender.check_changed("store", "OSError")
+    assert sender.queued[0].labels["process"].endswith(f"-{os.getpid()}")
 
 
 async def test_what_cannot_be_told_harms_nobody(caplog: pytest.LogCaptureFixture):
