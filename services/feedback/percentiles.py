@@ -16,18 +16,22 @@ from services.feedback.metrics_columns import Floats
 _FEW: Final = 16_384
 # How many times longer a run is than the next, at least: fewer runs to look at, more merging.
 _RATIO: Final = 8
+# Values that were asked for so often while none came are taken not to grow any more: they become one run.
+_AT_REST: Final = 20
 _NONE: Final = np.empty(0, dtype=np.float64)
 
 
 class Values:
     """Values in sorted runs."""
 
-    __slots__ = ("_new", "_runs", "count")
+    __slots__ = ("_asked", "_new", "_runs", "count")
 
     def __init__(self) -> None:
         self.count = 0
         self._runs: list[Floats] = []
         self._new: list[Floats] = []
+        # Times asked since the last value came.
+        self._asked = 0
 
     def add(self, values: Floats) -> None:
         """Takes the array over: nobody may change it afterwards."""
@@ -40,12 +44,14 @@ class Values:
         if self._new:
             runs.append(np.sort(np.concatenate(self._new)))
             self._new.clear()
+            self._asked = 0
             while len(runs) > 1 and len(runs[-2]) < _RATIO * len(runs[-1]):
                 last = runs.pop()
                 runs[-1] = np.sort(np.concatenate((runs[-1], last)))
         elif len(runs) > 1:
-            # Nothing came since they were last asked for: as a rule, nothing more will.
-            runs[:] = [np.sort(np.concatenate(runs))]
+            self._asked += 1
+            if self._asked == _AT_REST:
+                runs[:] = [np.sort(np.concatenate(runs))]
         return runs
 
 

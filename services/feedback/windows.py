@@ -33,8 +33,8 @@ _LAST: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microsec
 _TUMBLING: Final = WindowKind.WINDOW_KIND_TUMBLING
 _HOPPING: Final = WindowKind.WINDOW_KIND_HOPPING
 # What putting open windows together may take of one flush, and what one of them takes, in nanoseconds, about.
-FLUSH_COST: Final = 6_000_000
-_ROW_COST: Final = 40_000
+FLUSH_COST: Final = 5_000_000
+_ROW_COST: Final = 75_000
 _OUTCOMES_PER_NS: Final = 2
 # Windows that hold the present are put together this much sooner than their turn, in microseconds.
 _AHEAD: Final = SECOND
