@@ -81,10 +81,27 @@ SEEDS: Mapping[str, dict[str, Any]] = {
     "record_delivery_outcomes": {"outcomes": [DELIVERY]},
     "record_signals": {"signals": [SIGNAL]},
 }
-# What changes by itself: who is alive, and what eta has learned so far from the good delivery.
-_BY_ITSELF = {"bus.groups", "bus.members", "eta.learned"}
-# Repeats and conflicts are counted, and told by GetGpsStats; the rest of this table is what came of fixes.
-_COUNTED = {"eta.gps_partitions": "(SELECT partition, fixes, flags FROM eta.gps_partitions WHERE fixes > 0)"}
+# What changes by itself: who is alive, what eta has learned so far from the good delivery, and what feedback
+# makes, in its own time, of the outcomes and signals that it has.
+_BY_ITSELF = {
+    "bus.groups",
+    "bus.members",
+    "eta.learned",
+    "feedback.windows",
+    "feedback.windows_position",
+    "feedback.outcomes_too_late",
+    "feedback.alerts",
+    "feedback.alert_conditions",
+    "feedback.alert_position",
+}
+_OF_OTHERS = "JOIN bus.partitions p USING (part) WHERE p.topic NOT IN ('agent-alerts', 'agent-metrics')"
+_COUNTED = {
+    # Repeats and conflicts are counted, and told by GetGpsStats; the rest is what came of fixes.
+    "eta.gps_partitions": "(SELECT partition, fixes, flags FROM eta.gps_partitions WHERE fixes > 0)",
+    "bus.log": f"(SELECT l.* FROM bus.log l {_OF_OTHERS})",
+    "bus.heads": f"(SELECT h.* FROM bus.heads h {_OF_OTHERS})",
+    "bus.kinds": "(SELECT * FROM bus.kinds WHERE type !~ '\\.(Alert|AgentMetrics)$')",
+}
 _databases = itertools.count(1)
 
 
