@@ -5,6 +5,7 @@ only after the brokers have acknowledged it, so a crash in between sends it agai
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Final
@@ -21,12 +22,14 @@ from services.mesh.events.metering import Meter, count_published
 from services.mesh.events.postgres_group import GroupConsumer
 from services.mesh.events.postgres_link import PostgresLink
 from services.mesh.events.postgres_log import PostgresLog
-from services.mesh.events.postgres_reader import Batch
+from services.mesh.events.postgres_reader import Batch, Cursor
 
 _log = logging.getLogger(__name__)
 
 GROUP: Final = "kafka-relay"
 _BATCH: Final = 1000
+# How long a turn waits for all its partitions: many times what brokers that are there need.
+_TURN_S: Final = 0.25
 _DELETE: Final = "DELETE FROM bus.log WHERE part = $1 AND position <= $2"
 
 
@@ -88,7 +91,7 @@ class RelayHandling:
 
 
 class KafkaRelay(GroupConsumer):
-    """A member of the relay's group. Partitions are sent side by side: each waits for its brokers."""
+    """A member of the relay's group. Partitions are sent side by side: none waits for another's brokers."""
 
     def __init__(
         self,
@@ -102,9 +105,43 @@ class KafkaRelay(GroupConsumer):
     ) -> None:
         handling = RelayHandling(pool, log, sender, meter, watch)
         super().__init__(pool, log, link, GROUP, topics, handling, _BATCH, meter)
+        self._under_way: dict[int, asyncio.Task[None]] = {}
 
     async def _handle_all(self, batches: Sequence[Batch]) -> None:
-        await asyncio.gather(*(self._handle(batch) for batch in batches))
+        """Goes on without those that take long: their brokers may be away for minutes."""
+        sends = []
+        for batch in batches:
+            part = batch.cursor.partition.part
+            sends.append(asyncio.create_task(self._handle(batch), name="bus-relay-send"))
+            self._under_way[part] = sends[-1]
+            sends[-1].add_done_callback(functools.partial(self._done, batch.cursor))
+        if sends:
+            done, _ = await asyncio.wait(sends, timeout=_TURN_S)
+            for send in done:
+                send.result()
+
+    def _done(self, cursor: Cursor, send: asyncio.Task[None]) -> None:
+        self._under_way.pop(cursor.partition.part, None)
+        cursor.pending = True
+        self._wake.set()
+        if not send.cancelled() and send.exception() is not None:
+            self._balance_at = 0.0  # as after any turn that failed
+
+    def _ready(self) -> list[Cursor]:
+        return [one for one in super()._ready() if one.partition.part not in self._under_way]
+
+    def _fits(self, batch: Batch) -> bool:
+        if batch.cursor.partition.part in self._under_way:
+            batch.cursor.pending = True
+            return False
+        return super()._fits(batch)
+
+    async def _leave(self) -> None:
+        sends = list(self._under_way.values())
+        for send in sends:
+            send.cancel()
+        await asyncio.gather(*sends, return_exceptions=True)
+        await super()._leave()
 
     async def _advance(self, connection: asyncpg.Connection, *, batch: Batch) -> bool:
         if not await super()._advance(connection, batch=batch):

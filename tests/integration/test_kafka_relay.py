@@ -1,0 +1,127 @@
+"""The relay's partitions: each waits for its own brokers, and none is sent twice at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import asyncpg
+import pytest
+
+from services.mesh.events import Record
+from services.mesh.events.kafka_client import KafkaOptions
+from services.mesh.events.kafka_relay import KafkaRelay
+from services.mesh.events.kafka_sender import KafkaSender
+from services.mesh.events.kafka_watch import KafkaWatch
+from services.mesh.events.metering import SilentMeter
+from services.mesh.events.postgres import PostgresBus
+from services.mesh.events.postgres_link import PostgresLink
+from services.mesh.events.postgres_log import PostgresLog
+from services.mesh.store import connect
+from tests.contract.events_rig import TOPICS, Process, message
+
+GUARD_S = 30.0
+NOWHERE = KafkaOptions("127.0.0.1:1")
+
+
+class Brokers(KafkaSender):
+    """Takes events at once, but those of one key only when told to."""
+
+    def __init__(self) -> None:
+        super().__init__(NOWHERE)
+        self.taken: list[Record] = []
+        self.refusing = 0
+        self.open = asyncio.Event()
+        self._under_way: set[tuple[str, int]] = set()
+
+    async def send(self, records: Sequence[Record]) -> None:
+        partition = records[0].topic, records[0].partition
+        assert partition not in self._under_way
+        self._under_way.add(partition)
+        try:
+            if any(record.key == "held" for record in records):
+                await self.open.wait()
+            if self.refusing:
+                self.refusing -= 1
+                raise TimeoutError
+            self.taken += records
+        finally:
+            self._under_way.discard(partition)
+
+    async def has(self, *values: str) -> None:
+        async with asyncio.timeout(GUARD_S):
+            while not set(values) <= {record.value.decode() for record in self.taken}:
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def process(database: str) -> AsyncIterator[Process]:
+    """Publishes to the log; nobody reads it but the relay of the test."""
+    pool = await asyncpg.create_pool(database, min_size=1, max_size=8, connect=connect)
+    process = Process(PostgresBus(pool, service="tests", topics=TOPICS), pool)
+    await process.bus.start()
+    yield process
+    await process.end()
+
+
+@pytest.fixture
+async def brokers(process: Process) -> AsyncIterator[Brokers]:
+    """And a relay to them."""
+    brokers, log, link = Brokers(), PostgresLog(process.pool, "tests"), PostgresLink(process.pool)
+    await log.load()
+    watch = KafkaWatch(NOWHERE, {})
+    relay = KafkaRelay(process.pool, log, link, list(TOPICS), brokers, SilentMeter(), watch)
+    tasks = [asyncio.create_task(link.run())]
+    await link.connected()
+    tasks.append(asyncio.create_task(relay.run()))
+    yield brokers
+    for task in reversed(tasks):
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def gone(process: Process) -> None:
+    """Until the log is empty."""
+    async with asyncio.timeout(GUARD_S):
+        while await left(process):
+            await asyncio.sleep(0.01)
+
+
+async def left(process: Process) -> list[str]:
+    rows = await process.pool.fetch("SELECT value FROM bus.log ORDER BY part, position")
+    return [row["value"].decode() for row in rows]
+
+
+async def test_a_partition_whose_brokers_are_away_holds_up_no_other(
+    process: Process, brokers: Brokers
+) -> None:
+    await process.publish(message("held", "1"), message("k1", "2", topic="state"))
+    await brokers.has("2")
+    for number in range(3, 40):
+        await process.publish(message("held", f"{number}"), message("k1", f"{number}s", topic="state"))
+    await brokers.has("39s")
+    assert not any(record.key == "held" for record in brokers.taken)
+    brokers.open.set()
+    await brokers.has("39")
+    await gone(process)
+    assert [record.value.decode() for record in brokers.taken if record.key == "held"] == [
+        "1",
+        *(f"{number}" for number in range(3, 40)),
+    ]
+
+
+async def test_what_was_refused_late_is_sent_again(process: Process, brokers: Brokers) -> None:
+    await process.publish(message("held", "1"), message("k1", "2", topic="state"))
+    await brokers.has("2")
+    await process.publish(message("k1", "3", topic="state"))
+    await brokers.has("3")  # the turn of the held one is over
+    brokers.refusing = 2
+    brokers.open.set()
+    await brokers.has("1")
+    await gone(process)
+
+
+async def test_a_relay_that_ends_leaves_what_is_under_way_to_the_next(
+    process: Process, brokers: Brokers
+) -> None:
+    await process.publish(message("held", "1"), message("k1", "2", topic="state"))
+    await brokers.has("2")
+    assert await left(process) == ["1"]
