@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.feedback import percentiles as module
@@ -20,6 +20,7 @@ def plainly(values: np.ndarray, share: float) -> float:
 
 
 @pytest.mark.parametrize("few", [0, 16_384])
+@settings(deadline=None)
 @given(data=st.data())
 def test_percentiles_of_many_runs_are_those_of_all_values(few: int, data: st.DataObject) -> None:
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
@@ -42,6 +43,7 @@ def test_percentiles_of_many_runs_are_those_of_all_values(few: int, data: st.Dat
     assert by_rank == list(zip(ordered, [*ordered[1:], ordered[-1]], strict=True))
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.floats(0, 1e6), max_size=40), min_size=1, max_size=30), st.data())
 def test_runs_hold_all_that_was_added_in_order(batches: list[list[float]], data: st.DataObject) -> None:
     values, seen = Values(), []
