@@ -19,7 +19,7 @@ from prometheus_client import Counter, Gauge
 from waymesh.feedback.v1.metrics_pb2 import AgentMetrics
 
 from services.feedback import metrics_store as store
-from services.feedback.alerting import Alerting
+from services.feedback.alerting import Alerting, OvertakenError
 from services.feedback.intake import Bell
 from services.feedback.metrics_spec import SECOND, WindowSpec
 from services.feedback.metrics_store import Position
@@ -120,7 +120,7 @@ class Leader:
                             # A lost connection has given the lock back already.
                             if not connection.is_closed():
                                 await connection.execute(_UNLOCK)
-            except _FencedError:
+            except (_FencedError, OvertakenError):
                 _log.warning("somebody else has moved the windows on; they are read anew")
             except Exception as error:
                 if not is_transient(error):
