@@ -289,7 +289,11 @@ def _is_store_failure(error: BaseException) -> bool:
     if isinstance(error, asyncpg.InterfaceError):
         # InterfaceError also says that a caller misused the API; only these are about the connection, which
         # a pool takes back when it is lost, from whoever still holds it.
-        return any(word in str(error) for word in ("closed", "closing", "connection was", "released back"))
+        if any(word in str(error) for word in ("closed", "closing", "connection was", "released back")):
+            return True
+        # A pool that tidies up a connection whose end asyncpg has not taken in says that it is still in use,
+        # and that hides what was raised before.
+        return error.__context__ is not None and _is_store_failure(error.__context__)
     return True
 
 

@@ -161,6 +161,16 @@ def test_a_statement_that_the_store_refused_is_a_fault_of_ours():
         assert isinstance(errors.translate(error), errors.Internal)
 
 
+def test_a_lost_store_is_not_hidden_by_what_its_pool_says_while_it_tidies_up():
+    lost = asyncpg.InternalClientError("cannot switch to state 21; another operation (2) is in progress")
+    tidying = asyncpg.InterfaceError("cannot perform operation: another operation is in progress")
+    assert isinstance(errors.translate(tidying), errors.Internal)
+    tidying.__context__ = lost
+    assert isinstance(errors.translate(tidying), errors.Unavailable)
+    tidying.__context__ = asyncpg.UniqueViolationError("dup")
+    assert isinstance(errors.translate(tidying), errors.Internal)
+
+
 def test_typed_errors_stay_what_they_are():
     error = errors.NotFound("x")
     assert errors.translate(error) is error
