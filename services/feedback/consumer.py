@@ -27,11 +27,20 @@ class OutcomeConsumer:
 
     async def handle(self, connection: asyncpg.Connection, records: Sequence[Record]) -> None:
         """Stores one batch; what breaks the contract or contradicts itself goes to the dead letters."""
-        events = [self._read(record) for record in records]
-        fates = await self._intake.outcomes_from_topic(connection, events)
-        for record, fate in zip(records, fates, strict=True):
-            if fate is Fate.CONFLICT:
-                await self._bus.dead_letter(connection, record, CONFLICT)
+        read: list[tuple[Record, OutcomeEvent]] = []
+        dead: list[tuple[Record, str]] = []
+        for record in records:
+            try:
+                read.append((record, self._read(record)))
+            except PoisonMessage as poison:
+                dead.append((record, poison.reason))
+        fates = await self._intake.outcomes_from_topic(connection, [event for _, event in read])
+        dead += [
+            (record, CONFLICT) for (record, _), fate in zip(read, fates, strict=True) if fate is Fate.CONFLICT
+        ]
+        # Last, for the locks they take; one by one, since most batches have none.
+        for record, reason in dead:
+            await self._bus.dead_letter(connection, record, reason)
         if Fate.STORED in fates:
             # Rung before the commit: a watcher that comes too early finds nothing and polls again.
             self._intake.stored.ring()
