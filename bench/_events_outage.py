@@ -20,8 +20,9 @@ import grpc
 from waymesh.feedback.v1.feedback_service_pb2 import RecordOutcomesRequest
 from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
 
+from bench._events_outcomes import Maker
+from bench._mesh import say
 from bench.eta_pipeline import free_port, running
-from bench.outcomes import made
 from services.mesh.events.topics import AGENT_OUTCOMES
 from services.sim.latency import Latencies
 from tools.kafka.cluster import KafkaCluster
@@ -53,6 +54,7 @@ class Load:
 
     def __init__(self, stub: Any, per_s: int) -> None:
         self._stub = stub
+        self._maker = Maker()
         self._every_s = _BATCH / per_s
         self.phase = Phase()
         self.ids: set[str] = set()
@@ -72,7 +74,7 @@ class Load:
         await asyncio.gather(*self._calls)
 
     async def _call(self, phase: Phase, due: float) -> None:
-        events = made(_BATCH)
+        events = self._maker.batch(_BATCH)
         try:
             await self._stub.RecordOutcomes(RecordOutcomesRequest(events=events), timeout=10)
         except grpc.aio.AioRpcError as error:
@@ -112,7 +114,7 @@ async def outage(
             await cluster.kill(leader)
             await asyncio.sleep(calm_s / 2)
             await cluster.start(leader)
-            print(f"node {leader} was killed and is back", flush=True)
+            say(f"node {leader} was killed and is back")
             load.phase = Phase()
             await cluster.stop()
             away = load.phase = Phase()
@@ -120,7 +122,7 @@ async def outage(
             sending.cancel()
             await load.settle()
             backlog = await pool.fetchval(_PENDING)
-            print(f"{backlog} events wait; the brokers come back", flush=True)
+            say(f"{backlog} events wait; the brokers come back")
             await cluster.start()
             began, first = time.perf_counter(), 0.0
             while left := await pool.fetchval(_PENDING):

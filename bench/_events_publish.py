@@ -22,6 +22,7 @@ import uvloop
 from aiokafka import AIOKafkaProducer
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
+from bench._mesh import say
 from services.mesh import json_codec
 from services.mesh.events import Message
 from services.mesh.events.cloud_events import to_headers
@@ -109,7 +110,7 @@ async def publishing(servers: str, dsn: str, *, events: int, rounds: int) -> dic
             spent = await _spawn(who, servers, dsn, events)
             rates[who].append(events / spent["seconds"])
             cpu_us[who].append(spent["cpu_s"] / events * 1e6)
-            print(f"{who}: {rates[who][-1]:,.0f} events/s, {cpu_us[who][-1]:.1f} µs of CPU each", flush=True)
+            say(f"{who}: {rates[who][-1]:,.0f} events/s, {cpu_us[who][-1]:.1f} µs of CPU each")
     return {
         "events": events,
         "rounds": rounds,
