@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, NoReturn
 
 from services.mesh.server import GrpcServer
+from services.mesh.store.failures import is_transient
 
 AsyncHook = Callable[[], Awaitable[None]]
 
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 # Back-off of a background task that fails: doubles from the first to the last, in seconds.
 _BACKOFF_S: Final = (0.1, 30.0)
+# And the longest while it only waits for the store or a peer, which may be back at any moment.
+_WAITING_S: Final = 3.0
 # A task that has run this long without failing starts again at the first back-off, in seconds.
 _HEALTHY_S: Final = 60.0
 # How long one stop hook, or all background tasks together, may take, in seconds.
@@ -198,10 +201,15 @@ class Lifecycle:
             try:
                 await run()
                 return
-            except Exception:
+            except Exception as error:
                 if time.monotonic() - began > _HEALTHY_S:
                     pause_s = _BACKOFF_S[0]
-                _log.exception("background task %s failed; it starts again in %.1f s", name, pause_s)
+                if is_transient(error):
+                    pause_s = min(pause_s, _WAITING_S)
+                    why = type(error).__name__
+                    _log.warning("background task %s waits: %s; again in %.1f s", name, why, pause_s)
+                else:
+                    _log.exception("background task %s failed; it starts again in %.1f s", name, pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _BACKOFF_S[1])
 

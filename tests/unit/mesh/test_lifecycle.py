@@ -114,8 +114,19 @@ async def test_a_second_signal_skips_what_is_left_of_the_drain():
     assert seen[-2:] == ["stop b", "stop a"]
 
 
+@pytest.mark.parametrize(
+    ("error", "said", "traced"),
+    [
+        (ValueError("a fault of ours"), "background task consumer failed", True),
+        (ConnectionError("the store is away"), "background task consumer waits: ConnectionError", False),
+    ],
+)
 async def test_a_background_task_that_fails_starts_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    said: str,
+    traced: bool,
 ):
     monkeypatch.setattr(lifecycle, "_BACKOFF_S", (0.001, 0.002))
     runs = 0
@@ -125,7 +136,7 @@ async def test_a_background_task_that_fails_starts_again(
         nonlocal runs
         runs += 1
         if runs < 4:
-            raise ConnectionError("gone")
+            raise error
         well.set()
         await asyncio.Event().wait()
 
@@ -135,7 +146,8 @@ async def test_a_background_task_that_fails_starts_again(
     await asyncio.wait_for(well.wait(), HANG_S)
     await life.stop()
     assert runs == 4
-    assert caplog.text.count("background task consumer failed") == 3
+    assert caplog.text.count(said) == 3
+    assert ("Traceback" in caplog.text) is traced
 
 
 @pytest.mark.parametrize("registered", ["before the start", "by a start hook", "by a ready hook", "later"])
