@@ -7,7 +7,7 @@ once, and one handed to the thread of a logging.QueueListener, which syncs each.
 
 Then a spool is replayed to a service that answers at once, and it is measured how long the loop is kept by
 the outcome of an input of 2 MiB, one long text or many small values. The service is a stand-in in the same
-process: this is about the recorder; `python -m bench.outcomes` is about the service.
+process: this is about the recorder; `python -m bench.events` is about the service.
 """
 
 from __future__ import annotations
