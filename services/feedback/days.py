@@ -1,4 +1,7 @@
-"""The days of outcomes: their partitions are made ahead, and go when they have been kept long enough."""
+"""The days of outcomes: their partitions are made ahead, and go when they have been kept long enough.
+
+Signals go with them, by their own time: they are few, and what they raised is kept as an alert.
+"""
 
 import asyncio
 import logging
@@ -32,6 +35,10 @@ _FORGET: Final = """
 DELETE FROM outcome_ids i USING unnest($1::text[], $2::bigint[]) AS gone (id, number)
 WHERE i.id = gone.id AND i.number = gone.number
 """
+# Numbers follow the order of arrival: where the oldest are kept, so are the rest.
+_OLD_SIGNALS: Final = """
+DELETE FROM signals WHERE at < $1 AND number IN (SELECT number FROM signals ORDER BY number LIMIT $2)
+"""
 
 
 class Days:
@@ -53,6 +60,7 @@ class Days:
             try:
                 await self.ahead()
                 await self.discard()
+                await self.forget_signals()
             except Exception as error:
                 if not is_transient(error):
                     _log.exception("the days of outcomes could not be kept; it is tried again")
@@ -92,6 +100,17 @@ class Days:
             finally:
                 if not connection.is_closed():
                     await connection.execute(_UNLOCK)
+
+    async def forget_signals(self) -> int:
+        """Deletes signals older than outcomes are kept; how many."""
+        today = await self._today()
+        before = datetime(today.year, today.month, today.day, tzinfo=UTC) - self._keep
+        gone = 0
+        while True:
+            deleted = int((await self._pool.execute(_OLD_SIGNALS, before, _CHUNK)).rpartition(" ")[2])
+            gone += deleted
+            if deleted < _CHUNK:
+                return gone
 
     async def _forget(self, connection: asyncpg.Connection, name: str) -> None:
         after = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
+from waymesh.feedback.v1.signal_pb2 import Signal
 
 from services.feedback import store
 from services.feedback.days import Days
@@ -131,6 +132,19 @@ async def test_a_day_goes_when_it_was_kept_long_enough_and_its_ids_with_it(
     assert await kept.pool.fetchval("SELECT to_regclass('outcomes_20260301')") is None
     assert await kept.intake.outcomes([event("old-1"), event("young")]) == [Fate.STORED, Fate.DUPLICATE]
     assert await store.last_number(kept.pool, store.OUTCOME) == 7
+
+
+async def test_signals_go_when_outcomes_of_their_day_would(kept: Kept) -> None:
+    def signal(name: str, days_ago: int) -> Signal:
+        made = Signal(signal_id=name, kind=1, source="eta", subject="s", severity=1, active=True)
+        made.timestamp.FromDatetime(MIDNIGHT - timedelta(days=days_ago))
+        return made
+
+    kept.clock.now = MIDNIGHT + SECOND
+    await kept.intake.signals([signal("old", 31), signal("kept", 30), signal("older", 40)])
+    assert await kept.days(30).forget_signals() == 2
+    assert [row["id"] for row in await kept.pool.fetch("SELECT id FROM signals")] == ["kept"]
+    assert await kept.days(30).forget_signals() == 0
 
 
 async def test_a_day_whose_discarding_was_cut_off_goes_with_the_next(kept: Kept) -> None:
