@@ -1,7 +1,8 @@
 """The relay's partitions: each waits for its own brokers, and none is sent twice at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import asyncpg
 import pytest
@@ -25,14 +26,16 @@ NOWHERE = KafkaOptions("127.0.0.1:1")
 class Brokers(KafkaSender):
     """Takes events at once, but those of one key only when told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, taken: list[Record] | None = None) -> None:
         super().__init__(NOWHERE)
-        self.taken: list[Record] = []
+        self.taken: list[Record] = [] if taken is None else taken
         self.refusing = 0
         self.open = asyncio.Event()
         self._under_way: set[tuple[str, int]] = set()
 
-    async def send(self, records: Sequence[Record]) -> None:
+    async def send(
+        self, records: Sequence[Record], acknowledged: set[int], late: Callable[[], None] | None = None
+    ) -> None:
         partition = records[0].topic, records[0].partition
         assert partition not in self._under_way
         self._under_way.add(partition)
@@ -62,20 +65,30 @@ async def process(database: str) -> AsyncIterator[Process]:
     await process.end()
 
 
-@pytest.fixture
-async def brokers(process: Process) -> AsyncIterator[Brokers]:
-    """And a relay to them."""
-    brokers, log, link = Brokers(), PostgresLog(process.pool, "tests"), PostgresLink(process.pool)
+@contextlib.asynccontextmanager
+async def relaying(process: Process, brokers: Brokers) -> AsyncIterator[None]:
+    """A relay to these brokers until the end of the block."""
+    log, link = PostgresLog(process.pool, "tests"), PostgresLink(process.pool)
     await log.load()
     watch = KafkaWatch(NOWHERE, {})
     relay = KafkaRelay(process.pool, log, link, list(TOPICS), brokers, SilentMeter(), watch)
     tasks = [asyncio.create_task(link.run())]
     await link.connected()
     tasks.append(asyncio.create_task(relay.run()))
-    yield brokers
-    for task in reversed(tasks):
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        yield
+    finally:
+        for task in reversed(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def brokers(process: Process) -> AsyncIterator[Brokers]:
+    """And a relay to them."""
+    brokers = Brokers()
+    async with relaying(process, brokers):
+        yield brokers
 
 
 async def gone(process: Process) -> None:
@@ -125,3 +138,30 @@ async def test_a_relay_that_ends_leaves_what_is_under_way_to_the_next(
     await process.publish(message("held", "1"), message("k1", "2", topic="state"))
     await brokers.has("2")
     assert await left(process) == ["1"]
+
+
+async def test_a_partition_is_not_given_away_while_something_of_it_is_under_way(
+    process: Process, brokers: Brokers
+) -> None:
+    async def asked(question: str, enough: int) -> None:
+        async with asyncio.timeout(GUARD_S):
+            while await process.pool.fetchval(question) < enough:
+                await asyncio.sleep(0.01)
+
+    await process.publish(message("held", "0"), message("k1", "first", topic="state"))
+    await brokers.has("first")
+    others = [Brokers(brokers.taken) for _ in range(3)]
+    async with contextlib.AsyncExitStack() as stack:
+        for number, other in enumerate(others):
+            other.open.set()
+            await stack.enter_async_context(relaying(process, other))
+            await asked("SELECT count(*) FROM bus.members", number + 2)
+            await process.publish(message("held", f"{number + 1}"))
+            await process.publish(message("k1", f"{number} too", topic="state"))
+            await brokers.has(f"{number} too")
+        assert not any(record.key == "held" for record in brokers.taken)
+        brokers.open.set()
+        await gone(process)
+        # Then they share.
+        await asked("SELECT count(DISTINCT owner) FROM bus.offsets", 4)
+    assert [record.value for record in brokers.taken if record.key == "held"] == [b"0", b"1", b"2", b"3"]

@@ -7,6 +7,7 @@ only after the brokers have acknowledged it, so a crash in between sends it agai
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -44,15 +45,19 @@ class RelayHandling:
         self._sender = sender
         self._meter = meter
         self._watch = watch
+        # By topic and partition of the log: what brokers have of a batch that is not yet through.
+        self._acknowledged: dict[tuple[str, int], set[int]] = {}
 
     async def handle(self, records: list[Record], patience: Patience, advance: Advance) -> bool:
         """Sends a batch; False while the brokers do not take it. Nothing is ever given up."""
+        place = (records[0].topic, records[0].partition)
         try:
-            await self._send(records)
+            await self._send(records, self._acknowledged.setdefault(place, set()))
             async with self._pool.acquire() as connection, connection.transaction():
                 if not await advance(connection):
                     raise FencedError
-        except FencedError:
+        except (FencedError, asyncio.CancelledError):
+            self._acknowledged.pop(place, None)
             raise
         except Exception as error:
             pause_s = patience.failed(error, len(records))
@@ -65,21 +70,26 @@ class RelayHandling:
                     len(records), records[0].topic, type(error).__name__, pause_s,
                 )  # fmt: skip
             return False
+        self._acknowledged.pop(place, None)
         patience.succeeded()
         self._watch.worked(f"events of {records[0].topic} wait for Kafka")
         self._meter.count(records[0].topic, "relayed", len(records))
         return True
 
-    async def _send(self, records: list[Record]) -> None:
+    async def _send(self, records: list[Record], acknowledged: set[int]) -> None:
+        def late() -> None:
+            self._watch.failed(f"events of {records[0].topic} wait for Kafka", TimeoutError())
+
         try:
-            await self._sender.send(records)
+            await self._sender.send(records, acknowledged, late)
         except MessageSizeTooLargeError:
             # One of them no broker will ever take: one by one, so that only this one is replaced.
             for record in records:
                 try:
-                    await self._sender.send([record])
+                    await self._sender.send([record], acknowledged, late)
                 except MessageSizeTooLargeError as error:
                     await self._bury(record, error)
+                    acknowledged.add(record.position)
 
     async def _bury(self, record: Record, error: MessageSizeTooLargeError) -> None:
         """Its dead letter goes without the value: that would be too large as well."""
@@ -135,6 +145,17 @@ class KafkaRelay(GroupConsumer):
             batch.cursor.pending = True
             return False
         return super()._fits(batch)
+
+    async def _balance(self) -> None:
+        """Not while a send is under way: a partition that another member had by then could get what is sent
+        here after what is sent there. Nobody waits for long who could send more than we can.
+        """
+        if self._under_way:
+            await asyncio.wait(self._under_way.values(), timeout=_TURN_S)
+        if self._under_way and self._cursors:
+            self._balance_at = time.monotonic() + _TURN_S
+        else:
+            await super()._balance()
 
     async def _leave(self) -> None:
         sends = list(self._under_way.values())

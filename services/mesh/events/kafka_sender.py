@@ -6,12 +6,20 @@ search for the right batch for each event, it sends several times as many.
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
+from aiokafka.errors import (
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    ProducerClosed,
+    TopicAuthorizationFailedError,
+)
 
 from services.mesh.events.bus import Record
 from services.mesh.events.cloud_events import TIME, time_of, to_headers
@@ -24,6 +32,10 @@ _STOP_S: Final = 2.0
 # Between two tries to reach the cluster, from the first to the last.
 _KNOCK_S: Final = (0.1, 1.0)
 _ID: Final = "ce_id"
+# Of one send: a producer that nobody has answered for so long is taken for broken itself.
+_GIVE_UP_S: Final = 600.0
+# Failures that say nothing of the producer.
+_OF_ONE_PARTITION: Final = (MessageSizeTooLargeError, TopicAuthorizationFailedError)
 
 
 class _Line:
@@ -35,27 +47,44 @@ class _Line:
         self.ended = asyncio.Event()
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What goes to a partition in one request, and the places of its events in the log."""
+
+    builder: Any
+    positions: list[int]
+
+
 class KafkaSender:
-    """One producer, made when it is needed and made anew after a round that failed."""
+    """One producer for all who send, made when it is needed, and anew only after a failure that ends it.
+
+    A producer numbers what it sends, so that brokers know again what it repeats: as long as it lives, no
+    event lies in the cluster twice, however long brokers do not answer.
+    """
 
     def __init__(self, options: KafkaOptions) -> None:
         self._options = options
         self._line: _Line | None = None
         self._making: asyncio.Task[_Line] | None = None
 
-    async def send(self, records: Sequence[Record]) -> None:
-        """Sends events of one topic and waits for all acknowledgements, for one round at most.
+    async def send(
+        self, records: Sequence[Record], acknowledged: set[int], late: Callable[[], None] | None = None
+    ) -> None:
+        """Sends events of one partition of the log, without those whose positions are in `acknowledged`.
 
-        MessageSizeTooLargeError if one of them is larger than brokers take; TimeoutError or a KafkaError if
-        it does not succeed. Any part may have arrived then. Those of a key keep their order: a partition's
-        batches go one after the other, the next only when one is acknowledged.
+        Waits for the brokers, however long, and calls `late` after each round that brought no answer. Adds
+        the positions of what they have acknowledged to the set, also if it fails for others: MessageSize-
+        TooLargeError if an event is larger than brokers take, else a KafkaError, or a TimeoutError if there
+        is no reaching them. Those of a key keep their order: the next batch of a partition goes when the one
+        before is acknowledged.
         """
         async with asyncio.timeout(self._options.round_s):
             line = await self._made()
         try:
-            async with asyncio.timeout(self._options.round_s):
-                await self._unless_given_up(line, records)
-        except MessageSizeTooLargeError:
+            await self._unless_given_up(line, records, acknowledged, late)
+        except KafkaError as error:
+            if not (error.retriable or isinstance(error, _OF_ONE_PARTITION)):
+                await asyncio.shield(self._drop(line))
             raise
         except BaseException:
             await asyncio.shield(self._drop(line))
@@ -69,12 +98,23 @@ class KafkaSender:
         if self._line is not None:
             await self._drop(self._line)
 
-    async def _unless_given_up(self, line: _Line, records: Sequence[Record]) -> None:
-        """ProducerClosed if another round ends the producer, which leaves no answer to these."""
-        sending = asyncio.create_task(self._send(line.producer, records))
+    async def _unless_given_up(
+        self,
+        line: _Line,
+        records: Sequence[Record],
+        acknowledged: set[int],
+        late: Callable[[], None] | None,
+    ) -> None:
+        """ProducerClosed if another send ends the producer, which leaves no answer to these."""
+        sending = asyncio.create_task(self._send(line.producer, records, acknowledged))
         line.sends.add(sending)
+        began = time.monotonic()
         try:
-            await asyncio.wait({sending})
+            while not (await asyncio.wait({sending}, timeout=self._options.round_s))[0]:
+                if late is not None:
+                    late()
+                if time.monotonic() - began > _GIVE_UP_S:
+                    raise TimeoutError
         finally:
             line.sends.discard(sending)
             sending.cancel()
@@ -83,36 +123,37 @@ class KafkaSender:
             raise ProducerClosed
         sending.result()
 
-    async def _send(self, producer: AIOKafkaProducer, records: Sequence[Record]) -> None:
+    async def _send(
+        self, producer: AIOKafkaProducer, records: Sequence[Record], acknowledged: set[int]
+    ) -> None:
+        records = [record for record in records if record.position not in acknowledged]
+        if not records:
+            return
         topic = self._options.name_in_cluster(records[0].topic)
         keys = [record.key.encode() for record in records]
         for record, key in zip(records, keys, strict=True):
             if len(key) + len(record.value) > MAX_EVENT_BYTES:
                 raise MessageSizeTooLargeError(f"{record.event_id} has {len(record.value)} bytes")
-        partitions = partitions_of(keys, len(await producer.partitions_for(topic)))
-        open_batches: dict[int, Any] = {}
-        waiting: list[asyncio.Future[Any]] = []
+        chosen = partitions_of(keys, len(await producer.partitions_for(topic)))
+        partitions: dict[int, list[_Batch]] = {}
         headers = _HeadersOf()
-        try:
-            for record, key, partition in zip(records, keys, partitions, strict=True):
-                made = int(record.time.timestamp() * 1000)
-                batch = open_batches.get(partition)
-                extra = headers.of(record)
-                while batch is None or batch.append(
-                    timestamp=made, key=key, value=record.value, headers=extra
-                ) is None:  # fmt: skip
-                    if batch is not None:  # it is full
-                        waiting.append(await producer.send_batch(batch, topic, partition=partition))
-                    batch = open_batches[partition] = producer.create_batch()
-            for partition, batch in open_batches.items():
-                batch.close()
-                waiting.append(await producer.send_batch(batch, topic, partition=partition))
-            await asyncio.gather(*waiting)
-        finally:
-            for future in waiting:
-                # Nobody else asks what became of them once one has failed.
-                if not future.cancel() and not future.cancelled():
-                    future.exception()
+        for record, key, partition in zip(records, keys, chosen, strict=True):
+            made = int(record.time.timestamp() * 1000)
+            batches = partitions.setdefault(partition, [])
+            extra = headers.of(record)
+            while not batches or batches[-1].builder.append(
+                timestamp=made, key=key, value=record.value, headers=extra
+            ) is None:  # fmt: skip
+                batches.append(_Batch(producer.create_batch(), []))  # the one before is full
+            batches[-1].positions.append(record.position)
+        # Each to its end: what is still under way when this is over could come after what is sent next.
+        ends = await asyncio.gather(
+            *(_send_all(producer, topic, one, batches, acknowledged) for one, batches in partitions.items()),
+            return_exceptions=True,
+        )
+        failures = [end for end in ends if end is not None]
+        if failures:
+            raise max(failures, key=_weight)
 
     async def _made(self) -> _Line:
         """What there is, or what all who need one now wait for together."""
@@ -184,6 +225,35 @@ class _HeadersOf:
             self._at = record.time
             self._time = (TIME, time_of(record.time).encode())
         return [(_ID, record.event_id.encode()), self._time, *self._shared]
+
+
+async def _send_all(
+    producer: AIOKafkaProducer,
+    topic: str,
+    partition: int,
+    batches: Sequence[_Batch],
+    acknowledged: set[int],
+) -> None:
+    """One after the other, each once it is acknowledged."""
+    for batch in batches:
+        batch.builder.close()
+        while True:
+            try:
+                answer = await producer.send_batch(batch.builder, topic, partition=partition)
+                break
+            except KafkaTimeoutError:  # others' batches stand before it; it has not been taken in
+                continue
+        await answer
+        acknowledged.update(batch.positions)
+
+
+def _weight(failure: BaseException) -> int:
+    """Of several failures the one that says most of what has to be done."""
+    if not isinstance(failure, KafkaError):
+        return 3
+    if isinstance(failure, MessageSizeTooLargeError):
+        return 1
+    return 0 if failure.retriable or isinstance(failure, _OF_ONE_PARTITION) else 2
 
 
 def _told(making: asyncio.Task[_Line]) -> None:
