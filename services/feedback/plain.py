@@ -23,7 +23,9 @@ _UUID: Final = 36
 # Payloads nested more deeply are looked at closely. So are numbers that JSON readers may not hold exactly.
 _DEPTH: Final = 8
 _WHOLE: Final = 2.0**53
-_INFINITE: Final = float("inf")
+# The contract's bounds.
+_MOST_MS: Final = 1e12
+_MOST_COST: Final = 1e9
 
 
 def is_plain(event: OutcomeEvent) -> bool:
@@ -37,10 +39,10 @@ def is_plain(event: OutcomeEvent) -> bool:
         and _clean(event.run_id)
         and 1 <= event.status <= 5
         and 1 <= event.severity <= 4
-        and 0 <= event.duration_ms < _INFINITE
-        and 0 <= event.latency_ms < _INFINITE
-        and 0 <= event.llm_latency_ms < _INFINITE
-        and 0 <= event.cost_estimate < _INFINITE
+        and 0 <= event.duration_ms <= _MOST_MS
+        and 0 <= event.latency_ms <= _MOST_MS
+        and 0 <= event.llm_latency_ms <= _MOST_MS
+        and 0 <= event.cost_estimate <= _MOST_COST
         and _times(event)
         and _texts(event)
         and (not event.HasField("input") or _struct(event.input, _DEPTH))

@@ -39,7 +39,7 @@ payloads = st.dictionaries(
     ),
     max_size=3,
 )
-doubles = st.floats() | st.just(1.5)
+doubles = st.floats() | st.sampled_from([1.5, 1e9, 1.1e9, 1e12, 1.1e12, 1.7e308])
 seconds = st.integers(-(2**40), 2**40) | st.integers(1_700_000_000, 1_700_000_002)
 stamps = st.none() | st.tuples(seconds, st.integers(-1, 1_000_000_000))
 FIELDS: dict[str, st.SearchStrategy[Any]] = {

@@ -74,6 +74,10 @@ Global___ErrorTypeCount: _TypeAlias = ErrorTypeCount  # noqa: Y015
 class AgentMetrics(_message.Message):
     """AgentMetrics is one window of one agent, or of all agents together. It is an event on the topic `agent-metrics` when
     the window closes, and again with a higher revision whenever outcomes that came late have changed it.
+
+    Outcomes stamped more than a day after they came are in no window, as those that came too late. Of each minute or
+    less (the time that all windows begin and end by), the first 10,000 agents have windows of their own; outcomes of any
+    further agent count for all agents together only.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -135,7 +139,9 @@ class AgentMetrics(_message.Message):
     success_rate: _builtins.float
     """`successes` / `outcomes`, 0 to 1."""
     failure_rate: _builtins.float
-    """(`failures` + `timeouts`) / `outcomes`, 0 to 1."""
+    """Share of outcomes with status failure or timeout and severity error or critical, 0 to 1. A failure that is only a
+    warning, as one by a caller's own fault is, counts in `failures` but not here.
+    """
     error_rate: _builtins.float
     """`errors` / `outcomes`, 0 to 1."""
     average_latency_ms: _builtins.float
@@ -147,7 +153,9 @@ class AgentMetrics(_message.Message):
     p99_latency_ms: _builtins.float
     """99th percentile of `latency_ms`, linear between the nearest two, in milliseconds."""
     other_error_types: _builtins.int
-    """Outcomes with an error type that is not among those listed."""
+    """Outcomes with an error type that is not among those listed. Types beyond the first 1,000 of one agent in the time
+    that windows begin and end by are not told apart and count here.
+    """
     tokens_used: _builtins.float
     """Tokens spent in language models; whole, however large."""
     cost_estimate: _builtins.float

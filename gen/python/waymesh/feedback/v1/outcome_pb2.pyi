@@ -132,19 +132,19 @@ class OutcomeEvent(_message.Message):
     action_type: _builtins.str
     """What was done, 1 to 128 characters."""
     duration_ms: _builtins.float
-    """Length of the action in milliseconds, 0 and up."""
+    """Length of the action in milliseconds, 0 to 1e12, some 31 years."""
     status: Global___OutcomeStatus.ValueType
     """How the action ended."""
     severity: Global___Severity.ValueType
     """How bad that is."""
     latency_ms: _builtins.float
-    """Time until the answer in milliseconds, 0 and up."""
+    """Time until the answer in milliseconds, 0 to 1e12."""
     llm_latency_ms: _builtins.float
-    """Part of the latency spent in a language model, in milliseconds, 0 and up."""
+    """Part of the latency spent in a language model, in milliseconds, 0 to 1e12."""
     tokens_used: _builtins.int
     """Tokens spent in language models."""
     cost_estimate: _builtins.float
-    """What the action cost in US dollars, 0 and up."""
+    """What the action cost in US dollars, 0 to 1e9."""
     error_message: _builtins.str
     """What went wrong, at most 8192 characters."""
     error_type: _builtins.str
