@@ -13,11 +13,12 @@ from services.mesh.events import Message, Record
 from services.mesh.events.cloud_events import to_headers
 from services.mesh.events.inbox import admit_once, forget
 from tests.contract.events_rig import KafkaRig, Seen, kafka_rig, message, settled
+from tests.kafka_brokers import Kafka
 
 
 @pytest.fixture
-async def rig(database: str) -> AsyncIterator[KafkaRig]:
-    async with kafka_rig(database) as made:
+async def rig(database: str, kafka: Kafka) -> AsyncIterator[KafkaRig]:
+    async with kafka_rig(database, kafka) as made:
         yield made
 
 
@@ -52,7 +53,7 @@ async def test_what_lies_twice_in_the_cluster_is_handled_once_by_each_group(rig:
 
     def produce(sent: Message, partition: int, source: str = "app") -> None:
         producer.produce(
-            sent.topic,
+            rig.options.name_in_cluster(sent.topic),
             sent.value,
             sent.key,
             partition,

@@ -107,14 +107,16 @@ class KafkaOptions:
         }
 
     def to_record(self, raw: "ConsumerRecord[bytes, bytes]") -> Record:
-        """A record as every adapter gives it. One without `ce_id` gets an id from where it lies."""
+        """A record as every adapter gives it. One without `ce_id` gets an id from where and when it came to
+        lie: a topic that is made anew has the same places again.
+        """
         known = from_headers(raw.headers)
         topic = self.name_here(raw.topic)
         return Record(
             topic=topic,
             key=(raw.key or b"").decode("utf-8", errors="replace"),
             value=raw.value or b"",
-            event_id=known.event_id or f"{topic}/{raw.partition}/{raw.offset}",
+            event_id=known.event_id or f"{topic}/{raw.partition}/{raw.offset}@{raw.timestamp}",
             type=known.type,
             content_type=known.content_type,
             headers=known.headers,

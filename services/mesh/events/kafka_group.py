@@ -146,6 +146,10 @@ class KafkaGroupConsumer:
                 # What Kafka was told may be behind what we did, or ahead of a store restored from a backup.
                 consumer.seek(partition, place.next)
                 return
+        if place.next is not None and raw[0].offset < place.next:
+            await self._begin_anew(partition, place, raw[0].offset)
+            if not place.known:
+                return
         after = place.next
         fresh = [one for one in raw if after is None or one.offset >= after]
         # Told by the header alone, before anything is decoded.
@@ -167,6 +171,18 @@ class KafkaGroupConsumer:
                 return
         if self._unwanted is not None and fresh:
             await self._pass(partition, place, fresh[-1].offset + 1)
+
+    async def _begin_anew(self, partition: TopicPartition, place: Place, first: int) -> None:
+        """Reading was to go on at `next`, and begins before: this is another log under the same name."""
+        _log.warning(
+            "%s/%d ends before %d, where group %s stands: the topic was made anew, it is read from %d on",
+            partition.topic, partition.partition, place.next, self._group, first,
+        )  # fmt: skip
+        key = (self._group, self._options.name_here(partition.topic), partition.partition)
+        if await self._pool.fetchval(_ADVANCE, *key, first, place.next) is None:
+            place.known = False
+        else:
+            place.next = place.first = first
 
     async def _pass(self, partition: TopicPartition, place: Place, end: int) -> None:
         """Moves on over what is not wanted behind the last record that was."""
