@@ -1,7 +1,7 @@
 """Outcomes as columns, which is how windows take them in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
@@ -12,6 +12,9 @@ Floats: TypeAlias = NDArray[np.float64]
 
 # A time that is not there, in `started` and `ended`.
 ABSENT: Final = int(np.iinfo(np.int64).min)
+# The contract's bounds of milliseconds and of costs. Outcomes of before there were any may be beyond them.
+MOST_MS: Final = 1e12
+MOST_COST: Final = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,14 @@ class Columns:
     def __len__(self) -> int:
         return len(self.number)
 
+    def bounded(self) -> Self:
+        """The same with amounts that the contract allows, whatever was stored: sums of them are finite."""
+        return replace(
+            self,
+            latency_ms=_within(self.latency_ms, MOST_MS),
+            cost_estimate=_within(self.cost_estimate, MOST_COST),
+        )
+
     def part(self, start: int, end: int) -> Self:
         """Those from `start` to before `end`."""
         return type(self)(*(getattr(self, name)[start:end] for name in self.__slots__))
@@ -50,3 +61,7 @@ class Columns:
             return values[chosen] if isinstance(values, np.ndarray) else [values[n] for n in places]
 
         return type(self)(*(of(getattr(self, name)) for name in self.__slots__))
+
+
+def _within(values: Floats, most: float) -> Floats:
+    return np.clip(np.nan_to_num(values, nan=0.0, posinf=most), 0.0, most)

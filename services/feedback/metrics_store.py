@@ -1,5 +1,6 @@
 """SQL of windows: outcomes as columns, workflows, the windows themselves, and how far they have come."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from waymesh.feedback.v1.metrics_pb2 import AgentMetrics
 
-from services.feedback.metrics_columns import ABSENT, Columns, Ints
+from services.feedback.metrics_columns import ABSENT, MOST_MS, Columns, Ints
 from services.feedback.metrics_spec import LONGEST
 from services.feedback.panes import Span
 from services.feedback.store import Place
@@ -174,7 +175,7 @@ async def write(connection: asyncpg.Connection, windows: Sequence[AgentMetrics])
 
 async def stored(connection: asyncpg.Connection, ends_after: int) -> Iterable[AgentMetrics]:
     """Windows that end after this time, in Unix microseconds."""
-    return [AgentMetrics.FromString(body) for (body,) in await connection.fetch(_STORED, _time(ends_after))]
+    return [_read(body) for (body,) in await connection.fetch(_STORED, _time(ends_after))]
 
 
 async def newest(
@@ -206,7 +207,7 @@ async def newest(
         " ORDER BY start_at DESC, agent_name, window_name LIMIT $1",
         *values,
     )
-    return [(Place(start, mark), AgentMetrics.FromString(body)) for start, mark, body in rows]
+    return [(Place(start, mark), _read(body)) for start, mark, body in rows]
 
 
 async def window_at(pool: asyncpg.Pool, place: Place) -> WindowKey | None:
@@ -219,6 +220,15 @@ async def discard(connection: asyncpg.Connection, made_before: datetime, limit: 
     """Deletes at most `limit` windows that were first written before this time, and marks nobody needs."""
     gone = [await connection.execute(_DISCARD, made_before, limit), await connection.execute(_FORGET, limit)]
     return max(int(tag.rpartition(" ")[2]) for tag in gone)
+
+
+def _read(body: bytes) -> AgentMetrics:
+    """A window as it was written; sums that ran over before amounts had bounds are the most there may be."""
+    found = AgentMetrics.FromString(body)
+    for field, value in found.ListFields():
+        if isinstance(value, float) and not math.isfinite(value):
+            setattr(found, field.name, MOST_MS)
+    return found
 
 
 def _values(sent: bytes, kind: str) -> NDArray[np.generic]:

@@ -57,6 +57,8 @@ class Pane:
     """What came of one agent, or of all together, in one pane."""
 
     statuses: list[int]
+    failed: int
+    """Failures and timeouts that are errors: what the failure rate counts."""
     errors: int
     latency_ms: float
     tokens: int
@@ -66,7 +68,7 @@ class Pane:
 
     @classmethod
     def empty(cls) -> "Pane":
-        return cls([0] * _STATUSES, 0, 0.0, 0, 0.0, Counter(), Values())
+        return cls([0] * _STATUSES, 0, 0, 0.0, 0, 0.0, Counter(), Values())
 
 
 class Workflows:
@@ -109,7 +111,9 @@ def fill(panes: Sequence[Pane], place: NDArray[np.intp], columns: Columns) -> No
     """Adds each outcome to the pane at its place in `panes`."""
     count = len(panes)
     statuses = np.bincount(place * _STATUSES + columns.status, minlength=count * _STATUSES)
-    errors = np.bincount(place, columns.severity >= Severity.SEVERITY_ERROR, count).tolist()
+    bad = columns.severity >= Severity.SEVERITY_ERROR
+    errors = np.bincount(place, bad, count).tolist()
+    failed = np.bincount(place, bad & np.isin(columns.status, (_FAILURE, _TIMEOUT)), count).tolist()
     latencies = np.bincount(place, columns.latency_ms, count).tolist()
     tokens = np.bincount(place, columns.tokens_used, count).tolist()
     costs = np.bincount(place, columns.cost_estimate, count).tolist()
@@ -121,6 +125,7 @@ def fill(panes: Sequence[Pane], place: NDArray[np.intp], columns: Columns) -> No
     start = 0
     for n, (pane, by_status) in enumerate(zip(panes, statuses.reshape(count, -1).tolist(), strict=True)):
         pane.statuses = [a + b for a, b in zip(pane.statuses, by_status, strict=True)]
+        pane.failed += int(failed[n])
         pane.errors += int(errors[n])
         pane.latency_ms += latencies[n]
         pane.tokens += int(tokens[n])
@@ -148,7 +153,7 @@ def metrics(panes: Sequence[Pane]) -> AgentMetrics:
         cancelled=by_status[_CANCELLED],
         errors=errors,
         success_rate=by_status[_SUCCESS] / outcomes,
-        failure_rate=(by_status[_FAILURE] + by_status[_TIMEOUT]) / outcomes,
+        failure_rate=sum(pane.failed for pane in panes) / outcomes,
         error_rate=errors / outcomes,
         average_latency_ms=sum(pane.latency_ms for pane in panes) / outcomes,
         p50_latency_ms=p50,

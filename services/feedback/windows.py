@@ -113,6 +113,7 @@ class Windows:
         """
         if not len(columns):
             return []
+        columns = columns.bounded()
         self._workflows.update(known)
         marks = np.maximum.accumulate(np.minimum(columns.at, columns.stored_at))
         marks = np.maximum(marks, self.watermark)

@@ -68,7 +68,7 @@ SELECT stream, window_name AS window, start, coalesce(agent_name, '') AS agent_n
   count(*) FILTER (WHERE status = 4) AS timeouts, count(*) FILTER (WHERE status = 3) AS partial,
   count(*) FILTER (WHERE status = 5) AS cancelled, count(*) FILTER (WHERE severity >= 3) AS errors,
   count(*) FILTER (WHERE status = 1)::float8 / count(*) AS success_rate,
-  count(*) FILTER (WHERE status IN (2, 4))::float8 / count(*) AS failure_rate,
+  count(*) FILTER (WHERE status IN (2, 4) AND severity >= 3)::float8 / count(*) AS failure_rate,
   count(*) FILTER (WHERE severity >= 3)::float8 / count(*) AS error_rate,
   avg(latency_ms) AS average_latency_ms,
   percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_ms) AS p50_latency_ms,

@@ -21,6 +21,7 @@ from waymesh.eta.v1.eta_pb2 import EtaPrediction
 from waymesh.feedback.v1 import feedback_service_pb2 as pb
 from waymesh.feedback.v1.alert_pb2 import Alert, AlertState, ListAlertsRequest, SilenceAlertRequest
 from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
+from waymesh.feedback.v1.metrics_pb2 import QueryMetricsRequest
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus, Severity
 from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 from waymesh.gps.v1.gps_pb2 import GpsEvent
@@ -212,6 +213,30 @@ async def test_all_that_the_requirements_name_is_raised_and_resolved_once(
         ("agent-alerts", "waymesh.feedback.v1.Alert", key) for key in NAMED
     }
     assert not (await stub.ListAlerts(ListAlertsRequest(states=[FIRING]), timeout=10)).alerts
+
+
+async def test_mistakes_of_callers_raise_no_alert_and_failures_do(
+    database: str, tmp_path: Path, topic: Topic, stack: AsyncExitStack
+) -> None:
+    feedback = Feedback(FeedbackSettings(port=0, admin=0, data_dir=tmp_path, drain_s=0), database)
+    await feedback.start()
+    stack.push_async_callback(feedback.stop)
+    stub = stub_of(stack, feedback.server.port)
+    for _ in range(30):
+        with pytest.raises(MeshError):
+            await stub.QueryMetrics(QueryMetricsRequest(page_token="wrong"), timeout=10)
+
+    async def recorded() -> bool:
+        metrics = (await stub.QueryMetrics(QueryMetricsRequest(window="300s/60s"), timeout=10)).metrics
+        return any(one.agent_name and one.failures == 30 and one.failure_rate == 0 for one in metrics)
+
+    async with asyncio.timeout(GUARD_S):
+        while not await recorded():
+            await asyncio.sleep(0.1)
+    await stub.RecordOutcomes(pb.RecordOutcomesRequest(events=outcomes(30, good=False)), timeout=10)
+    await topic.holds({("failure_rate/planner", FIRING), ("error_rate/planner", FIRING)})
+    answer = await stub.ListAlerts(ListAlertsRequest(), timeout=10)
+    assert {one.subject for one in answer.alerts} == {"planner"}
 
 
 async def test_a_silence_is_kept_by_the_service(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from services.feedback import metrics_store
 from services.feedback.intake import Bell
 from services.feedback.leader import Leader
 from services.feedback.metrics_answers import queried
+from services.feedback.metrics_columns import MOST_MS
 from services.feedback.metrics_spec import SECOND, parse_windows
 from services.feedback.outcome_rows import outcome_row
 from services.feedback.outcome_store import store_outcomes
@@ -147,6 +149,17 @@ class Rig:
                 """
             )
         )
+
+
+async def test_windows_of_sums_that_ran_over_are_told_as_finite(rig: Rig) -> None:
+    written = AgentMetrics(agent_name="agent", window="60s", outcomes=1, average_latency_ms=math.inf)
+    written.cost_estimate = math.nan
+    written.window_start.FromDatetime(NOON)
+    written.window_end.FromDatetime(NOON + timedelta(minutes=1))
+    async with rig.database.pool.acquire() as connection:
+        await metrics_store.write(connection, [written])
+    [found] = (await queried(rig.database, QueryMetricsRequest())).metrics
+    assert (found.average_latency_ms, found.cost_estimate) == (MOST_MS, MOST_MS)
 
 
 async def until(reached: Callable[[], Awaitable[bool]]) -> None:
