@@ -94,6 +94,8 @@ class Intake:
         self, connection: asyncpg.Connection, events: Sequence[OutcomeEvent]
     ) -> Sequence[Fate]:
         """Stores what is new in the reader's transaction; it is on the topic already."""
+        for event in events:
+            event.DiscardUnknownFields()
         rows = [outcome_row(event if is_plain(event) else without_secrets(event)) for event in events]
         return await store_outcomes(connection, rows, self._now())
 
@@ -106,6 +108,7 @@ class Intake:
         for place, event in enumerate(events):
             if place and place % _SLICE == 0:
                 await asyncio.sleep(0)
+            event.DiscardUnknownFields()  # nobody can tell whether there are secrets in them
             if is_plain(event):
                 outcomes.append(_outcome(event, headers))
                 continue

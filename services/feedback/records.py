@@ -68,6 +68,7 @@ SIGNALS: Final[Kind[Signal]] = Kind(
 
 def row(kind: Kind[M], message: M) -> Row:
     """The message as a row. The same content gives the same digest, whatever the order of map entries."""
+    message.DiscardUnknownFields()  # nobody can tell whether there are secrets in them
     body = message.SerializeToString(deterministic=True)
     return Row(
         id=kind.identity(message),

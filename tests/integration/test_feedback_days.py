@@ -198,3 +198,14 @@ async def test_writers_and_a_discarding_process_beside_each_other(kept: Kept, da
     finally:
         await other.close()
     assert await kept.days(7).discard() == 1
+
+
+async def test_fields_of_a_version_that_is_not_known_are_not_kept(kept: Kept) -> None:
+    from_the_future = event("a").SerializeToString() + b"\x9a\x06\x10password=hunter2"  # field 99
+    assert b"hunter2" in OutcomeEvent.FromString(from_the_future).SerializeToString()
+    async with kept.pool.acquire() as connection:
+        await kept.intake.outcomes_from_topic(connection, [OutcomeEvent.FromString(from_the_future)])
+    await kept.intake.outcomes([OutcomeEvent.FromString(from_the_future.replace(b"\x01a", b"\x01b"))])
+    bodies = await kept.pool.fetch("SELECT body FROM outcomes")
+    assert len(bodies) == 2
+    assert not any(b"hunter2" in row["body"] for row in bodies)

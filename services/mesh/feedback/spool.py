@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 _SUFFIX: Final = ".spool"
 _DAMAGED: Final = ".damaged"
+# What a disk says that has lost what lies on it.
+_BROKEN: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
 _REFUSED: Final = ".refused"
 _NAME: Final = re.compile(r"(\d{20})-[0-9a-f]+\.(?:spool|damaged|refused)")
 # The share of the bound that what was set aside may take besides.
@@ -105,7 +107,10 @@ class Spool:
             return taken
 
     def oldest(self) -> Leftover | None:
-        """The oldest file that nobody else holds; if it is our own, the next record begins another."""
+        """The oldest file that nobody else holds; if it is our own, the next record begins another.
+
+        Raises OSError for what may pass, such as too many open files.
+        """
         while True:
             with self._lock:
                 held = self._hold()
@@ -113,13 +118,15 @@ class Spool:
                 return None
             path, lock = held
             try:
-                with os.fdopen(os.dup(lock), "rb") as file:
+                with os.fdopen(lock, "rb", closefd=False) as file:
                     return Leftover(self, path, lock, file.read())
             except OSError as error:
+                os.close(lock)
+                if error.errno not in _BROKEN:
+                    raise
                 # What the disk does not give back must not stand before what it does.
                 _log.error("%s cannot be read: %s", path, error)
                 path.rename(path.with_suffix(_DAMAGED))
-                os.close(lock)
 
     def set_aside(self, origin: Path, records: Iterable[bytes]) -> None:
         """Keeps records that are not to be read back, under a name like that of `origin`. Raises OSError."""

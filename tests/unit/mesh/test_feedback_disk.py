@@ -206,15 +206,33 @@ def test_a_file_that_cannot_be_read_does_not_stand_before_the_others(
     opened: Callable[..., object] = os.fdopen
     broken = iter([True])
 
-    def failing(file: int, mode: str) -> object:
+    def failing(file: int, mode: str, **options: bool) -> object:
         if next(broken, False):
-            os.close(file)
             raise BROKEN
-        return opened(file, mode)
+        return opened(file, mode, **options)
 
     monkeypatch.setattr(os, "fdopen", failing)
     assert drained(spool) == [b"b"]
     assert [path.suffix for path in tmp_path.iterdir()] == [".damaged"]
+
+
+def test_a_file_that_cannot_be_opened_for_want_of_a_place_is_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    spool.append([b"a", b"b"])
+    opened: Callable[..., object] = os.fdopen
+    full = iter([True])
+
+    def failing(file: int, mode: str, **options: bool) -> object:
+        if next(full, False):
+            raise OSError(errno.EMFILE, "too many open files")
+        return opened(file, mode, **options)
+
+    monkeypatch.setattr(os, "fdopen", failing)
+    with pytest.raises(OSError, match="too many open files"):
+        spool.oldest()
+    assert drained(spool) == [b"a", b"b"]
 
 
 @pytest.fixture
