@@ -15,6 +15,7 @@ from waymesh.gps.v1.vehicle_pb2 import VehicleType
 
 from services.eta.fixes import UNWRITABLE_TIME, Bools, Fixes
 from services.mesh import holdable
+from services.mesh.chain.server.validation import to_field_violation
 
 _ID_LENGTH = 128
 
@@ -82,7 +83,6 @@ def fault_of(event: GpsEvent) -> tuple[str, str] | None:
     for fault in holdable.faults(event):
         return fault.field, fault.description
     for violation in protovalidate.collect_violations(event):
-        path = violation.proto.field
-        field = ".".join(element.field_name for element in path.elements) if path is not None else ""
-        return field or "order_id", violation.proto.message or "is not allowed"
+        told = to_field_violation(violation, event)
+        return told.field, told.description
     return None

@@ -62,14 +62,14 @@ SPANS: tuple[tuple[Callable[..., Message], str, str], ...] = (
 )
 WRONG: tuple[tuple[Message, str], ...] = (
     *(
-        (make(**{start: LATER, end: FIRST}), f"{end} must not be before {start}")
+        (make(**{start: LATER, end: FIRST}), f"{end}: must not be before {start}")
         for make, start, end in SPANS
     ),
     (delivery(p10_minutes=2, p50_minutes=1, p90_minutes=3), "p10_minutes, p50_minutes and p90_minutes must"),
     (delivery(p10_minutes=1, p50_minutes=3, p90_minutes=2), "p10_minutes, p50_minutes and p90_minutes must"),
     (delivery(p10_minutes=-1), "p10_minutes: "),
     (delivery(actual_minutes=-0.1), "actual_minutes: "),
-    (delivery(legs=[WAIT, ASSIGN, WAIT]), "legs: legs must hold at most one of each kind"),
+    (delivery(legs=[WAIT, ASSIGN, WAIT]), "legs: must hold at most one of each kind"),
     (TravelTimeMatrix(durations_s=[0] * 82), "durations_s: "),
     (TravelTimeMatrix(durations_s=[0], distances_m=[0] * 82), "distances_m: "),
 )

@@ -172,17 +172,17 @@ WRONG_VALUES: list[tuple[str, Ask, tuple[str, ...]]] = [
     ("an enum's zero", fix(trip_stage="unspecified"), ("parameters.trip_stage",)),
     ("an enum in proto3 JSON", fix(trip_stage="TRIP_STAGE_IDLE"), ("parameters.trip_stage",)),
     ("a flag twice", fix(anomaly_flags=["stale", "stale"]), ("parameters.anomaly_flags",)),
-    ("no order unless idle", fix(trip_stage="to_pickup"), ("parameters",)),
+    ("no order unless idle", fix(trip_stage="to_pickup"), ("parameters.order_id",)),
     ("no order to predict", task("predict_eta", {}), ("parameters",)),
     ("latest before earliest", task("upsert_orders", {"orders": [{**ORDER, "promised_window": {
         "earliest": "2026-01-01T01:00:00Z", "latest": "2026-01-01T00:00:00Z"}}]}),
-        ("parameters.orders[0].promised_window",)),
+        ("parameters.orders[0].promised_window.latest",)),
     ("delivered before it is picked up", task("upsert_orders", {"orders": [{**ORDER,
         "picked_up_at": "2026-01-01T01:00:00Z", "delivered_at": "2026-01-01T00:00:00Z"}]}),
-        ("parameters.orders[0]",)),
+        ("parameters.orders[0].delivered_at",)),
     ("an action that ends before it starts", task("record_outcomes", {"events": [{**OUTCOME,
         "start_time": "2026-01-01T01:00:00Z", "end_time": "2026-01-01T00:00:00Z"}]}),
-        ("parameters.events[0]",)),
+        ("parameters.events[0].end_time",)),
     ("quantiles that cross", task("record_delivery_outcomes", {"outcomes": [
         {**DELIVERY, "outcome_id": "x", "p10_minutes": 5, "p50_minutes": 4, "p90_minutes": 6}]}),
         ("parameters.outcomes[0]",)),
@@ -190,7 +190,7 @@ WRONG_VALUES: list[tuple[str, Ask, tuple[str, ...]]] = [
         {**DELIVERY, "outcome_id": "x", "legs": [{"kind": "wait"}, {"kind": "wait"}]}]}),
         ("parameters.outcomes[0].legs",)),
     ("a time that ends before it starts", task("list_outcomes", {
-        "start_time": "2026-01-01T01:00:00Z", "end_time": "2026-01-01T00:00:00Z"}), ("parameters",)),
+        "start_time": "2026-01-01T01:00:00Z", "end_time": "2026-01-01T00:00:00Z"}), ("parameters.end_time",)),
     ("a matrix for more orders than fit", task("optimize_route", {
         "driver_id": "d", "matrix": {"durations_s": [0] * 82}}), ("parameters.matrix.durations_s",)),
     ("both of a oneof", task("optimize_route", {

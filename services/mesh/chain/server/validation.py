@@ -5,12 +5,14 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import Any, Final, TypeVar
 
 import protovalidate
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import DecodeError, Message
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_INVALID_FIELD, ERROR_REASON_MALFORMED_BODY
 
 from services.mesh import holdable
 from services.mesh.chain.server.call import ServerCall, ServerLink
 from services.mesh.errors import MAX_VIOLATIONS, FieldViolation, InvalidArgument
+from services.mesh.json_codec import enum_texts
 
 M = TypeVar("M", bound=Message)
 
@@ -19,6 +21,9 @@ _UNREADABLE: Final = object()
 
 # protovalidate counts in the plural only: "must be at least 1 characters".
 _ONE: Final = re.compile(r"\b1 (byte|character|item|pair)s\b")
+
+# protovalidate tells these by numbers, or not at all: "must not be in list [0]".
+_ENUM_RULES: Final = frozenset({"enum.not_in", "enum.defined_only"})
 
 # How messages are told at a glance to be right, by type.
 _glances: Final[dict[type[Message], Callable[[Any], bool]]] = {}
@@ -59,7 +64,7 @@ def check(message: Message) -> None:
         raise invalid(broken)
     violations = _collect(message)
     if violations:
-        raise invalid([to_field_violation(violation) for violation in violations])
+        raise invalid([to_field_violation(violation, message) for violation in violations])
 
 
 def invalid(violations: list[FieldViolation]) -> InvalidArgument:
@@ -74,19 +79,45 @@ def invalid(violations: list[FieldViolation]) -> InvalidArgument:
     )
 
 
-def to_field_violation(violation: protovalidate.Violation) -> FieldViolation:
-    """A violation with its path as text, such as `queries[3].location.lat`."""
+def to_field_violation(violation: protovalidate.Violation, message: Message) -> FieldViolation:
+    """A violation of `message` with its path as text, such as `queries[3].location.lat`.
+
+    A rule about several fields whose words begin with one of them is told as that field's.
+    """
     proto = violation.proto
+    holder: Any = message.DESCRIPTOR
+    enum: Any = None
     parts: list[str] = []
+    key = None
     for element in proto.field.elements if proto.field is not None else ():
-        if parts:
-            parts.append(".")
-        parts.append(str(element.field_name))
+        name = str(element.field_name)
+        field = holder.fields_by_name.get(name) if holder is not None else None
+        holder = field.message_type if field is not None else None
+        if holder is not None and holder.GetOptions().map_entry:
+            field = holder.fields_by_name["value"]
+            holder = field.message_type
+        enum = field.enum_type if field is not None else None
+        parts.append(name)
         key = _subscript(element)
         if key is not None:
-            parts.append(f"[{key}]")
-    description = _ONE.sub(r"1 \1", proto.message or proto.rule_id or "is not valid")
-    return FieldViolation("".join(parts), description)
+            parts[-1] += f"[{key}]"
+    said = (proto.message or proto.rule_id or "is not valid").removeprefix("value ")
+    description = _ONE.sub(r"1 \1", said)
+    subject, _, rest = description.partition(" ")
+    if enum is not None and proto.rule_id in _ENUM_RULES:
+        required = proto.rule_id == "enum.not_in" and key is None
+        description = ("is required; " if required else "must be ") + _one_of(enum)
+    elif rest and parts and subject == parts[-1]:
+        description = rest
+    elif rest and holder is not None and subject in holder.fields_by_name:
+        parts.append(subject)
+        description = rest
+    return FieldViolation(".".join(parts), description)
+
+
+def _one_of(enum: EnumDescriptor) -> str:
+    """Its values in the words of the JSON dialect; who calls with stubs finds his own by them."""
+    return "one of " + ", ".join(text for text, number in enum_texts(enum).items() if number)
 
 
 def _subscript(element: Any) -> str | None:
