@@ -25,6 +25,7 @@ from services.cli.probe import health
 from services.cli.runner import Address, ServiceRunner, State
 from services.cli.screen import Screen
 from services.cli.state import MeshState, RunLock, ServiceState
+from services.cli.troubles import Troubles
 
 # Nobody looks for another instance while the whole mesh stops, so there is little to wait for.
 _DRAIN_S: Final = "0.5"
@@ -61,6 +62,7 @@ class Supervisor:
         self._api_key = ""
         self._database = self._choose_database()
         self._logs: list[ServiceLog] = []
+        self._troubles = Troubles(self._trouble)
         self._runners: dict[str, ServiceRunner] = {}
         self._control = ControlServer(plan.data_dir, self._command)
         self._demo: DemoFleet | None = None
@@ -135,12 +137,12 @@ class Supervisor:
         self._save()
 
     def _add(self, spec: ServiceSpec) -> ServiceRunner:
-        tap = self._screen.log if self.plan.verbose else None
-        log = ServiceLog(self.plan.data_dir / "logs" / f"{spec.name}.log", tap)
+        log = ServiceLog(self.plan.data_dir / "logs" / f"{spec.name}.log", self._heard)
         self._logs.append(log)
         environ = self._environ(spec)
 
         async def launch() -> Child:
+            self._troubles.forget(spec.name)
             child = await Child.spawn(spec.name, service_command(spec.name), environ, log)
             self._save(child)
             return child
@@ -266,6 +268,15 @@ class Supervisor:
         self._save()
         self._screen.change(runner.name, runner.state, detail)
 
+    def _heard(self, service: str, line: bytes) -> None:
+        if self.plan.verbose:
+            self._screen.log(service, line)
+        self._troubles.hear(service, line)
+
+    def _trouble(self, place: str, state: str, words: str) -> None:
+        if not self.plan.verbose:  # else the line itself has been shown
+            self._screen.change(place, state, words)
+
     def _database_changed(self, state: State, detail: str) -> None:
         if self._dsn:
             self._save()
@@ -313,7 +324,10 @@ class Supervisor:
     async def _command(self, request: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
         match request.get("command"):
             case "status":
-                return {"services": {name: entry.state for name, entry in self._runners.items()}}
+                return {
+                    "services": {name: entry.state for name, entry in self._runners.items()},
+                    "troubles": self._troubles.lasting,
+                }
             case "restart":
                 runner = self._runners.get(str(request.get("service")))
                 if runner is None:

@@ -192,3 +192,15 @@ def _serve(service: str) -> list[str]:
     from tests.faults.up_rig import WAYMESH
 
     return [*WAYMESH, "serve", service]
+
+
+async def test_a_cluster_that_cannot_be_used_is_told_once_and_by_status_too() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        servers = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with up(KAFKA_BOOTSTRAP_SERVERS=servers, WAYMESH_ETA_ORDERS_WAIT_S="0.1") as mesh:
+            words = f"kafka     failing   the Kafka cluster at {servers} cannot be used: {servers} refuses"
+            await mesh.until_line(re.escape(words))
+            code, out, _ = await mesh.run("status")
+            assert (code, out.count(words)) == (0, 1)
+        assert sum(words in line for line in mesh.lines) == 1

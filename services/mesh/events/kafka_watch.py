@@ -2,7 +2,8 @@
 
 Nothing waits for it: the relay and the readers try on their own until they succeed, and what is published
 lies in the store meanwhile. It is their voice: while the cluster cannot be used, they and the library below
-say nothing themselves.
+say nothing themselves. What is said of something unusable carries the field `trouble`, and `over` once it is
+right again, with the same name: who runs several processes tells each cause once by it.
 """
 
 import asyncio
@@ -89,7 +90,7 @@ class KafkaWatch:
     def worked(self, what: str) -> None:
         """What had failed works again."""
         if self._failing.pop(what, None) is not None and self._troubles.pop(what, None) is not None:
-            _log.info("%s no longer", what)
+            _log.info("%s no longer", what, extra={"over": _mark(what)})
 
     async def run(self) -> None:
         """Looks until cancelled."""
@@ -162,7 +163,10 @@ class KafkaWatch:
         if gone:
             lasted_s = self._clock() - min(one.since for one in gone)
             _log.info(
-                "%s can be used again after %.0f s; the events that waited are sent", self._name, lasted_s
+                "%s can be used again after %.0f s; the events that waited are sent",
+                self._name,
+                lasted_s,
+                extra={"over": _mark("away")},
             )
 
     def _missing(self, names: Sequence[str]) -> None:
@@ -203,7 +207,7 @@ class KafkaWatch:
                 del self._troubles[other]
         if not names:
             if known:
-                _log.info("%s", right)
+                _log.info("%s", right, extra={"over": _mark(kind)})
         elif repeat or key not in known:
             self._tell(key, wrong)
 
@@ -214,10 +218,17 @@ class KafkaWatch:
             self._troubles[key] = _Trouble(now if since is None else since)
         elif not trouble.due(now):
             return
-        _log.warning("%s", line)
+        mark = _mark(key)
+        _log.warning("%s", line, extra={"trouble": mark} if mark != _mark("fewer") else None)
 
 
 _WHOLE: Final = frozenset({"away", "refused"})
+
+
+def _mark(key: str) -> str:
+    """Name of a cause for other programs: the same in every process, whichever topics it is about."""
+    kind = key.partition(":")[0]
+    return f"kafka.{'away' if kind in _WHOLE else kind}"
 
 
 def _topics(names: Sequence[str]) -> str:
