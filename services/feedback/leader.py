@@ -23,7 +23,7 @@ from services.feedback.alerting import Alerting, OvertakenError
 from services.feedback.intake import Bell
 from services.feedback.metrics_spec import SECOND, WindowSpec
 from services.feedback.metrics_store import Position
-from services.feedback.windows import Windows
+from services.feedback.windows import FLUSH_COST, QUIET_COST, Windows
 from services.mesh.events import EventBus, Message
 from services.mesh.events.topics import AGENT_METRICS
 from services.mesh.store import Store, is_transient
@@ -103,7 +103,12 @@ class Leader:
         )
         self._too_late = Counter(
             "waymesh_feedback_outcomes_too_late",
-            "Outcomes that are in no window because they came too late",
+            "Outcomes that are in no window because they came too late or are stamped more than a day ahead",
+            registry=telemetry.registry,
+        )
+        self._crowded = Counter(
+            "waymesh_feedback_outcomes_crowded",
+            "Outcomes that only the windows of all agents together hold because there were too many agents",
             registry=telemetry.registry,
         )
 
@@ -154,10 +159,10 @@ class Leader:
         """Makes the windows that can still change again of the outcomes they hold."""
         at = await store.position(connection)
         now = _micros(self._clock())
-        windows = Windows(self._specs, self._lateness)
+        windows = self._empty()
         windows.watermark = at.watermark
         kept_from, final_to = windows.kept_from, windows.final_to
-        windows = Windows(self._specs, self._lateness)
+        windows = self._empty()
         read = at.since
         while (
             found := await store.columns(connection, read, at.number, _REBUILD_BATCH, kept_from)
@@ -170,9 +175,14 @@ class Leader:
             await asyncio.to_thread(windows.add, found, known, now)
         stored = await store.stored(connection, final_to)
         windows.restore(at.watermark, at.too_late, stored, now)
+        windows.crowded = 0
         if self._alerting is not None:
             await self._alerting.load(connection)
         return _Term(connection, windows, at)
+
+    def _empty(self) -> Windows:
+        limits = () if self._alerting is None else self._alerting.limits
+        return Windows(self._specs, self._lateness, limits=limits)
 
     async def _tick(self, term: _Term) -> _Did:
         """One step on, in one transaction; nothing if there is nothing to do."""
@@ -193,7 +203,11 @@ class Leader:
                 # The loop serves callers meanwhile.
                 late = await asyncio.to_thread(windows.add, found, known, now)
                 number = int(found.number[-1])
-            made = await asyncio.to_thread(windows.flush, now)
+            elif new:
+                number = last  # their day was dropped before anybody had read them
+            # What else there is to do comes first; of a quiet leader's time it takes a quarter.
+            cost = FLUSH_COST if number < last else QUIET_COST
+            made = await asyncio.to_thread(windows.flush, now, cost)
             if late:
                 await store.mark_too_late(connection, late)
             if made:
@@ -208,6 +222,8 @@ class Leader:
                 await self._bus.publish(connection, messages)
         term.position, term.signals, term.alerts_at = after, heads.signals, time.monotonic()
         self._too_late.inc(after.too_late - at.too_late)
+        self._crowded.inc(windows.crowded)
+        windows.crowded = 0
         return _Did.PART if number < last else _Did.ALL
 
     def _judge(self, term: _Term, signals: int, now: datetime) -> bool:

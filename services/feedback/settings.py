@@ -1,14 +1,17 @@
 """Settings of feedback, beyond those all services share."""
 
+import math
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final, Self
 
-from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo
+from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, model_validator
 from pydantic_settings import NoDecode
 
 from services.feedback.alert_rules import Rules, built_in, read_rules
-from services.feedback.metrics_spec import WindowSpec, parse_windows
-from services.mesh.settings import GrpcSettings, Port
+from services.feedback.metrics_spec import SECOND, WindowSpec, parse_windows
+from services.mesh.settings import Disagreement, GrpcSettings, Port
+
+_DAY_S: Final = 86_400
 
 
 def _windows(value: str) -> str:
@@ -36,7 +39,7 @@ class FeedbackSettings(GrpcSettings):
     port: Port = Field(50053, validation_alias="WAYMESH_FEEDBACK_PORT")
     admin: Port | None = Field(None, validation_alias="WAYMESH_FEEDBACK_ADMIN_PORT")
 
-    outcome_retention_days: int = Field(30, validation_alias="WAYMESH_OUTCOME_RETENTION_DAYS", ge=1, le=3650)
+    outcome_retention_days: int = Field(30, validation_alias="WAYMESH_OUTCOME_RETENTION_DAYS", ge=2, le=3650)
     metric_windows: Annotated[str, AfterValidator(_windows)] = Field(
         "60s,300s/60s", validation_alias="WAYMESH_METRIC_WINDOWS", min_length=1
     )
@@ -45,6 +48,16 @@ class FeedbackSettings(GrpcSettings):
     alert_rules: RulesFile = Field(
         default_factory=built_in, validate_default=True, validation_alias="WAYMESH_ALERT_RULES"
     )
+
+    @model_validator(mode="after")
+    def _windows_within_what_is_kept(self) -> Self:
+        """Windows that may still change are made again of stored outcomes, which must be there for it."""
+        longest_s = max(spec.size for spec in self.windows) / SECOND
+        needed = math.ceil((longest_s + self.metric_lateness_s) / _DAY_S) + 1
+        if self.outcome_retention_days < needed:
+            allowed = f"at least {needed} with the windows and the lateness of WAYMESH_METRIC_*"
+            raise Disagreement("WAYMESH_OUTCOME_RETENTION_DAYS", self.outcome_retention_days, allowed)
+        return self
 
     @property
     def windows(self) -> tuple[WindowSpec, ...]:

@@ -36,7 +36,7 @@ WHERE letter_id = ANY ($1) GROUP BY letter_id
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('bus.replays'), hashtext($1))"
 _MARK: Final = "INSERT INTO bus.replays (letter_id) VALUES ($1)"
 # Else the group that gave the event up would take it for one that it has handled.
-_ADMIT_AGAIN: Final = "DELETE FROM bus.inbox WHERE group_name = $1 AND digest = $2"
+_ADMIT_AGAIN: Final = "DELETE FROM bus.inbox WHERE group_name = $1 AND digest = ANY ($2::bytea[])"
 
 
 class NotReplayableError(Exception):
@@ -127,7 +127,8 @@ async def replay(pool: asyncpg.Pool, letter: Letter, *, again: bool = False) -> 
             return False
         await connection.execute(_MARK, letter.id)
         await connection.execute(_FORGET)
-        digest = digest_of(letter.topic, letter.source, letter.event_id)
-        await connection.execute(_ADMIT_AGAIN, letter.group, digest)
+        # As it came, and as an earlier replay has sent it.
+        digests = [digest_of(letter.topic, one, letter.event_id) for one in (letter.source, source)]
+        await connection.execute(_ADMIT_AGAIN, letter.group, digests)
         await log.append(connection, [letter.event])
     return True
