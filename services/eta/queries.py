@@ -13,6 +13,7 @@ from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_ORDER_UNKNOWN,
     ERROR_REASON_POSITION_UNKNOWN,
     ERROR_REASON_STATUS_CONFLICT,
+    ERROR_REASON_TARGET_UNAVAILABLE,
 )
 
 from services.eta.answers import answer
@@ -26,7 +27,7 @@ from services.eta.predict import Phase
 from services.eta.store import EtaStore
 from services.eta.tracks import Track, phase_of
 from services.mesh.deadline import grant
-from services.mesh.errors import FailedPrecondition, MeshError, NotFound
+from services.mesh.errors import FailedPrecondition, MeshError, NotFound, Unavailable
 from services.mesh.store import is_transient
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 _SLICE: Final = 250
 # A store that takes longer does not answer in time for those who wait for an answer.
 _STORE_S: Final = 1.0
+# When to ask again for an order that may be among those not read yet, in seconds.
+_READING_S: Final = 2.0
 _MEMORY: Final = "eta.remembered_positions"
 _NOWHERE: Final = (float("nan"), float("nan"))
 _PLACE: Final = {name: place for place, name in enumerate(COURIER.names or ())}
@@ -66,8 +69,11 @@ class EtaQueries:
         book: OrderBook,
         learned: Callable[[], Learned],
         partitions: Callable[[], Sequence[Partition]],
+        orders_read: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`orders_read` says whether the book holds all orders there were when this process began."""
+        self._orders_read = orders_read
         self._store = store
         self._book = book
         self._learned = learned
@@ -193,6 +199,13 @@ class EtaQueries:
             order: KnownOrder | None = KnownOrder.of(query.order)
         else:
             order = self._book.order(query.order_id)
+        if order is None and not self._orders_read():
+            raise Unavailable(
+                f"order {query.order_id} is not known yet: the topic of orders is still being read",
+                reason=ERROR_REASON_TARGET_UNAVAILABLE,
+                metadata={"target": "orders"},
+                retry_after_s=_READING_S,
+            )
         if order is None:
             raise NotFound(
                 f"order {query.order_id} is not known",

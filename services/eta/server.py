@@ -87,7 +87,7 @@ class Eta(GrpcService[EtaSettings]):
         def partitions() -> list[Partition]:
             return list(consumer.partitions.values())
 
-        # Nobody is to hear that an order is unknown only because this process has just begun.
+        # Who asks at once is rather answered a little later than told to come back.
         await _until_caught_up(orders, settings.orders_wait_s)
 
         lifecycle.background("orders", orders.run)
@@ -105,7 +105,11 @@ class Eta(GrpcService[EtaSettings]):
         servicer = EtaServicer(
             intake=intake,
             queries=EtaQueries(
-                store=store, book=book, learned=lambda: learner.learned, partitions=partitions
+                store=store,
+                book=book,
+                learned=lambda: learner.learned,
+                partitions=partitions,
+                orders_read=orders.caught_up.is_set,
             ),
             watch=PredictionWatch(store),
             store=store,
@@ -124,7 +128,7 @@ async def _until_caught_up(reader: Consumer, limit_s: float) -> None:
         async with asyncio.timeout(limit_s):
             await reader.caught_up.wait()
     except TimeoutError:
-        log.warning("orders are still being read; those not read yet count as unknown")
+        log.warning("orders are still being read: who asks for one not read yet is told to come back")
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)

@@ -16,11 +16,12 @@ from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_ORDER_UNKNOWN,
     ERROR_REASON_POSITION_UNKNOWN,
     ERROR_REASON_STATUS_CONFLICT,
+    ERROR_REASON_TARGET_UNAVAILABLE,
 )
 from waymesh.order.v1.context_pb2 import DeliveryContext
 from waymesh.order.v1.order_pb2 import Order, OrderStatus
 
-from services.mesh.errors import InvalidArgument, MeshError, OutOfRange, from_status
+from services.mesh.errors import InvalidArgument, MeshError, OutOfRange, Unavailable, from_status
 
 
 @pytest.fixture
@@ -177,3 +178,16 @@ async def test_an_id_that_no_store_can_hold_is_refused_by_field(mesh: Rig) -> No
         )
     fields = [violation.field for violation in refused.value.violations]
     assert fields == ["queries[0].order_id", "queries[1].driver_id"]
+
+
+async def test_an_order_is_not_unknown_while_orders_cannot_be_read(mesh: Rig) -> None:
+    nowhere: dict[str, Any] = {"kafka_bootstrap_servers": "127.0.0.1:1", "orders_wait_s": 0.1}
+    stub = mesh.stub(await mesh.start(**nowhere))
+    with pytest.raises(Unavailable, match="order_1 is not known yet") as told:
+        await ask(stub, order_id="order_1")
+    assert told.value.reason == ERROR_REASON_TARGET_UNAVAILABLE
+    assert told.value.metadata == {"target": "orders"}
+    assert told.value.retry_after_s
+    queries = [EtaQuery(order_id="order_1"), EtaQuery(order=placed())]
+    answers = await stub.BatchPredictEta(BatchPredictEtaRequest(queries=queries))
+    assert [one.WhichOneof("result") for one in answers.results] == ["error", "prediction"]

@@ -79,11 +79,13 @@ async def test_events_of_a_missing_topic_wait_for_it_and_go_on_by_themselves(
     group, wide = Seen(), Seen()
     async with running(options, database) as process:
         process.start(process.bus.consume("readers", ["moves"], group))
-        process.start(process.bus.broadcast(["moves"], wide))
+        reader = process.bus.broadcast(["moves"], wide)
+        process.start(reader)
         values = [f"{number}" for number in range(60)]
         await process.publish(*(message(f"key-{int(value) % 7}", value) for value in values[:30]))
         await until(lambda: bool(told(caplog, "lacks topics")), "the missing topics are named")
         assert await process.pool.fetchval("SELECT count(*) FROM bus.log") == 30
+        assert not reader.caught_up.is_set()
         await made(admin, options, 4)
         await process.publish(*(message(f"key-{int(value) % 7}", value) for value in values[30:]))
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from services.mesh.events.bus import BroadcastHandler, PoisonMessage, Record
 from services.mesh.events.causes import serving
@@ -83,14 +83,15 @@ class KafkaBroadcastConsumer:
         return found
 
     async def _session(self) -> None:
-        consumer = AIOKafkaConsumer(
-            *(self._options.name_in_cluster(topic) for topic in self._topics),
-            **self._options.consumer(None, from_start=self._from_start),
-        )
+        names = [self._options.name_in_cluster(topic) for topic in self._topics]
+        consumer = AIOKafkaConsumer(*names, **self._options.consumer(None, from_start=self._from_start))
         try:
             await consumer.start()
             self._consumer = consumer
             partitions = list(consumer.assignment())
+            if {one.topic for one in partitions} != set(names):
+                # Else it would have read to the end of nothing.
+                raise UnknownTopicOrPartitionError
             for partition in partitions:
                 if partition in self._next:
                     consumer.seek(partition, self._next[partition])
