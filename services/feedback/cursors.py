@@ -1,17 +1,30 @@
-"""Page tokens and cursors: opaque to clients, checked when they come back."""
+"""Page tokens and cursors: opaque to clients, checked when they come back.
+
+A number is a place in what is stored, and good for whoever reads on from there, with any filters. A place in
+pages that are ordered by time is sealed with the request it answers: taken for a page of another list, or
+with other filters, it would leave out what it never showed.
+"""
 
 import base64
 import binascii
 import struct
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import Any, Final
+
+from google.protobuf.message import Message
 
 from services.feedback.store import Place
 from services.mesh import cursors
+from services.mesh.errors import InvalidArgument, OutOfRange
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER: Final = struct.Struct(">cQ")
-_PLACE: Final = struct.Struct(">cqQ")
+_PLACE: Final = struct.Struct(">cqQ8s")
+_SEAL_BYTES: Final = 8
+_REMEDY: Final = "leave it empty to start anew"
 
 
 def number_token(number: int) -> str:
@@ -23,24 +36,74 @@ def parse_number(token: str, field: str) -> int:
     """The number in a token. Raises InvalidArgument with CURSOR_INVALID."""
     mark, number = _decode(_NUMBER, token, field)
     if mark != b"n":
-        raise cursors.not_ours(token, field)
+        raise not_ours(token, field)
     return int(number)
 
 
-def place_token(place: Place) -> str:
-    """A token for the end of a page that is ordered by time."""
-    return _encode(_PLACE.pack(b"p", (place.at - _EPOCH) // timedelta(microseconds=1), place.number))
+def place_token(place: Place, request: Message) -> str:
+    """A token for the end of a page of what the request asks for, ordered by time."""
+    micros = (place.at - _EPOCH) // timedelta(microseconds=1)
+    return _encode(_PLACE.pack(b"p", micros, place.number, _seal(micros, place.number, request)))
 
 
-def parse_place(token: str, field: str) -> Place:
-    """The place in a token. Raises InvalidArgument with CURSOR_INVALID."""
-    mark, micros, number = _decode(_PLACE, token, field)
-    if mark != b"p":
-        raise cursors.not_ours(token, field)
+def parse_place(token: str, field: str, request: Message) -> Place:
+    """The place in a token that a page of what the request asks for ended with.
+
+    Raises InvalidArgument with CURSOR_INVALID, also for a token of another list or of other filters.
+    """
+    mark, micros, number, seal = _decode(_PLACE, token, field)
+    if mark != b"p" or seal != _seal(micros, number, request):
+        raise not_ours(token, field)
     try:
         return Place(_EPOCH + timedelta(microseconds=micros), number)
     except OverflowError:
-        raise cursors.not_ours(token, field) from None
+        raise not_ours(token, field) from None
+
+
+def not_ours(token: str, field: str) -> InvalidArgument:
+    """The error for what no answer gave to this question; its violation has the remedy too."""
+    error = cursors.not_ours(token, field)
+    error.violations = tuple(
+        replace(
+            each,
+            description=f"{each.description} to this request with the same filters; {_REMEDY}",
+        )
+        for each in error.violations
+    )
+    return error
+
+
+def not_kept(token: str, field: str) -> OutOfRange:
+    """The error for a place that is not stored any more, or not yet; its violation has the remedy too."""
+    error = cursors.not_kept(token, field)
+    error.violations = tuple(
+        replace(each, description=f"{each.description}; {_REMEDY}") for each in error.violations
+    )
+    return error
+
+
+def _seal(micros: int, number: int, request: Message) -> bytes:
+    """Tells tokens of other lists, of other filters and of other hands apart; it keeps no secret."""
+    asked = type(request)()
+    asked.CopyFrom(request)
+    # Pages may differ in length.
+    asked.ClearField("page_token")
+    asked.ClearField("page_size")
+    for field, values in asked.ListFields():
+        if field.is_repeated:
+            _sort(values)
+    digest = blake2b(struct.pack(">qQ", micros, number), digest_size=_SEAL_BYTES)
+    digest.update(asked.DESCRIPTOR.full_name.encode())
+    digest.update(asked.SerializeToString(deterministic=True))
+    return digest.digest()
+
+
+def _sort(values: Any) -> None:
+    """Lists of what to look for are sets: whoever asks again may give them in another order."""
+    given: Iterable[Any] = values
+    kept = sorted(set(given))
+    del values[:]
+    values.extend(kept)
 
 
 def _encode(packed: bytes) -> str:
@@ -53,7 +116,8 @@ def _decode(layout: struct.Struct, token: str, field: str) -> tuple[Any, ...]:
         # PostgreSQL's bigint is signed.
         unpacked = layout.unpack(packed)
     except (binascii.Error, struct.error, ValueError):
-        raise cursors.not_ours(token, field) from None
-    if unpacked[-1] >= 2**63 or _encode(packed) != token:
-        raise cursors.not_ours(token, field)
+        raise not_ours(token, field) from None
+    # A number stands behind the mark, or behind the time.
+    if unpacked[1 if layout is _NUMBER else 2] >= 2**63 or _encode(packed) != token:
+        raise not_ours(token, field)
     return unpacked

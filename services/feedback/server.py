@@ -88,12 +88,16 @@ class Feedback(GrpcService[FeedbackSettings]):
         )
         lifecycle.background("windows", leader.run)
         validation.at_a_glance(feedback_service_pb2.RecordOutcomesRequest, are_plain)
+        servicer = FeedbackServicer(
+            database,
+            intake,
+            windows=[spec.name for spec in settings.windows],
+            rules=list(settings.alert_rules.all),
+        )
         service = feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
         self.server.add(
             add_FeedbackServiceServicer_to_server,
-            recorded(
-                FeedbackServicer(database, intake), service, pipeline, self.telemetry, without=_UNRECORDED
-            ),
+            recorded(servicer, service, pipeline, self.telemetry, without=_UNRECORDED),
         )
 
 

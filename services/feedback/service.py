@@ -1,6 +1,6 @@
 """FeedbackService: messages in, records out and back."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -18,11 +18,10 @@ from waymesh.feedback.v1.metrics_pb2 import QueryMetricsRequest, QueryMetricsRes
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
 from services.feedback import alert_answers, metrics_answers, outcome_stream, store
-from services.feedback.cursors import number_token, parse_number, parse_place, place_token
+from services.feedback.cursors import not_kept, number_token, parse_number, parse_place, place_token
 from services.feedback.intake import Intake, conflict
 from services.feedback.records import DELIVERIES
 from services.feedback.store import Fate, Filter
-from services.mesh.cursors import not_kept
 from services.mesh.errors import to_status
 from services.mesh.store import Store
 
@@ -36,9 +35,14 @@ _DEFAULT_SPAN: Final = timedelta(hours=1)
 class FeedbackServicer(FeedbackServiceServicer):
     """Translates; see protos/waymesh/feedback/v1/feedback_service.proto for what each RPC promises."""
 
-    def __init__(self, database: Store, intake: Intake) -> None:
+    def __init__(
+        self, database: Store, intake: Intake, *, windows: Collection[str], rules: Collection[str]
+    ) -> None:
+        """`windows` and `rules`: the names of those that this feedback keeps."""
         self._database = database
         self._intake = intake
+        self._windows = windows
+        self._rules = rules
 
     async def RecordOutcome(  # noqa: N802 - the contract's name
         self, request: pb.RecordOutcomeRequest, context: Any
@@ -75,7 +79,7 @@ class FeedbackServicer(FeedbackServiceServicer):
         self, request: pb.ListOutcomesRequest, context: Any
     ) -> pb.ListOutcomesResponse:
         size = request.page_size or _PAGE
-        before = parse_place(request.page_token, "page_token") if request.page_token else None
+        before = parse_place(request.page_token, "page_token", request) if request.page_token else None
         wanted = Filter(
             statuses=request.statuses,
             agent_name=request.agent_name,
@@ -88,7 +92,7 @@ class FeedbackServicer(FeedbackServiceServicer):
         page = found[:size]
         return pb.ListOutcomesResponse(
             events=[OutcomeEvent.FromString(body) for _, body in page],
-            next_page_token=place_token(page[-1][0]) if len(found) > size else "",
+            next_page_token=place_token(page[-1][0], request) if len(found) > size else "",
         )
 
     async def ListDeliveryOutcomes(  # noqa: N802 - the contract's name
@@ -117,7 +121,7 @@ class FeedbackServicer(FeedbackServiceServicer):
     async def QueryMetrics(  # noqa: N802 - the contract's name
         self, request: QueryMetricsRequest, context: Any
     ) -> QueryMetricsResponse:
-        return await metrics_answers.queried(self._database, request)
+        return await metrics_answers.queried(self._database, request, self._windows)
 
     async def ListAlerts(  # noqa: N802 - the contract's name
         self, request: ListAlertsRequest, context: Any
@@ -127,7 +131,7 @@ class FeedbackServicer(FeedbackServiceServicer):
     async def SilenceAlert(  # noqa: N802 - the contract's name
         self, request: SilenceAlertRequest, context: Any
     ) -> SilenceAlertResponse:
-        return await alert_answers.silenced(self._database, request)
+        return await alert_answers.silenced(self._database, request, self._rules)
 
     async def ListFailureCounts(  # noqa: N802 - the contract's name
         self, request: pb.ListFailureCountsRequest, context: Any

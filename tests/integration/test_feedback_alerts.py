@@ -19,6 +19,7 @@ from services.feedback.alerting import Alerting, OvertakenError
 from services.feedback.records import SIGNALS, row
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import store as store_rows
+from services.mesh.chain.server.validation import check
 from services.mesh.errors import InvalidArgument
 from services.mesh.events import EventBus, Message, Record, create_bus
 from services.mesh.store import Store
@@ -26,6 +27,7 @@ from services.mesh.store import Store
 FIRING, RESOLVED = AlertState.ALERT_STATE_FIRING, AlertState.ALERT_STATE_RESOLVED
 BREAKER, ANOMALY = SignalKind.SIGNAL_KIND_BREAKER_OPEN, SignalKind.SIGNAL_KIND_GPS_ANOMALY
 
+RULES = list(built_in().all)
 DRIFT = SignalKind.SIGNAL_KIND_COVERAGE_DRIFT
 
 
@@ -114,7 +116,7 @@ class Rig:
 
     async def silence(self, key: str, duration_s: float) -> None:
         """The RPC goes by the real time; the test's goes on from there."""
-        await silenced(self.database, SilenceAlertRequest(alert_key=key, duration_s=duration_s))
+        await silenced(self.database, SilenceAlertRequest(alert_key=key, duration_s=duration_s), RULES)
         self.now = max(self.now, datetime.now(UTC))
 
     async def on_the_topic(self) -> list[tuple[str, str, int]]:
@@ -399,16 +401,34 @@ class TestSilence:
         assert not alert.HasField("silenced_until")
 
     async def test_it_answers_with_the_newest_alert_of_the_key(self, rig: Rig) -> None:
-        unknown = await silenced(rig.database, SilenceAlertRequest(alert_key=KEY, duration_s=60))
+        unknown = await silenced(rig.database, SilenceAlertRequest(alert_key=KEY, duration_s=60), RULES)
         assert (unknown.alert_key, unknown.HasField("alert")) == (KEY, False)
         await rig.send(rig.signal(), rig.signal(active=False), rig.signal())
         await rig.step()
-        known = await silenced(rig.database, SilenceAlertRequest(alert_key=KEY, duration_s=60))
+        known = await silenced(rig.database, SilenceAlertRequest(alert_key=KEY, duration_s=60), RULES)
         assert known.alert.state == FIRING
         assert known.alert.silenced_until == known.silenced_until
-        lifted = await silenced(rig.database, SilenceAlertRequest(alert_key=KEY))
+        lifted = await silenced(rig.database, SilenceAlertRequest(alert_key=KEY, duration_s=0), RULES)
         assert not lifted.HasField("silenced_until")
         assert not lifted.alert.HasField("silenced_until")
+
+    @pytest.mark.parametrize(
+        "key",
+        ["x", "/x", "p95-latency/eta", "P95_LATENCY/eta", "p95_latency", "p95_latency/", " p95_latency/eta"],
+    )
+    async def test_a_key_of_no_rule_is_refused_with_the_rules(self, rig: Rig, key: str) -> None:
+        with pytest.raises(InvalidArgument) as refused:
+            await silenced(rig.database, SilenceAlertRequest(alert_key=key, duration_s=60), RULES)
+        [violation] = refused.value.violations
+        assert violation.field == "alert_key"
+        assert violation.description.endswith(f"rules are {', '.join(RULES)}")
+        assert await rig.database.pool.fetchval("SELECT count(*) FROM silences") == 0
+
+    async def test_one_that_says_not_how_long_is_refused(self) -> None:
+        for missing in (SilenceAlertRequest(alert_key=KEY), SilenceAlertRequest(alert_key=KEY, author="ops")):
+            with pytest.raises(InvalidArgument, match=r"^duration_s: is required$"):
+                check(missing)
+        check(SilenceAlertRequest(alert_key=KEY, duration_s=0))
 
 
 class TestListing:
@@ -444,6 +464,14 @@ class TestListing:
         assert [one for page in pages for one in page] == [
             f"{kind}-{number}" for number in range(6, -1, -1) for kind in ("route", "driver")
         ]
+
+    async def test_a_token_of_other_filters_is_refused(self, rig: Rig) -> None:
+        await rig.send(rig.signal("one"), rig.signal("other"))
+        await rig.step()
+        token = (await listed(rig.database, ListAlertsRequest(page_size=1))).next_page_token
+        assert token
+        with pytest.raises(InvalidArgument, match="page_token"):
+            await listed(rig.database, ListAlertsRequest(page_token=token, rule="gps_anomaly"))
 
     async def test_a_token_that_is_not_ours_is_refused(self, rig: Rig) -> None:
         with pytest.raises(InvalidArgument, match="page_token"):

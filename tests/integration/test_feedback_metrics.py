@@ -35,6 +35,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A whole minute, and so the begin of a window.
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SPECS = parse_windows("60s,180s/60s")
+KEPT = [spec.name for spec in SPECS]
 LATENESS_S = 300
 GUARD_S = 60
 
@@ -358,7 +359,7 @@ async def test_metrics_are_filtered_and_come_in_pages(rig: Rig) -> None:
         found, token = [], ""
         while True:
             request = QueryMetricsRequest(page_size=7, page_token=token, **wanted)
-            answer = await queried(rig.database, request)
+            answer = await queried(rig.database, request, KEPT)
             found += answer.metrics
             token = answer.next_page_token
             if not token:
@@ -378,12 +379,23 @@ async def test_metrics_are_filtered_and_come_in_pages(rig: Rig) -> None:
     assert await asked(window="60s", **wanted) == [(1, "a", "60s")]
     assert await asked(window="180s/60s", **wanted) == [(n, "a", "180s/60s") for n in (1, 0, -1)]
 
-    first = await queried(rig.database, QueryMetricsRequest(page_size=1))
+    for field, wrong in (
+        ("together_only", QueryMetricsRequest(agent_names=["a"], together_only=True)),
+        ("window", QueryMetricsRequest(window="61s")),
+    ):
+        with pytest.raises(InvalidArgument) as refused:
+            await queried(rig.database, wrong, KEPT)
+        assert [each.field for each in refused.value.violations] == [field]
+    assert refused.value.message == f"window: must be one of {', '.join(KEPT)}, or empty for all"
+    # What was made under another setting is still there to be read.
+    assert (await queried(rig.database, QueryMetricsRequest(window="60s"), ["7s"])).metrics
+
+    first = await queried(rig.database, QueryMetricsRequest(page_size=1), KEPT)
     await rig.database.pool.execute("DELETE FROM windows")
     with pytest.raises(OutOfRange):
-        await queried(rig.database, QueryMetricsRequest(page_token=first.next_page_token))
+        await queried(rig.database, QueryMetricsRequest(page_token=first.next_page_token), KEPT)
     with pytest.raises(InvalidArgument):
-        await queried(rig.database, QueryMetricsRequest(page_token="nonsense"))
+        await queried(rig.database, QueryMetricsRequest(page_token="nonsense"), KEPT)
 
 
 async def test_windows_kept_long_enough_go_a_chunk_at_a_time(rig: Rig) -> None:

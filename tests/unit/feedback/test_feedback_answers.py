@@ -29,7 +29,7 @@ async def answer(fates: Sequence[Fate]) -> Any:
     nothing: Any = None
     intake: Any = Intake(fates)
     events = [OutcomeEvent(event_id=f"event-{n}") for n in range(len(fates))]
-    return await FeedbackServicer(nothing, intake).RecordOutcomes(
+    return await FeedbackServicer(nothing, intake, windows=(), rules=()).RecordOutcomes(
         pb.RecordOutcomesRequest(events=events), None
     )
 

@@ -178,7 +178,9 @@ class ListAlertsRequest(_message.Message):
     page_size: _builtins.int
     """Alerts per page, 1 to 1,000; 0 means 100."""
     page_token: _builtins.str
-    """`next_page_token` of the page before; empty for the first. At most 256 characters."""
+    """`next_page_token` of the page before, which was asked for with the same filters; empty for the first. At most 256
+    characters.
+    """
     rule: _builtins.str
     """Only of this rule; empty means all. At most 64 characters."""
     subject: _builtins.str
@@ -253,26 +255,30 @@ class SilenceAlertRequest(_message.Message):
     COMMENT_FIELD_NUMBER: _builtins.int
     AUTHOR_FIELD_NUMBER: _builtins.int
     alert_key: _builtins.str
-    """`alert_key` of the alert, 1 to 768 characters; it need not be raised."""
+    """`alert_key` of the alert, 1 to 768 characters. It need not be raised, but its rule must be one of those that are on."""
     duration_s: _builtins.float
-    """How long from now, in seconds, at most 30 days; 0 lifts the silence."""
+    """How long from now, in seconds, at most 30 days; 0 lifts the silence. It must be there: whoever leaves it out has
+    said neither.
+    """
     comment: _builtins.str
     """Why, for people, at most 1024 characters."""
     author: _builtins.str
-    """Who says so, at most 128 characters."""
+    """Who says so, at most 128 characters: no control characters, and not blanks alone."""
     def __init__(
         self,
         *,
         alert_key: _builtins.str = ...,
-        duration_s: _builtins.float = ...,
+        duration_s: _builtins.float | None = ...,
         comment: _builtins.str = ...,
         author: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration_s", b"_duration_s", "duration_s", b"duration_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_key", b"alert_key", "author", b"author", "comment", b"comment", "duration_s", b"duration_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration_s", b"_duration_s", "alert_key", b"alert_key", "author", b"author", "comment", b"comment", "duration_s", b"duration_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__duration_s: _TypeAlias = _typing.Literal["duration_s"]  # noqa: Y015
+    _WhichOneofArgType__duration_s: _TypeAlias = _typing.Literal["_duration_s", b"_duration_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__duration_s) -> _WhichOneofReturnType__duration_s | None: ...
 
 Global___SilenceAlertRequest: _TypeAlias = SilenceAlertRequest  # noqa: Y015
 

@@ -359,7 +359,9 @@ class ListOutcomesRequest(_message.Message):
     page_size: _builtins.int
     """Outcomes per page, 1 to 1,000; 0 means 100."""
     page_token: _builtins.str
-    """`next_page_token` of the page before; empty for the first. At most 256 characters."""
+    """`next_page_token` of the page before, which was asked for with the same filters; empty for the first. At most 256
+    characters.
+    """
     agent_name: _builtins.str
     """Only this agent; empty means all. At most 128 characters."""
     workflow_id: _builtins.str
@@ -438,7 +440,7 @@ class ListDeliveryOutcomesRequest(_message.Message):
     page_size: _builtins.int
     """Outcomes per page, 1 to 1,000; 0 means 100."""
     page_token: _builtins.str
-    """`next_page_token` of the page before; empty from the start. At most 256 characters."""
+    """`next_page_token` of any page before, whatever its filters; empty from the start. At most 256 characters."""
     order_id: _builtins.str
     """Only this order; empty means all. At most 128 characters."""
     driver_id: _builtins.str

@@ -104,14 +104,18 @@ class FeedbackServiceServicer:
     """
 
     def RecordOutcome(self, request, context):
-        """RecordOutcome stores one outcome, once by event_id. It is durable when the answer comes.
+        """RecordOutcome stores one outcome, once by event_id. It is durable when the answer comes. ALREADY_EXISTS if the same
+        id came before with other content.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordOutcomes(self, request, context):
-        """RecordOutcomes stores outcomes, each once by event_id. They are durable when the answer comes.
+        """RecordOutcomes stores outcomes, each once by event_id. They are durable when the answer comes. One that breaks a
+        rule refuses all: INVALID_ARGUMENT, nothing is stored. One whose id came before with other content does not hold
+        back the others: its result says so in `error`. In a batch of one that is the answer to the call, ALREADY_EXISTS,
+        as of one item.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,20 +123,26 @@ class FeedbackServiceServicer:
 
     def StreamOutcomes(self, request_iterator, context):
         """StreamOutcomes takes in batches of outcomes and answers each batch once it is durable, in the order of the batches.
+        One that breaks a rule, or whose id came before with other content, holds back no other: it is among `refused`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordDeliveryOutcomes(self, request, context):
-        """RecordDeliveryOutcomes stores deliveries against their predictions, each once by outcome_id.
+        """RecordDeliveryOutcomes stores deliveries against their predictions, each once by outcome_id. One that breaks a rule
+        refuses all: INVALID_ARGUMENT, nothing is stored. One whose id came before with other content does not hold back
+        the others: its result says so in `error`. In a batch of one that is the answer to the call, ALREADY_EXISTS, as of
+        one item.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordSignals(self, request, context):
-        """RecordSignals stores signals, each once by signal_id.
+        """RecordSignals stores signals, each once by signal_id. One that breaks a rule refuses all: INVALID_ARGUMENT, nothing
+        is stored. One whose id came before with other content does not hold back the others: its result says so in
+        `error`. In a batch of one that is the answer to the call, ALREADY_EXISTS, as of one item.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,15 +36,30 @@ class FeedbackServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FeedbackServiceAsyncStub: ...
     RecordOutcome: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordOutcomeRequest, _feedback_service_pb2.RecordOutcomeResponse]
-    """RecordOutcome stores one outcome, once by event_id. It is durable when the answer comes."""
+    """RecordOutcome stores one outcome, once by event_id. It is durable when the answer comes. ALREADY_EXISTS if the same
+    id came before with other content.
+    """
     RecordOutcomes: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordOutcomesRequest, _feedback_service_pb2.RecordOutcomesResponse]
-    """RecordOutcomes stores outcomes, each once by event_id. They are durable when the answer comes."""
+    """RecordOutcomes stores outcomes, each once by event_id. They are durable when the answer comes. One that breaks a
+    rule refuses all: INVALID_ARGUMENT, nothing is stored. One whose id came before with other content does not hold
+    back the others: its result says so in `error`. In a batch of one that is the answer to the call, ALREADY_EXISTS,
+    as of one item.
+    """
     StreamOutcomes: _grpc.StreamStreamMultiCallable[_feedback_service_pb2.StreamOutcomesRequest, _feedback_service_pb2.StreamOutcomesResponse]
-    """StreamOutcomes takes in batches of outcomes and answers each batch once it is durable, in the order of the batches."""
+    """StreamOutcomes takes in batches of outcomes and answers each batch once it is durable, in the order of the batches.
+    One that breaks a rule, or whose id came before with other content, holds back no other: it is among `refused`.
+    """
     RecordDeliveryOutcomes: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordDeliveryOutcomesRequest, _feedback_service_pb2.RecordDeliveryOutcomesResponse]
-    """RecordDeliveryOutcomes stores deliveries against their predictions, each once by outcome_id."""
+    """RecordDeliveryOutcomes stores deliveries against their predictions, each once by outcome_id. One that breaks a rule
+    refuses all: INVALID_ARGUMENT, nothing is stored. One whose id came before with other content does not hold back
+    the others: its result says so in `error`. In a batch of one that is the answer to the call, ALREADY_EXISTS, as of
+    one item.
+    """
     RecordSignals: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordSignalsRequest, _feedback_service_pb2.RecordSignalsResponse]
-    """RecordSignals stores signals, each once by signal_id."""
+    """RecordSignals stores signals, each once by signal_id. One that breaks a rule refuses all: INVALID_ARGUMENT, nothing
+    is stored. One whose id came before with other content does not hold back the others: its result says so in
+    `error`. In a batch of one that is the answer to the call, ALREADY_EXISTS, as of one item.
+    """
     ListOutcomes: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.ListOutcomesRequest, _feedback_service_pb2.ListOutcomesResponse]
     """ListOutcomes gives stored outcomes, newest first; filtered first, then cut into pages."""
     ListDeliveryOutcomes: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.ListDeliveryOutcomesRequest, _feedback_service_pb2.ListDeliveryOutcomesResponse]
@@ -69,15 +84,30 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RecordOutcome: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordOutcomeRequest, _feedback_service_pb2.RecordOutcomeResponse]  # type: ignore[assignment]
-    """RecordOutcome stores one outcome, once by event_id. It is durable when the answer comes."""
+    """RecordOutcome stores one outcome, once by event_id. It is durable when the answer comes. ALREADY_EXISTS if the same
+    id came before with other content.
+    """
     RecordOutcomes: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordOutcomesRequest, _feedback_service_pb2.RecordOutcomesResponse]  # type: ignore[assignment]
-    """RecordOutcomes stores outcomes, each once by event_id. They are durable when the answer comes."""
+    """RecordOutcomes stores outcomes, each once by event_id. They are durable when the answer comes. One that breaks a
+    rule refuses all: INVALID_ARGUMENT, nothing is stored. One whose id came before with other content does not hold
+    back the others: its result says so in `error`. In a batch of one that is the answer to the call, ALREADY_EXISTS,
+    as of one item.
+    """
     StreamOutcomes: _aio.StreamStreamMultiCallable[_feedback_service_pb2.StreamOutcomesRequest, _feedback_service_pb2.StreamOutcomesResponse]  # type: ignore[assignment]
-    """StreamOutcomes takes in batches of outcomes and answers each batch once it is durable, in the order of the batches."""
+    """StreamOutcomes takes in batches of outcomes and answers each batch once it is durable, in the order of the batches.
+    One that breaks a rule, or whose id came before with other content, holds back no other: it is among `refused`.
+    """
     RecordDeliveryOutcomes: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordDeliveryOutcomesRequest, _feedback_service_pb2.RecordDeliveryOutcomesResponse]  # type: ignore[assignment]
-    """RecordDeliveryOutcomes stores deliveries against their predictions, each once by outcome_id."""
+    """RecordDeliveryOutcomes stores deliveries against their predictions, each once by outcome_id. One that breaks a rule
+    refuses all: INVALID_ARGUMENT, nothing is stored. One whose id came before with other content does not hold back
+    the others: its result says so in `error`. In a batch of one that is the answer to the call, ALREADY_EXISTS, as of
+    one item.
+    """
     RecordSignals: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordSignalsRequest, _feedback_service_pb2.RecordSignalsResponse]  # type: ignore[assignment]
-    """RecordSignals stores signals, each once by signal_id."""
+    """RecordSignals stores signals, each once by signal_id. One that breaks a rule refuses all: INVALID_ARGUMENT, nothing
+    is stored. One whose id came before with other content does not hold back the others: its result says so in
+    `error`. In a batch of one that is the answer to the call, ALREADY_EXISTS, as of one item.
+    """
     ListOutcomes: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.ListOutcomesRequest, _feedback_service_pb2.ListOutcomesResponse]  # type: ignore[assignment]
     """ListOutcomes gives stored outcomes, newest first; filtered first, then cut into pages."""
     ListDeliveryOutcomes: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.ListDeliveryOutcomesRequest, _feedback_service_pb2.ListDeliveryOutcomesResponse]  # type: ignore[assignment]
@@ -105,7 +135,9 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_service_pb2.RecordOutcomeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_service_pb2.RecordOutcomeResponse, _abc.Awaitable[_feedback_service_pb2.RecordOutcomeResponse]]:
-        """RecordOutcome stores one outcome, once by event_id. It is durable when the answer comes."""
+        """RecordOutcome stores one outcome, once by event_id. It is durable when the answer comes. ALREADY_EXISTS if the same
+        id came before with other content.
+        """
 
     @_abc_1.abstractmethod
     def RecordOutcomes(
@@ -113,7 +145,11 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_service_pb2.RecordOutcomesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_service_pb2.RecordOutcomesResponse, _abc.Awaitable[_feedback_service_pb2.RecordOutcomesResponse]]:
-        """RecordOutcomes stores outcomes, each once by event_id. They are durable when the answer comes."""
+        """RecordOutcomes stores outcomes, each once by event_id. They are durable when the answer comes. One that breaks a
+        rule refuses all: INVALID_ARGUMENT, nothing is stored. One whose id came before with other content does not hold
+        back the others: its result says so in `error`. In a batch of one that is the answer to the call, ALREADY_EXISTS,
+        as of one item.
+        """
 
     @_abc_1.abstractmethod
     def StreamOutcomes(
@@ -121,7 +157,9 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_feedback_service_pb2.StreamOutcomesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_feedback_service_pb2.StreamOutcomesResponse], _abc.AsyncIterator[_feedback_service_pb2.StreamOutcomesResponse]]:
-        """StreamOutcomes takes in batches of outcomes and answers each batch once it is durable, in the order of the batches."""
+        """StreamOutcomes takes in batches of outcomes and answers each batch once it is durable, in the order of the batches.
+        One that breaks a rule, or whose id came before with other content, holds back no other: it is among `refused`.
+        """
 
     @_abc_1.abstractmethod
     def RecordDeliveryOutcomes(
@@ -129,7 +167,11 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_service_pb2.RecordDeliveryOutcomesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_service_pb2.RecordDeliveryOutcomesResponse, _abc.Awaitable[_feedback_service_pb2.RecordDeliveryOutcomesResponse]]:
-        """RecordDeliveryOutcomes stores deliveries against their predictions, each once by outcome_id."""
+        """RecordDeliveryOutcomes stores deliveries against their predictions, each once by outcome_id. One that breaks a rule
+        refuses all: INVALID_ARGUMENT, nothing is stored. One whose id came before with other content does not hold back
+        the others: its result says so in `error`. In a batch of one that is the answer to the call, ALREADY_EXISTS, as of
+        one item.
+        """
 
     @_abc_1.abstractmethod
     def RecordSignals(
@@ -137,7 +179,10 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_service_pb2.RecordSignalsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_service_pb2.RecordSignalsResponse, _abc.Awaitable[_feedback_service_pb2.RecordSignalsResponse]]:
-        """RecordSignals stores signals, each once by signal_id."""
+        """RecordSignals stores signals, each once by signal_id. One that breaks a rule refuses all: INVALID_ARGUMENT, nothing
+        is stored. One whose id came before with other content does not hold back the others: its result says so in
+        `error`. In a batch of one that is the answer to the call, ALREADY_EXISTS, as of one item.
+        """
 
     @_abc_1.abstractmethod
     def ListOutcomes(

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from waymesh.feedback.v1 import outcome_pb2 as waymesh_dot_feedback_dot_v1_dot_outcome__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n waymesh/feedback/v1/signal.proto\x12\x13waymesh.feedback.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!waymesh/feedback/v1/outcome.proto\"\xbb\x03\n\x06Signal\x12\x1d\n\tsignal_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x39\n\x04kind\x18\x02 \x01(\x0e\x32\x1f.waymesh.feedback.v1.SignalKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\x06source\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1b\n\x07subject\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12;\n\x08severity\x18\x05 \x01(\x0e\x32\x1d.waymesh.feedback.v1.SeverityB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\x12\x19\n\x07message\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x35\n\ttimestamp\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12P\n\x06labels\x18\t \x03(\x0b\x32\'.waymesh.feedback.v1.Signal.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10 \"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x04\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xe3\x01\n\nSignalKind\x12\x1b\n\x17SIGNAL_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18SIGNAL_KIND_BREAKER_OPEN\x10\x01\x12\x1e\n\x1aSIGNAL_KIND_HEALTH_FAILING\x10\x02\x12\x1e\n\x1aSIGNAL_KIND_COURIER_SILENT\x10\x03\x12\x1b\n\x17SIGNAL_KIND_GPS_ANOMALY\x10\x04\x12\x1e\n\x1aSIGNAL_KIND_COVERAGE_DRIFT\x10\x05\x12\x1d\n\x19SIGNAL_KIND_LATENESS_RISK\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n waymesh/feedback/v1/signal.proto\x12\x13waymesh.feedback.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!waymesh/feedback/v1/outcome.proto\"\xe0\x05\n\x06Signal\x12\x1d\n\tsignal_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x39\n\x04kind\x18\x02 \x01(\x0e\x32\x1f.waymesh.feedback.v1.SignalKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\xbe\x02\n\x06source\x18\x03 \x01(\tB\xad\x02\xbaH\xa9\x02r\x05\x10\x01\x18\x80\x01\xba\x01\x98\x01\n\x19source.control_characters\x12 must not have control characters\x1aY!this.matches(\'[\\u0001-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]\')\xba\x01\x82\x01\n\x0csource.blank\x12\x11must not be blank\x1a_this == \'\' || this.matches(\'[^ \\u00a0\\u1680\\u2000-\\u200b\\u2028\\u2029\\u202f\\u205f\\u3000\\ufeff]\')\x12\x1b\n\x07subject\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12;\n\x08severity\x18\x05 \x01(\x0e\x32\x1d.waymesh.feedback.v1.SeverityB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\x12\x19\n\x07message\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x35\n\ttimestamp\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12P\n\x06labels\x18\t \x03(\x0b\x32\'.waymesh.feedback.v1.Signal.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10 \"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x04\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xe3\x01\n\nSignalKind\x12\x1b\n\x17SIGNAL_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18SIGNAL_KIND_BREAKER_OPEN\x10\x01\x12\x1e\n\x1aSIGNAL_KIND_HEALTH_FAILING\x10\x02\x12\x1e\n\x1aSIGNAL_KIND_COURIER_SILENT\x10\x03\x12\x1b\n\x17SIGNAL_KIND_GPS_ANOMALY\x10\x04\x12\x1e\n\x1aSIGNAL_KIND_COVERAGE_DRIFT\x10\x05\x12\x1d\n\x19SIGNAL_KIND_LATENESS_RISK\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,7 +41,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNAL'].fields_by_name['kind']._loaded_options = None
   _globals['_SIGNAL'].fields_by_name['kind']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_SIGNAL'].fields_by_name['source']._loaded_options = None
-  _globals['_SIGNAL'].fields_by_name['source']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_SIGNAL'].fields_by_name['source']._serialized_options = b'\272H\251\002r\005\020\001\030\200\001\272\001\230\001\n\031source.control_characters\022 must not have control characters\032Y!this.matches(\'[\\u0001-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]\')\272\001\202\001\n\014source.blank\022\021must not be blank\032_this == \'\' || this.matches(\'[^ \\u00a0\\u1680\\u2000-\\u200b\\u2028\\u2029\\u202f\\u205f\\u3000\\ufeff]\')'
   _globals['_SIGNAL'].fields_by_name['subject']._loaded_options = None
   _globals['_SIGNAL'].fields_by_name['subject']._serialized_options = b'\272H\007r\005\020\001\030\200\002'
   _globals['_SIGNAL'].fields_by_name['severity']._loaded_options = None
@@ -52,10 +52,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNAL'].fields_by_name['timestamp']._serialized_options = b'\272H\003\310\001\001'
   _globals['_SIGNAL'].fields_by_name['labels']._loaded_options = None
   _globals['_SIGNAL'].fields_by_name['labels']._serialized_options = b'\272H\024\232\001\021\020 \"\006r\004\020\001\030@*\005r\003\030\200\004'
-  _globals['_SIGNALKIND']._serialized_start=601
-  _globals['_SIGNALKIND']._serialized_end=828
+  _globals['_SIGNALKIND']._serialized_start=894
+  _globals['_SIGNALKIND']._serialized_end=1121
   _globals['_SIGNAL']._serialized_start=155
-  _globals['_SIGNAL']._serialized_end=598
-  _globals['_SIGNAL_LABELSENTRY']._serialized_start=553
-  _globals['_SIGNAL_LABELSENTRY']._serialized_end=598
+  _globals['_SIGNAL']._serialized_end=891
+  _globals['_SIGNAL_LABELSENTRY']._serialized_start=846
+  _globals['_SIGNAL_LABELSENTRY']._serialized_end=891
 # @@protoc_insertion_point(module_scope)

@@ -101,7 +101,7 @@ class Signal(_message.Message):
     kind: Global___SignalKind.ValueType
     """What was noticed."""
     source: _builtins.str
-    """Who noticed, 1 to 128 characters, such as `eta`."""
+    """Who noticed, 1 to 128 characters, such as `eta`: no control characters, and not blanks alone."""
     subject: _builtins.str
     """What it is about, 1 to 256 characters, such as a driver_id. Kind, source and subject name the alert."""
     severity: _outcome_pb2.Severity.ValueType
