@@ -7,20 +7,20 @@ whatever dies.
 
 import heapq
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
 import asyncpg
 from waymesh.feedback.v1.alert_pb2 import Alert, AlertState
-from waymesh.feedback.v1.metrics_pb2 import AgentMetrics
 from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 
 from services.feedback import alert_store, alerts
 from services.feedback.alert_rules import MetricRule, Rules, SignalRule
 from services.feedback.alert_store import Kept
 from services.feedback.alerts import Change, Condition, Heard, key_of
+from services.feedback.board import Figure, latency_limits
 from services.mesh.events import Message as BusMessage
 from services.mesh.events.topics import AGENT_ALERTS
 
@@ -34,6 +34,8 @@ _DISCARD_EVERY: Final = timedelta(hours=1)
 _DISCARD: Final = 2_000
 # Who noticed what outcomes tell.
 _OWN: Final = "feedback"
+# Of an agent without outcomes.
+_NO_FIGURE: Final = Figure(0.0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,10 @@ class OvertakenError(Exception):
 class MetricsView(Protocol):
     """What windows tell of agents."""
 
-    def current(self, window: str, now: datetime) -> Mapping[str, AgentMetrics]:
-        """Per agent ('' = all together): the window of this name that holds `now` and ends next."""
+    def figures(
+        self, window: str, metric: str, above: float, agents: Collection[str]
+    ) -> Mapping[str, Figure]:
+        """A metric of the current window of this name: of agents above, and of `agents` that are in it."""
         ...
 
 
@@ -84,6 +88,14 @@ class Alerting:
         self._token: str | None = None
         self._behind = False
         self._timers: list[tuple[datetime, str]] = []
+
+    @property
+    def limits(self) -> Sequence[float]:
+        """Latencies, in milliseconds, that rules compare percentiles with."""
+        thresholds: dict[str, set[float]] = {}
+        for rule in self._rules.metrics:
+            thresholds.setdefault(rule.metric, set()).add(rule.threshold)
+        return latency_limits(thresholds)
 
     async def load(self, connection: asyncpg.Connection) -> None:
         """Takes over what is stored; on becoming leader."""
@@ -170,16 +182,12 @@ class Alerting:
 
     def _measure(self, work: _Work, view: MetricsView) -> None:
         for rule in self._rules.metrics:
-            current = view.current(rule.window, work.now)
             known = {
                 one.subject for key in self._measured if (one := self._conditions[key]).rule == rule.name
             }
-            for agent in known.union(current):
-                metrics = current.get(agent)
-                value = 0.0 if metrics is None else rule.value(metrics)
-                outcomes = 0 if metrics is None else metrics.outcomes
-                if not agent or (agent not in known and value <= rule.threshold):
-                    continue
+            current = view.figures(rule.window, rule.metric, rule.threshold, known)
+            for agent in sorted(known.union(current)):
+                value, outcomes = current.get(agent, _NO_FIGURE)
                 before = self._conditions.get(key_of(rule.name, "", agent)) or Condition(rule.name, "", agent)
                 self._take(work, before, alerts.measure(rule, before, value, outcomes, work.now))
 

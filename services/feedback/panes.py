@@ -16,6 +16,8 @@ from services.feedback.percentiles import Values, percentiles
 
 # Error types that a window lists.
 ERROR_TYPES: Final = 50
+# Error types that a pane tells apart; what a hostile caller makes up beyond that is counted as others.
+APART: Final = 1_000
 
 _SHARES: Final = (0.5, 0.95, 0.99)
 _SUMS: Final = ("average_latency_ms", "cost_estimate", "average_workflow_ms")
@@ -64,11 +66,16 @@ class Pane:
     tokens: int
     cost: float
     error_types: Counter[str]
+    other_types: int
+    """Outcomes with an error type that found no place among the others."""
+    over: list[int]
+    """How many took longer than each of the limits that `fill` is told."""
     latencies: Values
 
     @classmethod
-    def empty(cls) -> "Pane":
-        return cls([0] * _STATUSES, 0, 0, 0.0, 0, 0.0, Counter(), Values())
+    def empty(cls, limits: int = 0) -> "Pane":
+        """One that counts by so many limits."""
+        return cls([0] * _STATUSES, 0, 0, 0.0, 0, 0.0, Counter(), 0, [0] * limits, Values())
 
 
 class Workflows:
@@ -107,8 +114,10 @@ class Workflows:
         return self._sorted
 
 
-def fill(panes: Sequence[Pane], place: NDArray[np.intp], columns: Columns) -> None:
-    """Adds each outcome to the pane at its place in `panes`."""
+def fill(
+    panes: Sequence[Pane], place: NDArray[np.intp], columns: Columns, limits: Sequence[float] = ()
+) -> None:
+    """Adds each outcome to the pane at its place in `panes`. `limits` are latencies in milliseconds."""
     count = len(panes)
     statuses = np.bincount(place * _STATUSES + columns.status, minlength=count * _STATUSES)
     bad = columns.severity >= Severity.SEVERITY_ERROR
@@ -117,6 +126,7 @@ def fill(panes: Sequence[Pane], place: NDArray[np.intp], columns: Columns) -> No
     latencies = np.bincount(place, columns.latency_ms, count).tolist()
     tokens = np.bincount(place, columns.tokens_used, count).tolist()
     costs = np.bincount(place, columns.cost_estimate, count).tolist()
+    over = [np.bincount(place, columns.latency_ms > limit, count).tolist() for limit in limits]
     if count == 1:
         order, ends = columns.latency_ms, [len(columns)]
     else:
@@ -130,11 +140,17 @@ def fill(panes: Sequence[Pane], place: NDArray[np.intp], columns: Columns) -> No
         pane.latency_ms += latencies[n]
         pane.tokens += int(tokens[n])
         pane.cost += costs[n]
+        pane.over = [int(a + more[n]) for a, more in zip(pane.over, over, strict=True)]
         pane.latencies.add(order[start : ends[n]])
         start = ends[n]
     for n, error_type in enumerate(columns.error_type):
-        if error_type:
-            panes[place[n]].error_types[error_type] += 1
+        if not error_type:
+            continue
+        pane = panes[place[n]]
+        if error_type in pane.error_types or len(pane.error_types) < APART:
+            pane.error_types[error_type] += 1
+        else:
+            pane.other_types += 1
 
 
 def metrics(panes: Sequence[Pane]) -> AgentMetrics:
@@ -168,7 +184,8 @@ def metrics(panes: Sequence[Pane]) -> AgentMetrics:
     if types:
         listed = sorted(types.items(), key=lambda one: (-one[1], one[0]))[:ERROR_TYPES]
         found.error_types.extend(ErrorTypeCount(error_type=name, count=count) for name, count in listed)
-        found.other_error_types = types.total() - sum(count for _, count in listed)
+        others = sum(pane.other_types for pane in panes)
+        found.other_error_types = types.total() - sum(count for _, count in listed) + others
     return found
 
 

@@ -2,14 +2,16 @@
 
 The watermark is the latest of min(own time, arrival) of all outcomes so far. An outcome whose own time lies
 more than the lateness before the watermark when it comes is too late: it changes nothing. So a window that
-ends as long before is final. A workflow belongs to the window that holds the time of its newest outcome.
+ends as long before is final. One stamped more than a day after it came changes nothing either: it would be
+kept until then. A workflow belongs to the window that holds the time of its newest outcome.
 
 Nothing here knows the time or does I/O; all times are Unix microseconds.
 """
 
+import heapq
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -18,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from waymesh.feedback.v1.metrics_pb2 import AgentMetrics, WindowKind
 
+from services.feedback.board import Board, Figure
 from services.feedback.metrics_columns import Columns
 from services.feedback.metrics_spec import SECOND, WindowSpec
 from services.feedback.panes import Pane, Span, Workflows, add_workflows, fill, metrics, same
@@ -32,12 +35,20 @@ _FIRST: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(microse
 _LAST: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _TUMBLING: Final = WindowKind.WINDOW_KIND_TUMBLING
 _HOPPING: Final = WindowKind.WINDOW_KIND_HOPPING
-# What putting open windows together may take of one flush, and what one of them takes, in nanoseconds, about.
+# Outcomes may be stamped this much after they came, in microseconds.
+AHEAD: Final = 86_400 * SECOND
+# Agents that are told apart in one pane: the first that come. In all there may be so many panes per agent.
+AGENTS: Final = 10_000
+_PANES_PER_AGENT: Final = 20
+# What putting open windows together may take of one flush while outcomes wait and while none do, what
+# publishing closed ones may, and what one window takes; in nanoseconds, about.
 FLUSH_COST: Final = 5_000_000
+QUIET_COST: Final = 50_000_000
+CLOSE_COST: Final = 100_000_000
 _ROW_COST: Final = 75_000
 _OUTCOMES_PER_NS: Final = 2
 # Windows that hold the present are put together this much sooner than their turn, in microseconds.
-_AHEAD: Final = SECOND
+_SOONER: Final = SECOND
 
 
 @dataclass(slots=True, eq=False)
@@ -69,28 +80,43 @@ class Windows:
     """All windows that can still change.
 
     `grace`: how long after its end a window closes by the clock. `pause`: how long a published window stays
-    as it is at least, so that many outcomes that come late make one correction.
+    as it is at least, so that many outcomes that come late make one correction. `limits`: latencies, in
+    milliseconds, that alerts compare percentiles with. `agents`: how many are told apart.
     """
 
     def __init__(
-        self, specs: Sequence[WindowSpec], lateness: int, grace: int = 2 * SECOND, pause: int = SECOND
+        self,
+        specs: Sequence[WindowSpec],
+        lateness: int,
+        grace: int = 2 * SECOND,
+        pause: int = SECOND // 4,
+        limits: Sequence[float] = (),
+        agents: int = AGENTS,
     ) -> None:
         self.specs = {spec.name: spec for spec in specs}
         self.watermark = NEVER
         self.too_late = 0
+        # Outcomes of agents that were not told apart any more.
+        self.crowded = 0
         self.pane = math.gcd(*(n for spec in specs for n in (spec.size, spec.step)))
         self._lateness = lateness
         self._grace = grace
         self._pause = pause
+        self._limits = tuple(limits)
+        self._agents = agents
         self._longest = max(spec.size for spec in specs)
         # By start: what came of each agent, and the workflows whose newest outcome lies there.
         self._panes: dict[int, dict[str, Pane]] = {}
+        self._apart = 0
         self._flows: dict[int, Workflows] = {}
         self._workflows: dict[str, Span] = {}
         # Agents whose panes have changed and whose windows do not know it yet.
         self._changed: dict[int, set[str]] = {}
         self._windows: dict[tuple[str, int], _Window] = {}
         self._final: list[AgentMetrics] = []
+        # By window, what alerts look at, and agents that have changed since.
+        self._boards: dict[str, Board] = {}
+        self._moved: set[str] = set()
 
     @property
     def final_to(self) -> int:
@@ -107,7 +133,7 @@ class Windows:
         return list({one for one in columns.workflow_id if one and one not in self._workflows})
 
     def add(self, columns: Columns, known: Mapping[str, Span], now: int) -> list[int]:
-        """Takes in outcomes, in the order of numbers. Numbers of those too late that are of a workflow.
+        """Takes in outcomes, in the order of numbers. Numbers of those out of time that are of a workflow.
 
         `known` holds the workflows of `strangers` that have outcomes that came before and were not too late.
         """
@@ -117,7 +143,7 @@ class Windows:
         self._workflows.update(known)
         marks = np.maximum.accumulate(np.minimum(columns.at, columns.stored_at))
         marks = np.maximum(marks, self.watermark)
-        late = columns.at < marks - self._lateness
+        late = (columns.at < marks - self._lateness) | (columns.at - AHEAD > columns.stored_at)
         # Where the watermark makes windows final, they are put together before what follows is added.
         final_to = (marks - self._lateness) // self.pane
         cuts = [0, *(np.flatnonzero(np.diff(final_to)) + 1).tolist(), len(columns)]
@@ -134,38 +160,42 @@ class Windows:
         self.too_late += len(places)
         return [int(columns.number[n]) for n in places if columns.workflow_id[n]]
 
-    def flush(self, now: int, cost: int = FLUSH_COST) -> list[AgentMetrics]:
+    def flush(self, now: int, cost: int = FLUSH_COST, closing: int = CLOSE_COST) -> list[AgentMetrics]:
         """What is to be written; what has a revision is closed and to be published, too.
 
-        Closed windows come whenever they have changed. Open ones come as often as `cost` (nanoseconds, about)
-        allows, those that were put together longest ago first; what alerts look at, sooner.
+        Closed windows that have changed come first, the oldest first. Then open ones, those that were put
+        together longest ago first; what holds the present, sooner. Both as far as `closing` and `cost`
+        (nanoseconds, about) allow; the rest comes with the next flushes. What alerts are judged by is always
+        brought up to date.
         """
         self._expand(now)
+        self._watch(now)
         made, self._final = self._final, []
         waiting: list[tuple[int, int, str, _Window]] = []
         next_to_end = {spec.name: spec.starts(now, now + 1)[0] for spec in self.specs.values()}
         for window in sorted(self._windows.values(), key=lambda one: (one.end, one.start)):
             closed = window.end <= self.watermark
-            if not closed and not window.changed and not self._may_close(window, now):
-                continue
-            for agent in sorted(window.changed | window.open):
+            closing_now = closed or self._may_close(window, now)
+            sooner = _SOONER if window.start == next_to_end[window.spec.name] else 0
+            for agent in sorted(window.changed | window.open) if closing_now else list(window.changed):
                 row = window.rows[agent]
-                if row.revision:
-                    if row.made_at + self._pause <= now:
-                        self._publish(window, agent, now, made)
-                elif closed or self._closes(window, row, now):
-                    self._publish(window, agent, now, made)
-                elif agent in window.changed:
-                    turn = row.made_at - (_AHEAD if window.start == next_to_end[window.spec.name] else 0)
-                    waiting.append((turn, window.end, agent, window))
-        waiting.sort(key=lambda one: one[:3])
-        for _, _, agent, window in waiting:
+                if (
+                    row.made_at + self._pause <= now
+                    if row.revision
+                    else closing_now and (closed or self._closes(window, row, now))
+                ):
+                    if closing > 0:
+                        closing -= self._cost(self._publish(window, agent, now, made))
+                elif agent in window.changed and not row.revision:
+                    waiting.append((row.made_at - sooner, window.end, agent, window))
+        most = cost // _ROW_COST + 1
+        for _, _, agent, window in heapq.nsmallest(most, waiting, key=lambda one: one[:3]):
             if cost <= 0:
                 break
             row = window.rows[agent]
             row.made_at = now
             row.found = self._made(window, agent, 0)
-            cost -= _ROW_COST + (row.found.outcomes if row.found else 0) // _OUTCOMES_PER_NS
+            cost -= self._cost(row.found)
             window.changed.discard(agent)
             if row.found is not None:
                 made.append(row.found)
@@ -175,6 +205,7 @@ class Windows:
         """Whether a flush would bring anything."""
         return bool(self._changed or self._final) or any(
             window.changed
+            or (window.open and window.end <= self.watermark)
             or (
                 self._may_close(window, now)
                 and any(self._closes(window, window.rows[agent], now) for agent in window.open)
@@ -203,16 +234,33 @@ class Windows:
                     if again is None or same(again, found):
                         window.changed.discard(found.agent_name)
 
-    def current(self, window: str, now: datetime) -> Mapping[str, AgentMetrics]:
-        """Per agent (TOGETHER: all of them): the window of this name that holds `now` and ends next."""
-        spec = self.specs.get(window)
-        if spec is None:
-            return {}
-        micros = (now - _EPOCH) // timedelta(microseconds=1)
-        found = self._windows.get((window, spec.starts(micros, micros + 1)[0]))
-        if found is None:
-            return {}
-        return {agent: row.found for agent, row in found.rows.items() if row.found is not None}
+    def figures(
+        self, window: str, metric: str, above: float, agents: Collection[str]
+    ) -> Mapping[str, Figure]:
+        """A metric of the window of this name that held the time of the last flush and ends next.
+
+        Of each agent whose figure is above `above`, and of those of `agents` that have any outcome there.
+        """
+        board = self._boards.get(window)
+        return {} if board is None else board.figures(metric, above, agents)
+
+    def _watch(self, now: int) -> None:
+        """Brings what alerts look at up to date."""
+        for spec in self.specs.values():
+            start = spec.starts(now, now + 1)[0]
+            board, moved = self._boards.get(spec.name), self._moved
+            panes = [of for at in range(start, start + spec.size, self.pane) if (of := self._panes.get(at))]
+            if board is None or board.start != start:
+                board = self._boards[spec.name] = Board(start, self._limits)
+                moved = set().union(*panes)
+            for agent in moved:
+                found = [pane for of in panes if (pane := of.get(agent)) is not None]
+                if found and agent != TOGETHER:
+                    board.put(agent, found)
+        self._moved = set()
+
+    def _cost(self, found: AgentMetrics | None) -> int:
+        return _ROW_COST + (found.outcomes if found else 0) // _OUTCOMES_PER_NS
 
     def _may_close(self, window: _Window, now: int) -> bool:
         return bool(window.open) and window.end + self._grace <= now
@@ -221,7 +269,10 @@ class Windows:
         """By the clock, unless outcomes still come for it: those of a recording would make many revisions."""
         return max(window.end, row.changed_at) + self._grace <= now
 
-    def _publish(self, window: _Window, agent: str, now: int, made: list[AgentMetrics]) -> None:
+    def _publish(
+        self, window: _Window, agent: str, now: int, made: list[AgentMetrics]
+    ) -> AgentMetrics | None:
+        """The row as it stands now; it is to be published if that is news."""
         row = window.rows[agent]
         window.changed.discard(agent)
         window.open.discard(agent)
@@ -232,6 +283,7 @@ class Windows:
             row.made_at = now
             row.found = found
             made.append(found)
+        return found
 
     def _made(self, window: _Window, agent: str, revision: int) -> AgentMetrics | None:
         """The row as it stands now; None if what it was made of is not kept any more."""
@@ -267,15 +319,20 @@ class Windows:
         code = np.array([codes.setdefault(name, len(codes)) for name in columns.agent_name], dtype=np.int64)
         groups, group = np.unique(place * len(codes) + code, return_inverse=True)
         agents = list(codes)
-        per_start = [(start, self._panes.setdefault(start, {})) for start in starts.tolist()]
+        per_start = [(start, self._of(start)) for start in starts.tolist()]
         panes = []
+        # What takes in those that are not told apart: the first agents that came have the places.
+        crowd = Pane.empty(len(self._limits))
         for key in groups.tolist():
             n, one = divmod(key, len(codes))
             start, by_agent = per_start[n]
-            panes.append(_pane(by_agent, agents[one]))
-            self._change(start, agents[one])
-        fill(panes, group, columns)
-        fill([_pane(by_agent, TOGETHER) for _, by_agent in per_start], place, columns)
+            pane = self._pane(by_agent, agents[one])
+            panes.append(crowd if pane is None else pane)
+            if pane is not None:
+                self._change(start, agents[one])
+        fill(panes, group, columns, self._limits)
+        fill([by_agent[TOGETHER] for _, by_agent in per_start], place, columns, self._limits)
+        self.crowded += sum(crowd.statuses)
         for start in starts.tolist():
             self._change(start, TOGETHER)
         ids = [n for n, workflow_id in enumerate(columns.workflow_id) if workflow_id]
@@ -315,6 +372,7 @@ class Windows:
         """Tells windows that can still change of the panes that have."""
         final_to = self.final_to
         for pane, agents in self._changed.items():
+            self._moved |= agents
             for spec in self.specs.values():
                 for start in spec.starts(pane, pane + self.pane):
                     if start + spec.size <= final_to or not _FIRST <= start <= _LAST - spec.size:
@@ -347,14 +405,23 @@ class Windows:
                 self._publish(window, agent, now, self._final)
             del self._windows[window.spec.name, window.start]
         for start in [start for start in self._panes if start < kept_from]:
-            del self._panes[start]
+            self._apart -= len(self._panes.pop(start))
             flows = self._flows.pop(start, None)
             if flows is not None:
                 left.extend(flows.ids())
 
+    def _of(self, start: int) -> dict[str, Pane]:
+        """What came in the pane that begins there; of all together at least."""
+        found = self._panes.get(start)
+        if found is None:
+            found = self._panes[start] = {TOGETHER: Pane.empty(len(self._limits))}
+            self._apart += 1
+        return found
 
-def _pane(by_agent: dict[str, Pane], agent: str) -> Pane:
-    pane = by_agent.get(agent)
-    if pane is None:
-        pane = by_agent[agent] = Pane.empty()
-    return pane
+    def _pane(self, by_agent: dict[str, Pane], agent: str) -> Pane | None:
+        """None: there are too many already."""
+        pane = by_agent.get(agent)
+        if pane is None and len(by_agent) <= self._agents and self._apart < _PANES_PER_AGENT * self._agents:
+            pane = by_agent[agent] = Pane.empty(len(self._limits))
+            self._apart += 1
+        return pane

@@ -51,9 +51,9 @@ CREATE TEMP TABLE specs (window_name text, size bigint, step bigint);
 CREATE TEMP VIEW marked AS
   SELECT *, max(least(at, stored_at)) OVER (PARTITION BY stream ORDER BY number) AS mark FROM streams;
 """
-# $1: the lateness. An outcome that is too late at its place is left out altogether.
+# $1: the lateness. An outcome that is too late at its place, or a day ahead, is left out altogether.
 PLACED = """
-WITH taken AS (SELECT * FROM marked WHERE at >= mark - $1),
+WITH taken AS (SELECT * FROM marked WHERE at >= mark - $1 AND at <= stored_at + 86400000000),
 placed AS (
   SELECT t.*, window_name, k * step AS start, k * step + size AS ends
   FROM taken t, specs, generate_series(at / step - size / step, at / step) AS k
@@ -106,7 +106,10 @@ SELECT stream, window_name AS window, start, count(*) AS workflows, avg(ms) AS a
 FROM spans GROUP BY stream, window_name, start
 """
 )
-TOO_LATE = "SELECT stream, count(*) FILTER (WHERE at < mark - $1) FROM marked GROUP BY stream"
+TOO_LATE = """
+SELECT stream, count(*) FILTER (WHERE at < mark - $1 OR at > stored_at + 86400000000)
+FROM marked GROUP BY stream
+"""
 CLOSE = ("average_latency_ms", "cost_estimate", "average_workflow_ms")
 
 

@@ -57,8 +57,20 @@ def streams(draw: st.DrawFn) -> Stream:
         # Mostly forward; the clock of arrival may go back a little.
         stored_at += (-1_500_000, 0, 1, 250_000, 1_000_000, 2_500_000, 9_000_000)[digit(7)]
         # On time, late, too late, ahead; on borders, too.
-        offset = (0, 0, -1, -300_000, -2_000_000, -5_000_001, -7_000_000, -12_000_000, -40_000_000, 3_000_000)
-        at = stored_at + offset[digit(10)]
+        offset = (
+            0,
+            0,
+            -1,
+            -300_000,
+            -2_000_000,
+            -5_000_001,
+            -7_000_000,
+            -12_000_000,
+            -40_000_000,
+            3_000_000,
+            86_400_000_001,
+        )
+        at = stored_at + offset[digit(11)]
         if digit(4) == 0:
             at = at // SECOND * SECOND
         started = None if digit(5) == 0 else at - digit(4) * 1_234_567
