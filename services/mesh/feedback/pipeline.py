@@ -85,6 +85,7 @@ class FeedbackPipeline:
         self._append: asyncio.Future[None] | None = None
         self._appends = 0
         self._replay: Replay | None = None
+        self._looking: asyncio.Future[Leftover | None] | None = None
         self._size = Size()
         self._away = self._disk_refuses = self._crowded = self._closed = False
         # Its own, for agents may keep the loop's threads busy.
@@ -214,6 +215,10 @@ class FeedbackPipeline:
                 rest = self._waiting.take(len(self._waiting), 1 << 62)
                 _log.error("%d outcomes are dropped: no disk takes them", len(rest))
                 self._drop(rest)
+        if self._looking is not None:
+            await asyncio.wait((self._looking,))
+            _released(self._looking)
+            self._looking = None
         if self._replay is not None:
             self._replay.leftover.release()
             self._replay = None
@@ -319,12 +324,14 @@ class FeedbackPipeline:
         return first | {half + place for place in second}
 
     async def _next_file(self) -> Replay | None:
-        looking = asyncio.ensure_future(self._on_disk(self._spool.oldest))
+        # Who is cancelled leaves the look, and the lock on what it finds, to the next one or to `close`.
+        looking = self._looking = self._looking or asyncio.ensure_future(self._on_disk(self._spool.oldest))
         try:
             leftover = await asyncio.shield(looking)
-        except asyncio.CancelledError:
-            looking.add_done_callback(_released)  # a file that nobody delivers must not stay locked
+        except Exception:
+            self._looking = None
             raise
+        self._looking = None
         if leftover is None:
             return None
         self._behind.set()

@@ -84,6 +84,8 @@ class World:
             await asyncio.sleep(0)
         if self.pipeline._replay is not None:
             self.pipeline._replay.leftover.release()
+        if self.pipeline._looking is not None and (found := await self.pipeline._looking) is not None:
+            found.release()
         path = self.spool._path
         self.spool.close()
         if path is not None and path.exists():
