@@ -5,6 +5,7 @@ behind them and the events commit together or not at all, so each alert is raise
 whatever dies.
 """
 
+import asyncio
 import heapq
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -139,7 +140,8 @@ class Alerting:
         self._without_rule(work)
         for _, signal in signals:
             self._hear(work, signal)
-        self._measure(work, view)
+        # The loop serves callers while percentiles of many agents are looked for.
+        self._measure(work, await asyncio.to_thread(self._look, view))
         self._pass_time(work)
         self._release(work)
 
@@ -180,16 +182,21 @@ class Alerting:
         )
         self._take(work, before, alerts.hear(rule, before, heard, work.now))
 
-    def _measure(self, work: _Work, view: MetricsView) -> None:
+    def _look(self, view: MetricsView) -> list[tuple[MetricRule, str, Figure]]:
+        """Figures that are above, and those of agents that were."""
+        found = []
         for rule in self._rules.metrics:
             known = {
                 one.subject for key in self._measured if (one := self._conditions[key]).rule == rule.name
             }
             current = view.figures(rule.window, rule.metric, rule.threshold, known)
-            for agent in sorted(known.union(current)):
-                value, outcomes = current.get(agent, _NO_FIGURE)
-                before = self._conditions.get(key_of(rule.name, "", agent)) or Condition(rule.name, "", agent)
-                self._take(work, before, alerts.measure(rule, before, value, outcomes, work.now))
+            found += [(rule, agent, current.get(agent, _NO_FIGURE)) for agent in sorted(known.union(current))]
+        return found
+
+    def _measure(self, work: _Work, found: Sequence[tuple[MetricRule, str, Figure]]) -> None:
+        for rule, agent, (value, outcomes) in found:
+            before = self._conditions.get(key_of(rule.name, "", agent)) or Condition(rule.name, "", agent)
+            self._take(work, before, alerts.measure(rule, before, value, outcomes, work.now))
 
     def _pass_time(self, work: _Work) -> None:
         while self._timers and self._timers[0][0] <= work.now:
