@@ -22,6 +22,7 @@ from services.mesh.feedback.replay import Replay, Size
 from services.mesh.feedback.spool import Leftover, Spool
 from services.mesh.feedback.waiting import Waiting
 from services.mesh.settings import MeshSettings
+from services.mesh.store.failures import is_transient
 from services.mesh.telemetry import Telemetry
 
 # Sends a batch: durable on return, all but the places returned, which are refused for good.
@@ -356,7 +357,10 @@ class FeedbackPipeline:
             try:
                 await replay.run(self._size)
             except Exception as error:
-                _log.info("feedback is still away: %s", error)
+                if is_transient(error):
+                    _log.info("feedback is still away: %s", error)
+                else:
+                    _log.exception("the spool cannot be delivered; it is tried again")
                 return False
             leftover = replay.leftover
             self._away = False
