@@ -4,10 +4,11 @@ about.
 
 import sys
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 
+from services.cli import output
 from services.cli.errors import CliError, CutShortError
 
 # Name → (module, what it does). The words stand here so that `waymesh --help` imports no command.
@@ -79,9 +80,18 @@ def _usage(error: click.UsageError) -> str:
     return f"{words} (see `{command} --help`)"
 
 
+def _end_without_output(error: CliError) -> NoReturn:
+    output.give_up()
+    if str(error):
+        click.echo(f"waymesh: {error}", err=True)
+    sys.exit(error.exit_code)
+
+
 def main(args: list[str] | None = None) -> None:
     """Entry point of the script. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
+        if (sys.argv[1:] if args is None else args)[:1] != ["serve"]:  # of which all is in the log
+            output.need()
         code: Any = _waymesh.main(args=args, prog_name="waymesh", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
@@ -91,15 +101,19 @@ def main(args: list[str] | None = None) -> None:
     except click.UsageError as error:
         click.echo(f"waymesh: {_usage(error)}", err=True)
         sys.exit(2)
+    except output.OutputError as error:
+        _end_without_output(error)
     except CliError as error:
         click.echo(f"waymesh: {error}", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        sys.stderr.close()
-        sys.exit(1)
+    except OSError as error:
+        found = output.lost(error)
+        if found is None:
+            raise
+        _end_without_output(found)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ import click
 
 from services.cli import environment
 from services.cli.errors import CliError
-from services.cli.event_place import EventPlace, bus_pool, event_place, kafka_trouble
+from services.cli.event_place import EventPlace, bus_pool, event_place, kafka_trouble, reach
 from services.cli.event_text import value_text
+from services.cli.output import say
 from services.cli.table import print_table
 
 if TYPE_CHECKING:
@@ -95,10 +97,10 @@ def list_(
     found = asyncio.run(_found(event_place(), Wanted((), topic, group, since, reason), limit or 50))
     if as_json:
         for letter in found.letters:
-            click.echo(json.dumps(_as_dict(letter, found), ensure_ascii=False))
+            say(json.dumps(_as_dict(letter, found), ensure_ascii=False))
         return
     if not found.letters:
-        click.echo(f"no dead letters{'' if not (topic or group or since or reason) else ' of this kind'}")
+        say(f"no dead letters{'' if not (topic or group or since or reason) else ' of this kind'}")
         return
     print_table(
         ["ID", "DIED", "FROM", "GROUP", "EVENT", "REPLAYED", "REASON"],
@@ -135,17 +137,17 @@ def show(letter_id: str) -> None:
         ("group", letter.group or "-"),
         ("reason", letter.reason),
         ("event", letter.event_id),
-        ("published", f"{_time(letter.happened)} by {letter.source or 'nobody that says so'}"),
+        ("published", _published(letter)),
         ("key", letter.key or "-"),
         ("type", letter.type or "-"),
         ("content", letter.content_type or "none named: JSON"),
         ("replayed", found.replayed(letter)),
     ):
-        click.echo(f"{name:<10} {value}")
+        say(f"{name:<10} {value}")
     for name, value in sorted(letter.headers.items()):
-        click.echo(f"{'header':<10} {name}: {value}")
-    click.echo()
-    click.echo(value_text(letter))
+        say(f"{'header':<10} {name}: {value}")
+    say()
+    say(value_text(letter))
 
 
 @command.command("replay")
@@ -196,14 +198,30 @@ def replay(
         words = f"{before} sent back before: --again sends them once more" if before else "no dead letters"
         if ids:
             raise CliError(f"nothing to send back: {words}")
-        click.echo(f"nothing to send back: {words}")
+        say(f"nothing to send back: {words}")
         return
     if not yes:
-        click.confirm(f"Send {_count(due)} back in {place.name}?", abort=True, err=True)
+        _confirm(f"Send {_count(due)} back in {place.name}?")
     if not asyncio.run(_replay(place.dsn, due[::-1], again)):
         raise CliError("some were not sent back, for the reasons above")
     if before and not again:
-        click.echo(f"{before} sent back before were left out: --again sends them once more")
+        say(f"{before} sent back before were left out: --again sends them once more")
+
+
+def _confirm(question: str) -> None:
+    """Goes on only after a yes. Raises UsageError if there is nobody to give one."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        try:
+            click.confirm(question, abort=True, err=True)
+        except click.Abort:
+            say(err=True)  # the end of the input, and Ctrl-C, leave the cursor behind the question
+            raise
+        return
+    answer = sys.stdin.readline() if sys.stdin is not None else ""
+    if not answer:
+        raise click.UsageError("nobody can be asked here: give --yes")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise click.Abort
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +240,7 @@ class _Found:
 
 async def _found(place: EventPlace, wanted: "Wanted", limit: int | None) -> _Found:
     from services.mesh.events.letter_box import find, in_kafka, in_postgres, replays
+    from services.mesh.events.topics import DEAD_LETTERS, TOPICS
 
     async with AsyncExitStack() as stack:
         pool: asyncpg.Pool | None = None
@@ -234,10 +253,16 @@ async def _found(place: EventPlace, wanted: "Wanted", limit: int | None) -> _Fou
             from services.mesh.events.postgres_log import UnknownTopicError
 
             with kafka_trouble(place):
+                await reach(place)
                 try:
                     letters = await find(in_kafka(place.kafka), wanted, limit)
                 except UnknownTopicError as error:
-                    raise CliError(f"{place.name}: {error}") from error
+                    name = place.kafka.name_in_cluster(DEAD_LETTERS)
+                    raise CliError(
+                        f"{place.name} has no topic '{name}': run `waymesh topics create`"
+                    ) from error
+        if not letters and wanted.topic is not None and wanted.topic not in TOPICS:
+            raise CliError(f"there is no topic '{wanted.topic}', only {', '.join(TOPICS)}")
         marks = await replays(pool, letters) if pool is not None else {}
     return _Found(letters, marks, pool is not None)
 
@@ -253,12 +278,12 @@ async def _replay(dsn: str, letters: Sequence["Letter"], again: bool) -> bool:
             try:
                 if await send_back(pool, letter, again=again):
                     sent += 1
-                    click.echo(f"{letter.id} → {letter.topic}")
+                    say(f"{letter.id} → {letter.topic}")
                 else:
-                    click.echo(f"{letter.id} was sent back meanwhile", err=True)
+                    say(f"{letter.id} was sent back meanwhile", err=True)
             except NotReplayableError as error:
-                click.echo(f"{letter.id} cannot be sent back: {error}", err=True)
-    click.echo(f"{sent} of {len(letters)} sent back")
+                say(f"{letter.id} cannot be sent back: {error}", err=True)
+    say(f"{sent} of {len(letters)} sent back")
     return sent == len(letters)
 
 
@@ -276,23 +301,21 @@ def _one(letters: Sequence["Letter"], given: str) -> "Letter":
 def _as_dict(letter: "Letter", found: _Found) -> dict[str, object]:
     return {
         "id": letter.id,
-        "time": letter.time.isoformat(),
+        "time": _moment(letter.time),
         "topic": letter.topic,
         "partition": letter.partition,
         "position": letter.position,
         "group": letter.group,
         "event_id": letter.event_id,
         "source": letter.source,
-        "published": letter.happened.isoformat() if letter.happened is not None else None,
+        "published": _moment(letter.happened) if letter.happened is not None else None,
         "reason": letter.reason,
         "key": letter.key,
         "type": letter.type,
         "content_type": letter.content_type,
         "headers": dict(letter.headers),
         "bytes": letter.omitted_bytes or len(letter.value),
-        "replayed": [one.isoformat() for one in found.marks.get(letter.id, ())]
-        if found.marks_known
-        else None,
+        "replayed": [_moment(one) for one in found.marks.get(letter.id, ())] if found.marks_known else None,
     }
 
 
@@ -300,10 +323,20 @@ def _place(letter: "Letter") -> str:
     return f"{letter.topic or '?'}/{letter.partition}@{letter.position}"
 
 
+def _published(letter: "Letter") -> str:
+    by = f"by {letter.source}" if letter.source else "(by whom is not said)"
+    return f"{_time(letter.happened)} {by}"
+
+
 def _count(letters: Sequence["Letter"]) -> str:
     topics = sorted({letter.topic for letter in letters})
     noun = "dead letter" if len(letters) == 1 else "dead letters"
     return f"{len(letters)} {noun} of {', '.join(topics)}"
+
+
+def _moment(moment: datetime) -> str:
+    """As everywhere in the API: RFC 3339 in UTC."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _time(moment: datetime | None) -> str:

@@ -1,17 +1,24 @@
 """Where the events are that a command looks at: in a Kafka cluster, or on the embedded bus of a database."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from services.cli import environment, state
 from services.cli.errors import CliError
+from services.cli.external_database import said
+from services.cli.output import say
+from services.mesh.redact import redact_setting
 
 if TYPE_CHECKING:
     import asyncpg
 
     from services.mesh.events.kafka_client import KafkaOptions
+
+# For so long nobody wonders what a command is doing, in seconds.
+_SILENT_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,28 @@ async def bus_pool(dsn: str) -> AsyncIterator["asyncpg.Pool"]:
         async with asyncpg.create_pool(dsn, min_size=1, max_size=2) as pool:
             yield pool
     except (asyncpg.PostgresError, OSError, MigrationError) as error:
-        raise CliError(f"the database refuses: {' '.join(str(error).split())}") from error
+        raise CliError(_refusal(dsn, error)) from error
+
+
+def _refusal(dsn: str, error: Exception) -> str:
+    """Which database, and why, as of the cluster."""
+    shown = " ".join(redact_setting("DATABASE_URL", dsn).split())
+    if isinstance(error, OSError):
+        return f"the database at {shown} cannot be reached ({said(error)})"
+    return f"the database at {shown} refuses: {' '.join(str(error).split())}"
+
+
+async def reach(place: EventPlace) -> None:
+    """Waits for the cluster, and says so if that takes long. ClusterUnusableError tells what is wrong."""
+    from services.mesh.events.kafka_probe import look
+
+    assert place.kafka is not None
+    words = f"waiting for {place.name} to answer"
+    notice = asyncio.get_running_loop().call_later(_SILENT_S, lambda: say(words, err=True))
+    try:
+        await look(place.kafka, [])
+    finally:
+        notice.cancel()
 
 
 @contextlib.contextmanager

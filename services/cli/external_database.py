@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,7 @@ _PAUSE_S: Final = 0.25
 _ABSENT_S: Final = 5.0
 # How long one that says of itself that it starts may take, in seconds: it may have a crash to recover from.
 _STARTING_S: Final = 60.0
+_ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
 # Those of the services, and of the event bus.
 _SCHEMAS: Final = (*SERVICE_NAMES, "bus")
 
@@ -71,11 +73,11 @@ class ExternalDatabase:
             try:
                 return await asyncpg.connect(self._dsn, timeout=_CONNECT_S)
             except (asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError) as error:
-                patience_s, reason = _STARTING_S, _said(error)
+                patience_s, reason = _STARTING_S, said(error)
             except (OSError, asyncpg.PostgresConnectionError) as error:
-                patience_s, reason = _ABSENT_S, _said(error)
+                patience_s, reason = _ABSENT_S, said(error)
             except asyncpg.PostgresError as error:
-                raise CliError(f"{self._shown}, which refuses ({_said(error)}): {_remedy(error)}") from error
+                raise CliError(f"{self._shown}, which refuses ({said(error)}): {_remedy(error)}") from error
             except asyncpg.ClientConfigurationError as error:
                 raise CliError(f"{self._shown}, which cannot be used ({error}): correct it") from error
             except (ValueError, OverflowError) as error:
@@ -111,7 +113,7 @@ class ExternalDatabase:
             )
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     """The driver's reason on one line, without numbers and class names of Python."""
     if isinstance(error, TimeoutError):
         return f"no answer within {_CONNECT_S:g} s"
@@ -120,6 +122,9 @@ def _said(error: Exception) -> str:
     number = getattr(error, "errno", None)
     if isinstance(error, OSError) and number is not None and number > 0:
         return os.strerror(number).lower()
+    numbers = set(_ERRNO.findall(str(error)))
+    if isinstance(error, OSError) and len(numbers) == 1:  # of each address of a name
+        return os.strerror(int(numbers.pop())).lower()
     words = getattr(error, "strerror", None) or str(error) or "the connection broke"
     return " ".join(str(words).split())
 

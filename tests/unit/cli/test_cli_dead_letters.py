@@ -120,6 +120,8 @@ async def test_what_died_is_shown_with_its_origin_and_goes_back_as_it_was(place:
         assert one["content_type"] == JSON
         assert one["headers"] == {"tenant": "north"}
         assert one["replayed"] == []
+        assert str(one["time"]).endswith("Z")
+        assert str(one["published"]).endswith("Z")
 
         assert len(await place.list("--reason", "TELEPORT")) == 2
         assert await place.list("--reason", "never said") == []
@@ -175,8 +177,10 @@ async def test_a_letter_is_not_sent_back_without_a_yes(place: Place) -> None:
 
         await until(count, 1)
         code, _, err = await place.cli("replay", "--all", "--group", place.group)
-        assert code != 0
-        assert "Send 1 dead letter of order-commands back in" in err
+        assert code == 2
+        assert err == (
+            "waymesh: nobody can be asked here: give --yes (see `waymesh dead-letters replay --help`)\n"
+        )
         [letter] = await place.list()
         assert letter["replayed"] == []
 
@@ -188,6 +192,7 @@ async def test_a_letter_is_not_sent_back_without_a_yes(place: Place) -> None:
         (["replay", "abcd1234", "--all"], 2, "give IDs, or --all with or without filters"),
         (["replay", "abcd1234", "--topic", "orders"], 2, "give IDs, or --all with or without filters"),
         (["list", "--since", "yesterday"], 2, "'yesterday' is no time: give 30m, 2h, 7d or 2026-01-31T12"),
+        (["list", "--topic", "nosuch"], 1, "there is no topic 'nosuch', only gps-events, orders, order-com"),
         (["show", "abcd1234"], 1, "there is no dead letter abcd1234: `waymesh dead-letters list` shows what"),
     ],
 )
@@ -224,3 +229,13 @@ async def test_an_empty_box_says_so(database: str, tmp_path: Path) -> None:
     async with place.process():
         assert await place.cli("list") == (0, "no dead letters\n", "")
         assert await place.cli("list", "--json") == (0, "", "")
+
+
+def test_a_database_that_is_not_there_is_named_with_its_cause(tmp_path: Path) -> None:
+    url = "postgresql://someone:secretword@127.0.0.1:1/x"
+    done = waymesh("dead-letters", "list", folder=tmp_path, variables={"DATABASE_URL": url})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "waymesh: the database at postgresql://someone:[redacted]@127.0.0.1:1/x cannot be reached "
+        "(connection refused)\n"
+    )

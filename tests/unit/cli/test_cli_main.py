@@ -69,7 +69,8 @@ try:
 except SystemExit:
     pass
 heavy = {"grpc", "numpy", "rich", "asyncio", "asyncpg", "pydantic", "psutil"} & set(sys.modules)
-commands = {name for name in sys.modules if name.startswith("services.cli.")} - {"services.cli.errors"}
+few = {"services.cli.errors", "services.cli.output"}
+commands = {name for name in sys.modules if name.startswith("services.cli.")} - few
 sys.exit(f"imported: {heavy} {commands}" if heavy or commands else 0)
 """
     done = subprocess.run(
