@@ -271,6 +271,9 @@ def _sample(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> Any:
             return "2024-08-28T10:30:00Z"
         return {} if field.message_type.full_name in _KNOWN else example(field.message_type)
     if field.type == FD.TYPE_STRING:
+        # The contract gives one where not any text will do.
+        for given in rules.string.example:
+            return given
         return f"{field.name.removesuffix('_id')}_1"
     number = getattr(rules, _NUMBER_RULES.get(field.type, ""), None)
     return 1 if number is not None and _refuses_zero(number) else 0

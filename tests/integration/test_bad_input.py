@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from bad_input_rig import (
     seeded_mesh,
 )
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from waymesh.feedback.v1.feedback_service_pb2 import ListOutcomesRequest
 
-from services.feedback.cursors import number_token
+from services.feedback.cursors import number_token, place_token
+from services.feedback.store import Place
 from services.gateway import tasks
 from tests.running_mesh import RunningMesh
 
@@ -196,6 +199,9 @@ WRONG_VALUES: list[tuple[str, Ask, tuple[str, ...]]] = [
     ("both of a oneof", task("optimize_route", {
         "driver_id": "d", "plane": {"speed_kph": 10}, "matrix": {"durations_s": [0]}}),
         ("parameters.matrix",)),
+    ("all agents together, and some", task("query_metrics", {
+        "agent_names": ["eta"], "together_only": True}), ("parameters.together_only",)),
+    ("a window that is not kept", task("query_metrics", {"window": "61s"}), ("parameters.window",)),
     ("a page too large", task("list_outcomes", {"page_size": 1001}), ("parameters.page_size",)),
     ("the second of a batch", task("record_signals", {"signals": [
         {**SIGNAL, "signal_id": "s"}, {**SIGNAL, "kind": "unspecified"}]}), ("parameters.signals[1].kind",)),
@@ -224,6 +230,33 @@ def test_a_cursor_that_is_not_ours_is_a_400_that_names_the_field(
     reply, path = caller.task(name, {field: token}), f"parameters.{field}"
     body = refused(reply, 400, "INVALID_ARGUMENT", "CURSOR_INVALID", (path,), told=field)
     assert token not in body["error"]
+
+
+def test_a_page_token_is_good_for_its_own_list_and_filters_alone(caller: Caller) -> None:
+    token = place_token(Place(datetime(2026, 1, 1, tzinfo=UTC), 1), ListOutcomesRequest())
+    assert caller.task("list_outcomes", {"page_size": 2, "page_token": token}).status == 200
+    last = "A" if token[-1] != "A" else "Q"
+    for name, parameters in (
+        ("list_outcomes", {"page_token": token, "agent_name": "other"}),
+        ("list_outcomes", {"page_token": token[:-1] + last}),
+        ("list_alerts", {"page_token": token}),
+        ("query_metrics", {"page_token": token}),
+        ("list_delivery_outcomes", {"page_token": token}),
+    ):
+        reply = caller.task(name, parameters)
+        body = refused(reply, 400, "INVALID_ARGUMENT", "CURSOR_INVALID", ("parameters.page_token",))
+        assert body["details"][0]["description"].endswith("; leave it empty to start anew")
+
+
+def test_a_silence_says_how_long_and_of_which_rule(caller: Caller) -> None:
+    key = {"alert_key": "error_rate/nobody"}
+    for parameters in (key, {**key, "duration_s": None}):
+        reply = caller.task("silence_alert", parameters)
+        refused(reply, 400, "INVALID_ARGUMENT", "INVALID_FIELD", ("parameters.duration_s",), told="required")
+    for wrong in ("nobody", "/nobody", "error-rate/nobody"):
+        reply = caller.task("silence_alert", {"alert_key": wrong, "duration_s": 60})
+        path = ("parameters.alert_key",)
+        refused(reply, 400, "INVALID_ARGUMENT", "INVALID_FIELD", path, told="error_rate, p95_latency")
 
 
 @pytest.mark.parametrize(
