@@ -36,20 +36,21 @@ class WindowSpec:
 def parse_windows(text: str) -> tuple[WindowSpec, ...]:
     """The windows of a setting such as `60s,300s/60s`: lengths, and steps where they are not the length.
 
-    Raises ValueError.
+    Raises ValueError that says what is allowed.
     """
     specs: list[WindowSpec] = []
     for part in text.split(","):
         found = _WINDOW.fullmatch(part.strip())
         if found is None:
             raise ValueError(
-                f"'{part.strip()}' is neither a length such as 60s nor one with a step such as 300s/60s"
+                "lengths such as 60s, or with a step such as 300s/60s, with commas between them; "
+                f"'{part.strip()}' is neither"
             )
         size, step = int(found[1]), int(found[2] or found[1])
         if not step <= size <= min(step * _MOST_AT_A_TIME, LONGEST.total_seconds()):
             raise ValueError(
-                f"'{part.strip()}' is longer than a day, steps further than it is long, or has more than "
-                f"{_MOST_AT_A_TIME} windows at a time"
+                "windows of at most a day (86400s), with steps no longer than they are and at most "
+                f"{_MOST_AT_A_TIME} of a name at a time; '{part.strip()}' is none"
             )
         name = f"{size}s" if size == step else f"{size}s/{step}s"
         if name not in {spec.name for spec in specs}:

@@ -15,7 +15,10 @@ _DAY_S: Final = 86_400
 
 
 def _windows(value: str) -> str:
-    parse_windows(value)
+    try:
+        parse_windows(value)
+    except ValueError as error:
+        raise Disagreement("WAYMESH_METRIC_WINDOWS", value, str(error)) from None
     return value
 
 

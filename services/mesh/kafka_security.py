@@ -72,7 +72,7 @@ def _check_login(settings: "MeshSettings") -> None:
             raise _disagreement(
                 variable,
                 value,
-                f"nothing while KAFKA_SECURITY_PROTOCOL is {protocol}: it is for SASL_SSL and SASL_PLAINTEXT",
+                _only("SASL_SSL or SASL_PLAINTEXT", protocol),
             )
         if protocol in _LOGIN and value is None:
             what = f"{_MECHANISMS}," if variable == "KAFKA_SASL_MECHANISM" else "that of the login,"
@@ -93,14 +93,22 @@ def _check_encryption(settings: "MeshSettings") -> None:
                 raise _disagreement(
                     variable,
                     value,
-                    f"nothing while KAFKA_SECURITY_PROTOCOL is {protocol}: it is for SSL and SASL_SSL",
+                    _only("SSL or SASL_SSL", protocol),
                 )
     elif settings.kafka_ssl_certfile is None:
         for variable in ("KAFKA_SSL_KEYFILE", "KAFKA_SSL_KEY_PASSWORD"):
             if given[variable] is not None:
                 raise _disagreement(
-                    variable, given[variable], "nothing without the certificate in KAFKA_SSL_CERTFILE"
+                    variable,
+                    given[variable],
+                    "a value only with the certificate in KAFKA_SSL_CERTFILE: set that, or remove this",
                 )
+
+
+def _only(needed: str, protocol: str) -> str:
+    return (
+        f"a value only while KAFKA_SECURITY_PROTOCOL is {needed} (it is {protocol}): set that, or remove this"
+    )
 
 
 def _load_own(settings: "MeshSettings", context: ssl.SSLContext, certificate: Path) -> None:

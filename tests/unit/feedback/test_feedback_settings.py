@@ -30,3 +30,22 @@ def test_outcomes_are_kept_for_as_long_as_windows_may_be_made_of_them(
     assert f"WAYMESH_OUTCOME_RETENTION_DAYS holds '{days}': allowed is at least {days + 1}" in str(
         raised.value
     )
+
+
+@pytest.mark.parametrize(
+    ("windows", "allowed"),
+    [
+        (
+            "banana",
+            "lengths such as 60s, or with a step such as 300s/60s, with commas between them; 'banana'",
+        ),
+        (
+            "60s,60s/300s",
+            "windows of at most a day (86400s), with steps no longer than they are and at most 60",
+        ),
+    ],
+)
+def test_windows_that_cannot_be_are_told_with_what_can(tmp_path: Path, windows: str, allowed: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load(FeedbackSettings, data_dir=tmp_path, metric_windows=windows)
+    assert str(raised.value).startswith(f"WAYMESH_METRIC_WINDOWS holds '{windows}': allowed is {allowed}")

@@ -88,28 +88,30 @@ def line(monkeypatch: pytest.MonkeyPatch, **variables: str | Path) -> str:
         (
             {"KAFKA_SASL_MECHANISM": "PLAIN"},
             "KAFKA_SASL_MECHANISM holds 'PLAIN': "
-            "allowed is nothing while KAFKA_SECURITY_PROTOCOL is PLAINTEXT: "
-            "it is for SASL_SSL and SASL_PLAINTEXT",
+            "allowed is a value only while KAFKA_SECURITY_PROTOCOL is SASL_SSL or SASL_PLAINTEXT "
+            "(it is PLAINTEXT): set that, or remove this",
         ),
         (
             {"KAFKA_SECURITY_PROTOCOL": "SSL", "KAFKA_SASL_PASSWORD": SECRET},
             "KAFKA_SASL_PASSWORD holds '[redacted]': "
-            "allowed is nothing while KAFKA_SECURITY_PROTOCOL is SSL: it is for SASL_SSL and SASL_PLAINTEXT",
+            "allowed is a value only while KAFKA_SECURITY_PROTOCOL is SASL_SSL or SASL_PLAINTEXT "
+            "(it is SSL): set that, or remove this",
         ),
         (
             {"KAFKA_SSL_CAFILE": "/ca.pem"},
             "KAFKA_SSL_CAFILE holds '/ca.pem': "
-            "allowed is nothing while KAFKA_SECURITY_PROTOCOL is PLAINTEXT: it is for SSL and SASL_SSL",
+            "allowed is a value only while KAFKA_SECURITY_PROTOCOL is SSL or SASL_SSL "
+            "(it is PLAINTEXT): set that, or remove this",
         ),
         (
             {"KAFKA_SECURITY_PROTOCOL": "SSL", "KAFKA_SSL_KEYFILE": "/key.pem"},
             "KAFKA_SSL_KEYFILE holds '/key.pem': "
-            "allowed is nothing without the certificate in KAFKA_SSL_CERTFILE",
+            "allowed is a value only with the certificate in KAFKA_SSL_CERTFILE: set that, or remove this",
         ),
         (
             {"KAFKA_SECURITY_PROTOCOL": "SSL", "KAFKA_SSL_KEY_PASSWORD": SECRET},
             "KAFKA_SSL_KEY_PASSWORD holds '[redacted]': "
-            "allowed is nothing without the certificate in KAFKA_SSL_CERTFILE",
+            "allowed is a value only with the certificate in KAFKA_SSL_CERTFILE: set that, or remove this",
         ),
         (
             {"KAFKA_SECURITY_PROTOCOL": "SSL", "KAFKA_SSL_CAFILE": "/nowhere/ca.pem"},
