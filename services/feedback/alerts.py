@@ -9,7 +9,7 @@ long as one of them says so.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum, IntEnum
 from typing import Final
 
@@ -23,6 +23,7 @@ REMEMBERED: Final = timedelta(hours=1)
 # A window without any outcome of an agent may be one that is not put together yet: after another process has
 # taken over, or where one window follows the other.
 _EMPTY_S: Final = 5.0
+_LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _LEVELS: Final[Mapping[str, Severity.ValueType]] = {
     name.removeprefix("SEVERITY_").lower(): value for name, value in Severity.items()
@@ -108,9 +109,12 @@ Step = tuple[Condition, Change | None]
 
 def hear(rule: SignalRule, before: Condition, signal: Heard, now: datetime) -> Step:
     """A signal came. One that is older than the newest of its process changes nothing."""
-    # A sender's clock that runs ahead must not make everything after it look old.
-    at = min(signal.at, now)
     known = before.holders.get(signal.holder)
+    at = signal.at
+    if at > now:
+        # A clock that runs ahead says nothing: whatever comes later from there is the newer. To take such a
+        # time for now would make old what was told between its arrival and now.
+        at = _LONG_AGO if known is None else known.at
     # Our own clock may have been set back; then only the order in which signals came says anything.
     if known is not None and at < known.at <= now:
         return before, None
@@ -258,8 +262,8 @@ def _measured(rule: MetricRule, agent: str, value: float, outcomes: int) -> Fact
     return Facts(
         severity=_LEVELS[rule.severity],
         message=(
-            f"{rule.metric} of {agent} is {rule.shown(value)} over {outcomes} outcomes in {rule.window};"
-            f" more than {rule.shown(rule.threshold)} is too much"
+            f"{rule.metric} of {agent} is {rule.shown(value, rule.threshold)} over {outcomes} outcomes"
+            f" in {rule.window}; more than {rule.shown(rule.threshold)} is too much"
         ),
         value=value,
         threshold=rule.threshold,

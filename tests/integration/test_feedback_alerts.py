@@ -207,7 +207,7 @@ async def test_figures_of_agents_raise_and_resolve(rig: Rig) -> None:
     by_rule = {one.rule: one for one in await rig.alerts()}
     assert (by_rule["p95_latency"].value, by_rule["p95_latency"].threshold) == (2_500, 2_000)
     assert {one.source for one in by_rule.values()} == {"feedback"}
-    rig.view.set("eta", 100, failure_rate=0.1, error_rate=0.01, p95_latency_ms=2_001)
+    rig.view.set("eta", 100, failure_rate=0.09, error_rate=0.01, p95_latency_ms=1_801)
     assert await rig.told() == [("failure_rate/eta", RESOLVED)]
     del rig.view.agents["eta"]
     assert await rig.told() == []

@@ -98,7 +98,10 @@ class Signals(Machine):
     def hears(self, process: str, age: int, active: bool, severity: Severity.ValueType) -> None:
         heard = Heard(process, at(self.now - age), active, severity, "told", {})
         self.take(alerts.hear(self.rule, self.condition, heard, at(self.now)))
-        when = min(self.now - age, self.now)
+        when = self.now - age
+        if age < 0:
+            # From ahead: only the order in which signals came says anything.
+            when = self.said[process][0] if process in self.said else -(10**6)
         if process in self.said and when < self.said[process][0]:
             return
         idle = not self.model.open and not self.model.on

@@ -43,7 +43,7 @@ def hears(rule: SignalRule, *signals: Heard, now: float = 100.0) -> tuple[Condit
     return condition, changes
 
 
-def test_a_figure_above_its_threshold_raises_and_one_at_it_resolves() -> None:
+def test_a_figure_above_its_threshold_raises_and_one_well_below_it_resolves() -> None:
     quiet, change = alerts.measure(RATE, AGENT, 0.1, 100, NOW)
     assert (quiet.phase, change) == (Phase.IDLE, None)
     raised, change = alerts.measure(RATE, quiet, 0.11, 100, NOW)
@@ -53,10 +53,31 @@ def test_a_figure_above_its_threshold_raises_and_one_at_it_resolves() -> None:
     assert raised.facts.message == (
         "failure_rate of eta is 11% over 100 outcomes in 300s/60s; more than 10% is too much"
     )
-    resolved, change = alerts.measure(RATE, raised, 0.1, 100, NOW)
+    assert alerts.measure(RATE, raised, 0.1, 100, NOW) == (raised, None)
+    resolved, change = alerts.measure(RATE, raised, 0.09, 100, NOW)
     assert change is Change.RESOLVED
     assert resolved.facts.value == 0.11
-    assert resolved.facts.message == "failure_rate of eta is back at 10% in 300s/60s"
+    assert resolved.facts.message == "failure_rate of eta is back at 9% in 300s/60s"
+
+
+@pytest.mark.parametrize(
+    ("value", "threshold", "told"),
+    [
+        (2_000.5, 2_000.0, "2,000.5 ms"), (2_000.25, 2_000.0, "2,000.2 ms"), (2_100.4, 2_000.0, "2,100 ms"),
+        (1e12, 2_000.0, "1,000,000,000,000 ms"), (2_000.0000001, 2_000.0, "2,000.0000001 ms"),
+    ],
+)  # fmt: skip
+def test_a_figure_never_looks_like_the_threshold_it_is_above(
+    value: float, threshold: float, told: str
+) -> None:
+    rule = MetricRule(name="p95", severity="error", metric="p95_latency_ms", threshold=threshold)
+    assert rule.shown(value, threshold) == told
+
+
+def test_a_rate_never_looks_like_the_threshold_it_is_above() -> None:
+    assert RATE.shown(0.10001, 0.1) == "10.001%"
+    assert RATE.shown(0.1, 0.1) == "10%"
+    assert RATE.shown(1 / 3, 0.1) == "33.3%"
 
 
 def test_too_few_outcomes_raise_nothing_and_clear_nobody() -> None:
@@ -139,6 +160,14 @@ def test_of_two_signals_of_one_time_the_one_that_came_later_counts() -> None:
 
 def test_a_clock_that_ran_ahead_does_not_make_later_signals_old() -> None:
     assert hears(SIGNAL, heard(9_999), heard(100, active=False))[1] == [Change.RAISED, Change.RESOLVED]
+
+
+@pytest.mark.parametrize("ahead_s", [1, 60, 10**9])
+def test_what_is_told_before_an_earlier_one_from_ahead_was_judged_is_newer(ahead_s: int) -> None:
+    raised, _ = alerts.hear(SIGNAL, BREAKER, heard(100 + ahead_s), after(100.5))
+    again, _ = alerts.hear(SIGNAL, raised, heard(100.1), after(100.5))
+    for before in (raised, again):
+        assert alerts.hear(SIGNAL, before, heard(100.2, active=False), after(100.6))[1] is Change.RESOLVED
 
 
 def test_a_clock_of_ours_that_was_set_back_does_not_make_new_signals_old() -> None:
