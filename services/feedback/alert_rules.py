@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 if TYPE_CHECKING:
     # Settings are read with this; the contract's classes would take as long again.
-    from waymesh.feedback.v1.metrics_pb2 import AgentMetrics
+    pass
 
 SeverityName = Literal["info", "warning", "error", "critical"]
 SignalName = Literal[
@@ -34,7 +34,11 @@ def _no_flag(value: object) -> object:
 
 
 Seconds = Annotated[float, BeforeValidator(_no_flag), Field(ge=0, le=30 * _DAY_S, allow_inf_nan=False)]
-Amount = Annotated[float, BeforeValidator(_no_flag), Field(ge=0, allow_inf_nan=False)]
+# No latency is longer than the contract's bound.
+Amount = Annotated[float, BeforeValidator(_no_flag), Field(ge=0, le=1e12, allow_inf_nan=False)]
+# What begins above a threshold and ends at the very same would begin and end with every other outcome.
+_RESOLVED_AT: Final = 0.9
+_DIGITS: Final = 17
 
 
 class _Rule(BaseModel):
@@ -58,7 +62,7 @@ class MetricRule(_Rule):
     threshold: Amount
     """A rate from 0 to 1, or milliseconds."""
     resolve_threshold: Amount | None = None
-    """It is over at or below this; without, at or below `threshold`."""
+    """It is over at or below this; without, at or below nine tenths of `threshold`."""
     window: str = Field(default="300s/60s", pattern=r"^[1-9][0-9]*s(/[1-9][0-9]*s)?$")
     min_outcomes: Annotated[int, BeforeValidator(_no_flag)] = Field(default=20, ge=1)
 
@@ -75,17 +79,21 @@ class MetricRule(_Rule):
         """Whether the figure is a share rather than milliseconds."""
         return self.metric.endswith("_rate")
 
-    def value(self, metrics: "AgentMetrics") -> float:
-        """The figure, in the unit of `threshold`."""
-        return float(getattr(metrics, self.metric))
-
     def calm(self, value: float) -> bool:
         """Whether an alert with this figure is over."""
-        return value <= (self.threshold if self.resolve_threshold is None else self.resolve_threshold)
+        over_at = self.resolve_threshold
+        return value <= (_RESOLVED_AT * self.threshold if over_at is None else over_at)
 
-    def shown(self, value: float) -> str:
-        """A figure in words."""
-        return f"{value * 100:.3g}%" if self.rate else f"{value:,.0f} ms"
+    def shown(self, value: float, other: float | None = None) -> str:
+        """A figure in words, with as many digits as it takes not to look like `other`, if it is another."""
+        for more in range(_DIGITS):
+            told = self._with_digits(value, more)
+            if other is None or value == other or told != self._with_digits(other, more):
+                break
+        return told
+
+    def _with_digits(self, value: float, more: int) -> str:
+        return f"{value * 100:.{3 + more}g}%" if self.rate else f"{value:,.{more}f} ms"
 
 
 class SignalRule(_Rule):
