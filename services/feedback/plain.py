@@ -14,7 +14,9 @@ from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
 from services.mesh.feedback.outcome import recordable
 from services.mesh.holdable import is_time
-from services.mesh.redact import is_clean_text, is_secret_name
+from services.mesh.redact import is_clean_text, names_secret
+from services.mesh.secret_names import Naming, naming
+from services.mesh.secret_pairs import NAMING_KEYS
 
 _NAME: Final = 128
 _MAX_TAGS: Final = 64
@@ -99,7 +101,10 @@ def _clean(text: str) -> bool:
 def _struct(struct: Struct, depth: int) -> bool:
     if depth == 0:
         return False
-    return all(_key(name) and _value(value, depth) for name, value in struct.fields.items())
+    return all(
+        (_key(name) or _odd_key(name, value)) and _value(value, depth)
+        for name, value in struct.fields.items()
+    )
 
 
 def _value(value: Any, depth: int) -> bool:
@@ -111,7 +116,8 @@ def _value(value: Any, depth: int) -> bool:
     if kind == "struct_value":
         return _struct(value.struct_value, depth - 1)
     if kind == "list_value":
-        return depth > 1 and all(_value(one, depth - 1) for one in value.list_value.values)
+        values = value.list_value.values
+        return depth > 1 and all(_value(one, depth - 1) for one in values) and not any(map(_names, values))
     return kind is not None  # a value without a kind is put right by redaction
 
 
@@ -128,4 +134,21 @@ def _tag(tag: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _key(name: str) -> bool:
-    return len(name) <= _NAME and _clean(name) and not is_secret_name(name)
+    """Whether nothing that stands under this name is secret for its sake."""
+    return len(name) <= _NAME and _clean(name) and naming(name) is Naming.NOTHING and name not in NAMING_KEYS
+
+
+def _odd_key(name: str, value: Any) -> bool:
+    """Whether a value is not secret for the sake of its name: a count, or what names no secret."""
+    if name in NAMING_KEYS:
+        return not _names(value)
+    return (
+        len(name) <= _NAME
+        and naming(name) is Naming.COUNT
+        and _clean(name)
+        and value.WhichOneof("kind") == "number_value"
+    )
+
+
+def _names(value: Any) -> bool:
+    return value.WhichOneof("kind") == "string_value" and names_secret(value.string_value)

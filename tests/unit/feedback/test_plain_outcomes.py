@@ -20,14 +20,49 @@ SECRETS = (
     "github_pat_12345678901234567890", "xoxb-1234567890", "AKIAABCDEFGHIJKLMNOP",
     "AIza123456789012345678901234567890", "123-45-6789", "eyJabcdefgh.abcd.x", "password=x", "api_key: x",
     "to\u212aen=x", "\u017fecret=x", "-----BEGIN PRIVATE KEY-----", "pwd:x",
+    "hf_abcdefghijklmnop", "glpat-abcdefghijklmnop", "u:p@h", "--pin x", "('pin','x')", "['--pin', 'x']",
+    "Cookie: x",
+    "{'pin': 'x'}", "pin\uff1dx", "token_count: x", "api key: x",
 )  # fmt: skip
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 hints = st.sampled_from(
-    [*SECRETS, "order_12", "2025-10-09", "550e8400-e29b-41d4-a716-446655440000", "ok", "\0"]
+    [
+        *SECRETS,
+        "pin",
+        "--pin",
+        "token_count",
+        "-",
+        "--",
+        "'",
+        '"',
+        ",",
+        "(",
+        " ",
+        "order_12",
+        "2025-10-09",
+        "550e8400-e29b-41d4-a716-446655440000",
+        "ok",
+        "\0",
+    ]
 )
 some_text = st.lists(texts | hints, max_size=3).map("".join)
 names = st.sampled_from(
-    ["password", "api key", "x-Token", "tokens_used", "card", "note", "order_id", "SSN", "", "aPan"]
+    [
+        "password",
+        "api key",
+        "x-Token",
+        "tokens_used",
+        "name",
+        "key",
+        "value",
+        "\uff50in",
+        "card",
+        "note",
+        "order_id",
+        "SSN",
+        "",
+        "aPan",
+    ]
 )
 numbers = st.floats() | st.integers(-(2**60), 2**60).map(float)
 payloads = st.dictionaries(
@@ -144,9 +179,28 @@ def test_no_payload_with_a_secret_is_plain(secret: str) -> None:
     assert not is_plain(event({"tags": [secret]}))
 
 
-@pytest.mark.parametrize("name", ["password", "apiKey", "x-token", "user.ssn", "PIN"])
+@pytest.mark.parametrize(
+    "name", ["password", "apiKey", "x-token", "user.ssn", "PIN", "\uff50in", "signature"]
+)
 def test_no_payload_with_a_secret_name_is_plain(name: str) -> None:
     assert not is_plain(event({"input": {"a": {name: 1}}}))
+
+
+@pytest.mark.parametrize(
+    ("payload", "plain"),
+    [
+        ({"name": "password", "value": "x"}, False),
+        ({"name": "colour", "value": "x", "key": 1}, True),
+        ({"pairs": [["pin", "x"]]}, False),
+        ({"pairs": [["a", "x"]]}, True),
+        ({"command": ["pip", "--pin", "x"]}, False),
+        ({"tokens_used": "x"}, False),
+        ({"tokens_used": {"a": "x"}}, False),
+        ({"tokens_used": 3}, True),
+    ],
+)
+def test_what_stands_beside_a_name_is_looked_at(payload: dict[str, Any], plain: bool) -> None:
+    assert is_plain(event({"metadata": payload})) is plain
 
 
 def test_what_redaction_puts_right_is_not_plain() -> None:

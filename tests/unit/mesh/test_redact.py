@@ -43,6 +43,8 @@ from services.mesh.redact import (
             "DATABASE_URL",
             "credentials",
         ),
+        *("pass", "passcode", "signature", "session_id", "sessionId", "otp", "jwt", "authtoken", "pw"),
+        *("\uff50assword", "pa\u017fsword", "to\u212aen", "x" * 300 + "_password"),
     ],
 )
 def test_these_names_say_secret(name: str) -> None:
@@ -70,7 +72,35 @@ def test_these_names_say_secret(name: str) -> None:
 )
 def test_these_names_do_not(name: str) -> None:
     assert not is_secret_name(name)
-    assert redact({name: "hunter2"}) == {name: "hunter2"}
+    assert redact({name: 7}) == {name: 7}
+    if "token" not in name.lower():
+        assert redact({name: "hunter2"}) == {name: "hunter2"}
+
+
+@pytest.mark.parametrize("name", ["tokens_used", "max_tokens", "token_count", "totalTokens"])
+def test_a_count_of_tokens_is_a_number(name: str) -> None:
+    assert redact({name: "hunter2"}) == {name: MASK}
+    assert redact({name: {"a": ["hunter2", 3]}}) == {name: {"a": [MASK, 3]}}
+    for number in (7, 2.5, "150", "", None):
+        assert redact({name: number}) == {name: number}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ([["Authorization", "x"], ("a", "b")], [["Authorization", MASK], ["a", "b"]]),
+        ({"name": "password", "value": "x"}, {"name": "password", "value": MASK}),
+        ({"value": "x", "key": "api-key"}, {"value": MASK, "key": "api-key"}),
+        ({"name": "colour", "value": "x"}, {"name": "colour", "value": "x"}),
+        (["pip", "--password", "x", "y"], ["pip", "--password", MASK, "y"]),
+        (["--verbose", "x"], ["--verbose", "x"]),
+        (["password", None], ["password", None]),
+        (["user", "password", "order"], ["user", "password", "order"]),
+    ],
+)
+def test_what_stands_beside_the_name_of_a_secret_is_secret(value: object, shown: object) -> None:
+    assert redact(value) == shown
+    assert redact(shown) == shown
 
 
 def test_a_secret_name_hides_whatever_stands_under_it() -> None:

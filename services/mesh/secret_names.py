@@ -1,0 +1,80 @@
+"""Tells by a name whether what stands under it is secret: of a key, a variable, an option or in text."""
+
+import re
+import unicodedata
+from enum import Enum
+from functools import lru_cache
+from typing import Final
+
+# Compared with a name in lower case without separators and camel humps; each anywhere in it.
+_SECRET_PARTS: Final = (
+    "password",
+    "passwd",
+    "passphrase",
+    "passcode",
+    "secret",
+    "apikey",
+    "accesskey",
+    "privatekey",
+    "signingkey",
+    "encryptionkey",
+    "authorization",
+    "credential",
+    "cookie",
+    "creditcard",
+    "cardnumber",
+    "databaseurl",
+    "connectionstring",
+    "socialsecurity",
+    "sessionid",
+    "bearer",
+)
+# Each only as a word of its own (`user_ssn`, not `session`; `pin`, not `mapping`).
+_SECRET_WORDS: Final = frozenset(
+    "ssn pwd pw pass token tokens card cvv cvc pan iban pin dsn auth jwt otp totp signature".split()  # noqa: SIM905
+)
+_TOKENS: Final = frozenset({"token", "tokens"})
+# Words that make a name with `tokens` or `token` a number, not a secret: tokens_used, max_tokens.
+_COUNTING_WORDS: Final = frozenset(
+    "used count max min total prompt completion input output limit budget per".split()  # noqa: SIM905
+)
+_WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+# Longer ones are not remembered, so that nobody can fill the memory with them.
+_REMEMBERED: Final = 64
+
+
+class Naming(Enum):
+    """What a name says of what stands under it."""
+
+    NOTHING = 0
+    # A number of tokens; a text there is none.
+    COUNT = 1
+    SECRET = 2
+
+
+def naming(name: str) -> Naming:
+    """What the name says, whatever its case, its separators and the width of its letters."""
+    return _remembered(name) if len(name) <= _REMEMBERED else _naming(name)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what stands under this name is secret: ssn, api_key, accessToken, but not tokens_used."""
+    return naming(name) is Naming.SECRET
+
+
+def _naming(name: str) -> Naming:
+    if not name.isascii():  # full-width letters, a long s, the sign for kelvin
+        name = unicodedata.normalize("NFKC", name.replace("\u212a", "k"))
+    words = [word.lower() for word in _WORDS.findall(name)]
+    joined = "".join(words)
+    if any(part in joined for part in _SECRET_PARTS):
+        return Naming.SECRET
+    found = {word for word in (*words, joined) if word in _SECRET_WORDS or word.endswith("token")}
+    if not found:
+        return Naming.NOTHING
+    if found <= _TOKENS and not _COUNTING_WORDS.isdisjoint(words):
+        return Naming.COUNT
+    return Naming.SECRET
+
+
+_remembered: Final = lru_cache(maxsize=4096)(_naming)
