@@ -7,6 +7,7 @@ whatever dies.
 
 import asyncio
 import heapq
+import logging
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,11 @@ from services.feedback.board import Figure, latency_limits
 from services.mesh.events import Message as BusMessage
 from services.mesh.events.topics import AGENT_ALERTS
 
+_log = logging.getLogger(__name__)
+
+# Conditions in memory beyond which a signal of a subject that is not known makes no further one: subjects
+# that somebody makes up have an end. Those that are over are forgotten after an hour.
+CONDITIONS: Final = 20_000
 # Signals judged in one transaction; the rest waits for the next, which is due at once.
 _BATCH: Final = 2_000
 _FIRING: Final = AlertState.ALERT_STATE_FIRING
@@ -69,10 +75,17 @@ class Alerting:
     """State of all alerts. It is the leader's alone; one call at a time."""
 
     def __init__(
-        self, rules: Rules, *, keep_days: int = 30, make_id: Callable[[], str] = lambda: str(uuid.uuid4())
+        self,
+        rules: Rules,
+        *,
+        keep_days: int = 30,
+        most: int = CONDITIONS,
+        make_id: Callable[[], str] = lambda: str(uuid.uuid4()),
     ) -> None:
-        """`keep_days`: how long an alert is kept after it is over."""
+        """`keep_days`: how long an alert is kept after it is over. `most`: see CONDITIONS."""
         self._rules = rules
+        self._most = most
+        self._refused = 0
         self._keep_for = timedelta(days=keep_days)
         self._discard_at: datetime | None = None
         self._make_id = make_id
@@ -141,6 +154,13 @@ class Alerting:
         for _, signal in signals:
             self._hear(work, signal)
         # The loop serves callers while percentiles of many agents are looked for.
+        if self._refused:
+            _log.warning(
+                "%d signals of subjects that are new make no alerts: %d are known already",
+                self._refused,
+                len(self._conditions),
+            )
+            self._refused = 0
         self._measure(work, await asyncio.to_thread(self._look, view))
         self._pass_time(work)
         self._release(work)
@@ -171,6 +191,9 @@ class Alerting:
             return
         before = self._conditions.get(key_of(rule.name, signal.source, signal.subject))
         if before is None:
+            if len(self._conditions) >= self._most:
+                self._refused += 1
+                return
             before = Condition(rule.name, signal.source, signal.subject)
         heard = Heard(
             holder=dict(signal.labels).get("process", ""),

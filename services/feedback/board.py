@@ -46,22 +46,22 @@ class Board:
         # Percentiles as they were at so many outcomes, which only ever grow.
         self._known: dict[tuple[str, str], Figure] = {}
 
-    def put(self, agent: str, panes: Sequence[Pane]) -> None:
-        """Sets what came of an agent in this window; not nothing."""
-        place = self._places.setdefault(agent, len(self._agents))
-        if place == len(self._agents):
-            self._agents.append(agent)
-            self._panes.append(panes)
-            if place == len(self._counts):
-                self._counts = np.concatenate((self._counts, np.zeros_like(self._counts)))
-        self._panes[place] = panes
-        self._counts[place] = (
-            sum(sum(pane.statuses) for pane in panes),
-            sum(pane.failed for pane in panes),
-            sum(pane.errors for pane in panes),
-            sum(pane.latency_ms for pane in panes),
-            *(sum(over) for over in zip(*(pane.over for pane in panes), strict=True)),
-        )
+    def put(self, found: Sequence[tuple[str, Sequence[Pane]]]) -> None:
+        """Sets what came of some agents in this window, each once; not nothing."""
+        if not found:
+            return
+        places, rows = [], []
+        for agent, panes in found:
+            place = self._places.setdefault(agent, len(self._agents))
+            if place == len(self._agents):
+                self._agents.append(agent)
+                self._panes.append(panes)
+            self._panes[place] = panes
+            places.append(place)
+            rows.append(_row(panes))
+        while len(self._counts) < len(self._agents):
+            self._counts = np.concatenate((self._counts, np.zeros_like(self._counts)))
+        self._counts[places] = rows
 
     def figures(self, metric: str, above: float, agents: Collection[str]) -> dict[str, Figure]:
         """The metric of all whose figure is above `above`, and of those of `agents` that are here."""
@@ -96,6 +96,15 @@ class Board:
             runs = [run for pane in self._panes[place] for run in pane.latencies.runs()]
             known = self._known[key] = Figure(percentiles(runs, (share,))[0], outcomes)
         return known
+
+
+def _row(panes: Sequence[Pane]) -> list[float]:
+    first = panes[0]
+    row = [first.latencies.count, first.failed, first.errors, first.latency_ms, *first.over]
+    for pane in panes[1:]:
+        more = (pane.latencies.count, pane.failed, pane.errors, pane.latency_ms, *pane.over)
+        row = [a + b for a, b in zip(row, more, strict=True)]
+    return row
 
 
 def latency_limits(thresholds: Mapping[str, Collection[float]]) -> tuple[float, ...]:

@@ -8,9 +8,9 @@ kept until then. A workflow belongs to the window that holds the time of its new
 Nothing here knows the time or does I/O; all times are Unix microseconds.
 """
 
-import heapq
 import itertools
 import math
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -47,8 +47,6 @@ QUIET_COST: Final = 50_000_000
 CLOSE_COST: Final = 100_000_000
 _ROW_COST: Final = 75_000
 _OUTCOMES_PER_NS: Final = 2
-# Windows that hold the present are put together this much sooner than their turn, in microseconds.
-_SOONER: Final = SECOND
 
 
 @dataclass(slots=True, eq=False)
@@ -114,6 +112,8 @@ class Windows:
         self._changed: dict[int, set[str]] = {}
         self._windows: dict[tuple[str, int], _Window] = {}
         self._final: list[AgentMetrics] = []
+        # Open windows that have changed, in that order, and some that were put together since.
+        self._waiting: deque[tuple[_Window, str]] = deque()
         # By window, what alerts look at, and agents that have changed since.
         self._boards: dict[str, Board] = {}
         self._moved: set[str] = set()
@@ -163,42 +163,35 @@ class Windows:
     def flush(self, now: int, cost: int = FLUSH_COST, closing: int = CLOSE_COST) -> list[AgentMetrics]:
         """What is to be written; what has a revision is closed and to be published, too.
 
-        Closed windows that have changed come first, the oldest first. Then open ones, those that were put
-        together longest ago first; what holds the present, sooner. Both as far as `closing` and `cost`
-        (nanoseconds, about) allow; the rest comes with the next flushes. What alerts are judged by is always
-        brought up to date.
+        Closed windows that have changed come first, the oldest first. Then open ones, those that changed
+        longest ago first. Both as far as `closing` and `cost` (nanoseconds, about) allow; the rest comes with
+        the next flushes. What alerts are judged by is always brought up to date.
         """
         self._expand(now)
         self._watch(now)
         made, self._final = self._final, []
-        waiting: list[tuple[int, int, str, _Window]] = []
-        next_to_end = {spec.name: spec.starts(now, now + 1)[0] for spec in self.specs.values()}
         for window in sorted(self._windows.values(), key=lambda one: (one.end, one.start)):
-            closed = window.end <= self.watermark
-            closing_now = closed or self._may_close(window, now)
-            sooner = _SOONER if window.start == next_to_end[window.spec.name] else 0
-            for agent in sorted(window.changed | window.open) if closing_now else list(window.changed):
+            may_close = window.end <= self.watermark or self._may_close(window, now)
+            if not may_close and len(window.open) == len(window.rows):
+                continue
+            for agent in sorted(window.changed | window.open if may_close else window.changed):
                 row = window.rows[agent]
-                if (
-                    row.made_at + self._pause <= now
-                    if row.revision
-                    else closing_now and (closed or self._closes(window, row, now))
-                ):
-                    if closing > 0:
-                        closing -= self._cost(self._publish(window, agent, now, made))
-                elif agent in window.changed and not row.revision:
-                    waiting.append((row.made_at - sooner, window.end, agent, window))
-        most = cost // _ROW_COST + 1
-        for _, _, agent, window in heapq.nsmallest(most, waiting, key=lambda one: one[:3]):
-            if cost <= 0:
-                break
+                turn = row.made_at + self._pause <= now if row.revision else self._over(window, row, now)
+                if turn and closing > 0:
+                    closing -= self._cost(self._publish(window, agent, now, made))
+        while self._waiting and cost > 0:
+            window, agent = self._waiting.popleft()
             row = window.rows[agent]
-            row.made_at = now
-            row.found = self._made(window, agent, 0)
-            cost -= self._cost(row.found)
+            if row.revision or agent not in window.changed:
+                continue
+            # One that is over is open still, and so gets its turn above.
             window.changed.discard(agent)
-            if row.found is not None:
-                made.append(row.found)
+            if not self._over(window, row, now):
+                row.made_at = now
+                row.found = self._made(window, agent, 0)
+                cost -= self._cost(row.found)
+                if row.found is not None:
+                    made.append(row.found)
         return made
 
     def due(self, now: int) -> bool:
@@ -253,10 +246,12 @@ class Windows:
             if board is None or board.start != start:
                 board = self._boards[spec.name] = Board(start, self._limits)
                 moved = set().union(*panes)
-            for agent in moved:
-                found = [pane for of in panes if (pane := of.get(agent)) is not None]
-                if found and agent != TOGETHER:
-                    board.put(agent, found)
+            found = [
+                (agent, [pane for of in panes if (pane := of.get(agent)) is not None])
+                for agent in moved
+                if agent != TOGETHER
+            ]
+            board.put([one for one in found if one[1]])
         self._moved = set()
 
     def _cost(self, found: AgentMetrics | None) -> int:
@@ -264,6 +259,9 @@ class Windows:
 
     def _may_close(self, window: _Window, now: int) -> bool:
         return bool(window.open) and window.end + self._grace <= now
+
+    def _over(self, window: _Window, row: _Row, now: int) -> bool:
+        return window.end <= self.watermark or self._closes(window, row, now)
 
     def _closes(self, window: _Window, row: _Row, now: int) -> bool:
         """By the clock, unless outcomes still come for it: those of a recording would make many revisions."""
@@ -380,6 +378,7 @@ class Windows:
                     window = self._windows.get((spec.name, start))
                     if window is None:
                         window = self._windows[spec.name, start] = _Window(spec, start)
+                    self._waiting.extend((window, agent) for agent in agents - window.changed)
                     window.changed |= agents
                     for agent in agents:
                         row = window.rows.get(agent)

@@ -181,6 +181,33 @@ async def test_a_signal_raises_an_alert_and_its_end_resolves_it(rig: Rig) -> Non
     assert await rig.on_the_topic() == [(raised.event_id, KEY, FIRING), (over.event_id, KEY, RESOLVED)]
 
 
+async def test_a_signal_stamped_far_ahead_is_ended_by_one_of_now(rig: Rig) -> None:
+    ahead = rig.signal()
+    ahead.timestamp.FromDatetime(datetime(9999, 12, 31, tzinfo=UTC))
+    await rig.send(ahead)
+    sent = rig.now + timedelta(seconds=0.1)
+    # It is judged a while after the end was told of.
+    rig.after(0.3)
+    assert await rig.told() == [(KEY, FIRING)]
+    over = rig.signal(active=False)
+    over.timestamp.FromDatetime(sent)
+    await rig.send(over)
+    assert await rig.told() == [(KEY, RESOLVED)]
+
+
+async def test_subjects_that_are_made_up_have_an_end(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    few = Alerting(built_in(), most=2)
+    await rig.send(*[rig.signal(f"driver-{n}") for n in range(4)])
+    assert len(await rig.told(few)) == 2
+    assert "2 signals of subjects that are new make no alerts: 2 are known already" in caplog.text
+    await rig.send(rig.signal("driver-0", active=False), rig.signal("driver-9"))
+    assert await rig.told(few) == [("gps_anomaly/eta/driver-0", RESOLVED)]
+    rig.after(3_601)
+    await rig.told(few)
+    await rig.send(rig.signal("driver-9"))
+    assert ("gps_anomaly/eta/driver-9", FIRING) in await rig.told(few)
+
+
 async def test_repeated_signals_publish_nothing_more_but_count(rig: Rig) -> None:
     await rig.send(rig.signal())
     assert await rig.told() == [(KEY, FIRING)]
