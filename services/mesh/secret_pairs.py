@@ -45,7 +45,7 @@ _OPEN: Final = re.compile(r"(\\{0,7})([\"'`])")
 _OPENED: Final = re.compile(r"(\\{0,7})([\"'`])\Z")
 _CLOSE: Final = {quote: re.compile(rf"(\\*+){quote}") for quote in "\"'`"}
 _BARE: Final = re.compile(
-    r"(?:(?i:bearer|basic)\s+)?"
+    r"(?:(?i:bearer|basic)[^\S\n]+)?"
     r"(?:\[redacted\]|[^\s\"'`&,;}\]\\(\[{)]|\\(?![\"'`])|\)(?![\s,;]|\Z))*+"
 )
 _PREFIX: Final = re.compile(r"(?i)[bruf]{1,2}\Z")

@@ -125,7 +125,7 @@ VALUES = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=0
     after=pieced,
 )
 def test_no_value_by_a_secret_name_is_left(before: str, name: str, form: str, value: str, after: str) -> None:
-    assert "S3CRET" not in redact_text(f"{before} {form.format(name, value)} {after}")
+    assert "S3CRET" not in redact_text(f"{before}\n{form.format(name, value)} {after}")
 
 
 @pytest.mark.parametrize("end", ["", "@", "'", ")"])
