@@ -146,7 +146,7 @@ def _actual_legs(order: KnownOrder, track: Track) -> dict[int, LegOutcome]:
     if track.carry_m > 0:
         legs[LegKind.LEG_KIND_TO_DESTINATION].travelled_m = track.carry_m
     for kind, leg in legs.items():
-        leg.kind = kind  # type: ignore[assignment]
+        leg.kind = kind  # type: ignore[assignment] # the keys are values of the enum
     return legs
 
 

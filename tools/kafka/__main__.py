@@ -1,5 +1,6 @@
 """`python -m tools.kafka`: a cluster of three nodes until Ctrl-C; its addresses on stdout."""
 
+import argparse
 import asyncio
 import signal
 import sys
@@ -10,6 +11,7 @@ from tools.kafka.jars import KafkaUnavailableError
 
 async def main() -> None:
     """Serves until it is told to end."""
+    argparse.ArgumentParser(prog="python -m tools.kafka", description=__doc__).parse_args()
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
