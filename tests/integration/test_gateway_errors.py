@@ -150,9 +150,9 @@ WRONG_FIELDS: list[tuple[str, Ask, tuple[str, ...]]] = [
     )),
     ("rule broken", report(driver_id=""), ("parameters.driver_id",)),
     ("rule of a list", report(anomaly_flags=["stale", "stale"]), ("parameters.anomaly_flags",)),
-    ("rule across fields", report(order_id=""), ("parameters",)),
+    ("rule across fields", report(order_id=""), ("parameters.order_id",)),
     ("nothing where much is needed", task("report_gps", {}), (
-        "parameters", "parameters.driver_id", "parameters.location", "parameters.trip_stage",
+        "parameters.order_id", "parameters.driver_id", "parameters.location", "parameters.trip_stage",
         "parameters.traffic_density", "parameters.zone_type", "parameters.timestamp",
     )),
     ("rule in a list", task("batch_predict_eta", {"queries": [{"order_id": "a"}, {"order_id": "b" * 129}]}), (
