@@ -55,20 +55,20 @@ ON CONFLICT DO NOTHING
 class Maker:
     """Outcomes such as a service records around a task, each with ids and a time of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, agents: int = 20) -> None:
         self._templates = [
             outcome(
                 agent_name=f"bench-{n}",
                 agent_type="bench",
                 action_type="predict_eta",
                 started=datetime.now(UTC),
-                duration_ms=12.5 * n,
+                duration_ms=12.5 * (n % 20),
                 status=SUCCESS,
                 input_data={"order_id": f"order_{n}", "driver_id": f"driver_{n}", "fresh": True},
                 output={"delivery_eta_minutes": 12.5, "confidence": 0.7},
                 tags=("bench", "eta"),
             )
-            for n in range(20)
+            for n in range(agents)
         ]
         self.made = 0
 
@@ -106,10 +106,10 @@ class Times:
 class Sender:
     """Batches through streams, or a call each; `acks` holds one time per batch from when it was due."""
 
-    def __init__(self, stub: Any, size: int) -> None:
+    def __init__(self, stub: Any, size: int, agents: int = 20) -> None:
         self._stub = stub
         self._size = size
-        self._maker = Maker()
+        self._maker = Maker(agents)
         self.acks = Times()
         self.stored = 0
 
