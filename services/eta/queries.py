@@ -10,10 +10,10 @@ from typing import Any, Final
 from waymesh.eta.v1.eta_pb2 import EtaPrediction, EtaQuery
 from waymesh.mesh.v1.degradation_pb2 import Degradation
 from waymesh.mesh.v1.error_reason_pb2 import (
+    ERROR_REASON_NOT_READ_YET,
     ERROR_REASON_ORDER_UNKNOWN,
     ERROR_REASON_POSITION_UNKNOWN,
     ERROR_REASON_STATUS_CONFLICT,
-    ERROR_REASON_TARGET_UNAVAILABLE,
 )
 
 from services.eta.answers import answer
@@ -202,8 +202,8 @@ class EtaQueries:
         if order is None and not self._orders_read():
             raise Unavailable(
                 f"order {query.order_id} is not known yet: the topic of orders is still being read",
-                reason=ERROR_REASON_TARGET_UNAVAILABLE,
-                metadata={"target": "orders"},
+                reason=ERROR_REASON_NOT_READ_YET,
+                metadata={"topic": "orders"},
                 retry_after_s=_READING_S,
             )
         if order is None:

@@ -22,6 +22,7 @@ from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_BREAKER_OPEN,
     ERROR_REASON_INTERNAL_FAULT,
     ERROR_REASON_MESSAGE_TOO_LARGE,
+    ERROR_REASON_NOT_READ_YET,
 )
 
 from services.mesh import errors
@@ -79,6 +80,8 @@ _FAILURES: Final = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
+# Whatever their code, these are about what the caller named or sent: others are answered meanwhile.
+_OF_THIS_CALL: Final = frozenset({ERROR_REASON_MESSAGE_TOO_LARGE, ERROR_REASON_NOT_READ_YET})
 # Least allowance for the scatter of a method's time, in seconds.
 _GRANULARITY_S: Final = 0.010
 
@@ -92,7 +95,7 @@ def outcome_of(error: BaseException | None, budget_s: float | None, usual_s: flo
     if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         # Callers who grant less than a method needs must not close it to everyone.
         return Outcome.FAILURE if budget_s is None or budget_s >= usual_s else Outcome.NEUTRAL
-    if error.reason == ERROR_REASON_MESSAGE_TOO_LARGE or refused_unread(error):
+    if error.reason in _OF_THIS_CALL or refused_unread(error):
         return Outcome.NEUTRAL
     if error.reason == ERROR_REASON_INTERNAL_FAULT and not error.from_peer:  # our own: nothing was sent
         return Outcome.NEUTRAL

@@ -13,14 +13,16 @@ from waymesh.eta.v1.travel_time_pb2 import GetTravelTimesRequest
 from waymesh.feedback.v1.delivery_pb2 import LegKind
 from waymesh.gps.v1.location_pb2 import Location
 from waymesh.mesh.v1.error_reason_pb2 import (
+    ERROR_REASON_NOT_READ_YET,
     ERROR_REASON_ORDER_UNKNOWN,
     ERROR_REASON_POSITION_UNKNOWN,
     ERROR_REASON_STATUS_CONFLICT,
-    ERROR_REASON_TARGET_UNAVAILABLE,
 )
 from waymesh.order.v1.context_pb2 import DeliveryContext
 from waymesh.order.v1.order_pb2 import Order, OrderStatus
 
+from services.mesh import deadline
+from services.mesh.breaker import BreakerPolicy
 from services.mesh.errors import InvalidArgument, MeshError, OutOfRange, Unavailable, from_status
 
 
@@ -183,11 +185,22 @@ async def test_an_id_that_no_store_can_hold_is_refused_by_field(mesh: Rig) -> No
 async def test_an_order_is_not_unknown_while_orders_cannot_be_read(mesh: Rig) -> None:
     nowhere: dict[str, Any] = {"kafka_bootstrap_servers": "127.0.0.1:1", "orders_wait_s": 0.1}
     stub = mesh.stub(await mesh.start(**nowhere))
-    with pytest.raises(Unavailable, match="order_1 is not known yet") as told:
+    # In less time than it asks to wait before the call is made again.
+    with deadline.budget(1.0), pytest.raises(Unavailable, match="order_1 is not known yet") as told:
         await ask(stub, order_id="order_1")
-    assert told.value.reason == ERROR_REASON_TARGET_UNAVAILABLE
-    assert told.value.metadata == {"target": "orders"}
+    assert told.value.reason == ERROR_REASON_NOT_READ_YET
+    assert told.value.metadata == {"topic": "orders"}
     assert told.value.retry_after_s
     queries = [EtaQuery(order_id="order_1"), EtaQuery(order=placed())]
     answers = await stub.BatchPredictEta(BatchPredictEtaRequest(queries=queries))
     assert [one.WhichOneof("result") for one in answers.results] == ["error", "prediction"]
+
+
+async def test_who_asks_for_unknown_orders_while_orders_are_read_shuts_nobody_out(mesh: Rig) -> None:
+    nowhere: dict[str, Any] = {"kafka_bootstrap_servers": "127.0.0.1:1", "orders_wait_s": 0.1}
+    stub = mesh.stub(await mesh.start(**nowhere))
+    for number in range(2 * BreakerPolicy().failures):
+        with deadline.budget(1.0), pytest.raises(Unavailable) as told:
+            await ask(stub, order_id=f"order_{number}")
+        assert told.value.reason == ERROR_REASON_NOT_READ_YET
+    assert (await ask(stub, order=placed())).order_id == placed().order_id

@@ -8,7 +8,11 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
-from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_BREAKER_OPEN, ERROR_REASON_MESSAGE_TOO_LARGE
+from waymesh.mesh.v1.error_reason_pb2 import (
+    ERROR_REASON_BREAKER_OPEN,
+    ERROR_REASON_MESSAGE_TOO_LARGE,
+    ERROR_REASON_NOT_READ_YET,
+)
 
 from services.mesh import errors
 from services.mesh.breaker import Breaker, BreakerPolicy, Outcome, Permit, State, UsualBudget, outcome_of
@@ -180,8 +184,15 @@ def test_which_codes_count(code: grpc.StatusCode):
     assert outcome_of(errors.error_class(code)("x"), 1.0, 1.0) is expected
 
 
-def test_a_message_that_is_too_large_says_nothing_about_the_target():
-    error = errors.ResourceExhausted("x", reason=ERROR_REASON_MESSAGE_TOO_LARGE)
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.ResourceExhausted("x", reason=ERROR_REASON_MESSAGE_TOO_LARGE),
+        errors.Unavailable("x", reason=ERROR_REASON_NOT_READ_YET),
+    ],
+    ids=repr,
+)
+def test_what_one_call_asks_or_sends_says_nothing_about_the_target(error: errors.MeshError):
     assert outcome_of(error, 1.0, 1.0) is Outcome.NEUTRAL
 
 

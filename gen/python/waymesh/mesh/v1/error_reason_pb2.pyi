@@ -108,6 +108,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The travel time matrix does not fit the stops. Metadata: `expected`, `found` (numbers of values).
     Example: {"expected": "81", "found": "80"}
     """
+    ERROR_REASON_NOT_READ_YET: _ErrorReason.ValueType  # 49
+    """What the request names is not known so far, and may be soon: the topic that tells of it is still being read.
+    The server itself is well. Metadata: `topic`. Comes with RetryInfo. Example: {"topic": "orders"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the `reason` of google.rpc.ErrorInfo (without the prefix), domain `waymesh`.
@@ -199,5 +203,9 @@ ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 47
 ERROR_REASON_MATRIX_SIZE: ErrorReason.ValueType  # 48
 """The travel time matrix does not fit the stops. Metadata: `expected`, `found` (numbers of values).
 Example: {"expected": "81", "found": "80"}
+"""
+ERROR_REASON_NOT_READ_YET: ErrorReason.ValueType  # 49
+"""What the request names is not known so far, and may be soon: the topic that tells of it is still being read.
+The server itself is well. Metadata: `topic`. Comes with RetryInfo. Example: {"topic": "orders"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
