@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias
 
 import asyncpg
@@ -23,7 +23,9 @@ FIRING, RESOLVED = AlertState.ALERT_STATE_FIRING, AlertState.ALERT_STATE_RESOLVE
 LIMIT_MS: Final = 1_000.0
 
 _PAGE: Final = 1_000
-_POLL_S: Final = 0.005
+_POLL_S: Final = 0.02
+# No alert here is open for longer.
+_RECENT: Final = timedelta(seconds=20)
 # How long an alert is waited for, in seconds, before it counts as missing.
 _GUARD_S: Final = 15.0
 
@@ -78,20 +80,17 @@ class Watch:
         self._topic.clear()
         return found
 
-    async def ask(self, rules: Collection[str]) -> None:
-        """Asks for the alerts of these rules since now, one call after the other, until cancelled."""
-        began = datetime.now(UTC)
+    async def ask(self) -> None:
+        """Asks for the newest alerts again and again, until cancelled."""
         while True:
-            for rule in rules:
-                token = ""
-                while True:
-                    request = ListAlertsRequest(rule=rule, page_size=_PAGE, page_token=token)
-                    request.start_time.FromDatetime(began)
-                    answer = await self._stub.ListAlerts(request, timeout=60)
-                    self._see(self._listed, answer.alerts)
-                    token = answer.next_page_token
-                    if not token:
-                        break
+            request = ListAlertsRequest(page_size=_PAGE)
+            request.start_time.FromDatetime(datetime.now(UTC) - _RECENT)
+            while True:
+                answer = await self._stub.ListAlerts(request, timeout=60)
+                self._see(self._listed, answer.alerts)
+                request.page_token = answer.next_page_token
+                if not request.page_token:
+                    break
             await asyncio.sleep(_POLL_S)
 
     async def take(self, records: Sequence[Record]) -> None:

@@ -1,7 +1,7 @@
 """Alerts: how long after what raises or resolves them was acknowledged they can be seen.
 
 A whole mesh with rules of its own; time runs from the answer to the signal or outcome that crosses a
-threshold until ListAlerts has the alert (asked without a pause), and until a reader of agent-alerts has it.
+threshold until ListAlerts has the alert (asked every 20 ms), and until a reader of agent-alerts has it.
 A rule that wants it to last counts from the end of that time; `quiet` from 2 s after the last signal; `moved`
 from 5 s after the end of the 10 s window that held the failure, for so long the next must be empty. Outcomes
 that dilute the failures resolve with the answer to the last.
@@ -194,8 +194,8 @@ def rules_file() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def asking(watch: Watch, *rules: str) -> AsyncIterator[None]:
-    task = asyncio.create_task(watch.ask(rules))
+async def asking(watch: Watch) -> AsyncIterator[None]:
+    task = asyncio.create_task(watch.ask())
     try:
         yield
     finally:
@@ -205,7 +205,6 @@ async def asking(watch: Watch, *rules: str) -> AsyncIterator[None]:
 
 async def measure(seconds: float, rate: float, storms: int) -> dict[str, Any]:
     result: dict[str, Any] = {"load_before": round(os.getloadavg()[0], 1), "limit_ms": LIMIT_MS}
-    every = ("failing", "slow", "moving", "gps_anomaly", "coverage_drift", "courier_silent")
     with rules_file() as rules:
         async with (
             mesh(
@@ -223,13 +222,13 @@ async def measure(seconds: float, rate: float, storms: int) -> dict[str, Any]:
                     for what, values in result[name].items():
                         say(f"  {what}: {values}")
 
-                async with asking(watch, *every):
+                async with asking(watch):
                     probes.until = time.perf_counter() + seconds
                     await probes.run()
                 phase("idle")
 
                 sender = Sender(stub, _BATCH, _AGENTS)
-                async with asking(watch, *every), asyncio.TaskGroup() as tasks:
+                async with asking(watch), asyncio.TaskGroup() as tasks:
                     probes.until = time.perf_counter() + seconds
                     load = tasks.create_task(sender.open_loop(rate, seconds + 10.0, "stream"))
                     await probes.run()
@@ -241,7 +240,7 @@ async def measure(seconds: float, rate: float, storms: int) -> dict[str, Any]:
                 )
 
                 for _ in range(storms):
-                    async with asking(watch, "failing", "slow"):
+                    async with asking(watch):
                         await probes.cross([probes.fresh("storm") for _ in range(_AGENTS)])
                 phase("storm", agents=_AGENTS, storms=storms)
                 result |= {"missing": len(watch.missing), "twice": watch.twice}
