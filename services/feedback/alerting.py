@@ -9,6 +9,7 @@ import asyncio
 import heapq
 import logging
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -28,8 +29,9 @@ from services.mesh.events.topics import AGENT_ALERTS
 
 _log = logging.getLogger(__name__)
 
-# Conditions in memory beyond which a signal of a subject that is not known makes no further one: subjects
-# that somebody makes up have an end. Those that are over are forgotten after an hour.
+# Conditions of signals in memory beyond which a signal of a subject that is not known makes no further one:
+# subjects that somebody makes up have an end. Those that are over are forgotten after an hour. Each rule has
+# an equal share for itself, whatever others take up.
 CONDITIONS: Final = 20_000
 # Signals judged in one transaction; the rest waits for the next, which is due at once.
 _BATCH: Final = 2_000
@@ -85,11 +87,15 @@ class Alerting:
         """`keep_days`: how long an alert is kept after it is over. `most`: see CONDITIONS."""
         self._rules = rules
         self._most = most
+        kinds = sum(isinstance(rule, SignalRule) for rule in rules.all.values())
+        self._share = most // max(1, kinds)
         self._refused = 0
         self._keep_for = timedelta(days=keep_days)
         self._discard_at: datetime | None = None
         self._make_id = make_id
         self._conditions: dict[str, Condition] = {}
+        # How many of them each rule has.
+        self._known: Counter[str] = Counter()
         # Keys of conditions that figures make, which are measured again each time.
         self._measured: set[str] = set()
         self._open: dict[str, Kept] = {}
@@ -101,7 +107,11 @@ class Alerting:
         # None: what is remembered may not be what is stored.
         self._token: str | None = None
         self._behind = False
+        # When each key is looked at next; what stands in the queue besides has been overtaken.
         self._timers: list[tuple[datetime, str]] = []
+        self._timed: dict[str, datetime] = {}
+        # None: it may be another's clock that what is stored goes by.
+        self._latest: datetime | None = None
 
     @property
     def limits(self) -> Sequence[float]:
@@ -117,8 +127,10 @@ class Alerting:
         self._conditions = await alert_store.conditions(connection)
         self._open = await alert_store.open_alerts(connection)
         self._held = {key for key, kept in self._open.items() if not kept.published}
+        self._known = Counter(one.rule for one in self._conditions.values())
         self._measured = set()
-        self._timers = []
+        self._timers, self._timed = [], {}
+        self._latest = None
         for key, condition in self._conditions.items():
             self._watch(key, condition)
         self._last_silence = -1
@@ -133,10 +145,12 @@ class Alerting:
         return any(not self._silenced(key, now) for key in self._held)
 
     async def step(
-        self, connection: asyncpg.Connection, view: MetricsView, now: datetime
+        self, connection: asyncpg.Connection, view: MetricsView, now: datetime, *, behind: bool = False
     ) -> Sequence[BusMessage]:
         """Judges new signals, current figures and what is due by time; the events to publish, in order.
 
+        `behind`: outcomes wait that figures do not know of yet. They may raise, but not resolve: of an agent
+        that fails nothing may have been read yet.
         In the leader's transaction, which may be undone afterwards: the next step then starts from what is
         stored. Raises OvertakenError if somebody else did the same meanwhile; the transaction must be undone.
         """
@@ -151,6 +165,8 @@ class Alerting:
 
         work = _Work(now)
         self._without_rule(work)
+        if self._latest is None or now < self._latest:
+            self._set_back(work)
         for _, signal in signals:
             self._hear(work, signal)
         # The loop serves callers while percentiles of many agents are looked for.
@@ -158,10 +174,10 @@ class Alerting:
             _log.warning(
                 "%d signals of subjects that are new make no alerts: %d are known already",
                 self._refused,
-                len(self._conditions),
+                len(self._conditions) - len(self._measured),
             )
             self._refused = 0
-        self._measure(work, await asyncio.to_thread(self._look, view))
+        self._measure(work, await asyncio.to_thread(self._look, view), behind)
         self._pass_time(work)
         self._release(work)
 
@@ -175,7 +191,7 @@ class Alerting:
             await alert_store.write_alerts(connection, list(work.alerts.values()))
         await self._discard(connection, now)
         self._behind = last < found.last_signal
-        self._signal, self._token = last, token
+        self._signal, self._token, self._latest = last, token, now
         return work.messages
 
     async def _discard(self, connection: asyncpg.Connection, now: datetime) -> None:
@@ -191,7 +207,8 @@ class Alerting:
             return
         before = self._conditions.get(key_of(rule.name, signal.source, signal.subject))
         if before is None:
-            if len(self._conditions) >= self._most:
+            signals = len(self._conditions) - len(self._measured)
+            if signals >= self._most and self._known[rule.name] >= self._share:
                 self._refused += 1
                 return
             before = Condition(rule.name, signal.source, signal.subject)
@@ -216,14 +233,18 @@ class Alerting:
             found += [(rule, agent, current.get(agent, _NO_FIGURE)) for agent in sorted(known.union(current))]
         return found
 
-    def _measure(self, work: _Work, found: Sequence[tuple[MetricRule, str, Figure]]) -> None:
+    def _measure(self, work: _Work, found: Sequence[tuple[MetricRule, str, Figure]], behind: bool) -> None:
         for rule, agent, (value, outcomes) in found:
             before = self._conditions.get(key_of(rule.name, "", agent)) or Condition(rule.name, "", agent)
-            self._take(work, before, alerts.measure(rule, before, value, outcomes, work.now))
+            if not (behind and before.raised):
+                self._take(work, before, alerts.measure(rule, before, value, outcomes, work.now))
 
     def _pass_time(self, work: _Work) -> None:
         while self._timers and self._timers[0][0] <= work.now:
-            _, key = heapq.heappop(self._timers)
+            at, key = heapq.heappop(self._timers)
+            if self._timed.get(key) != at:
+                continue
+            del self._timed[key]
             condition = self._conditions.get(key)
             if condition is None:
                 continue
@@ -233,7 +254,13 @@ class Alerting:
             # What is still the same was not due after all: it has been put off since the timer was set.
             due = alerts.next_due(rule, condition)
             if self._conditions.get(key) is condition and due is not None and due > work.now:
-                heapq.heappush(self._timers, (due, key))
+                self._set_timer(key, due)
+
+    def _set_back(self, work: _Work) -> None:
+        """What began after now, by a clock that was set back or by another, goes by this one from here on."""
+        self._discard_at = None
+        for condition in list(self._conditions.values()):
+            self._take(work, condition, (alerts.not_ahead(condition, work.now), None))
 
     def _release(self, work: _Work) -> None:
         """Alerts that go on and that nothing keeps quiet any more."""
@@ -259,6 +286,12 @@ class Alerting:
             self._measured.add(key)
         due = alerts.next_due(rule, condition)
         if due is not None:
+            self._set_timer(key, due)
+
+    def _set_timer(self, key: str, due: datetime) -> None:
+        """Unless it is looked at before anyway, as whatever is heard of again and again is."""
+        if key not in self._timed or due < self._timed[key]:
+            self._timed[key] = due
             heapq.heappush(self._timers, (due, key))
 
     def _silenced(self, key: str, now: datetime) -> bool:
@@ -272,8 +305,10 @@ class Alerting:
         if alerts.forgettable(after, work.now):
             if self._conditions.pop(key, None) is not None:
                 work.conditions[key] = None
+                self._known[after.rule] -= 1
             self._measured.discard(key)
         elif after is not before:
+            self._known[after.rule] += key not in self._conditions
             self._conditions[key] = work.conditions[key] = after
             self._watch(key, after)
         if change is Change.RAISED:

@@ -4,7 +4,7 @@ Nothing here knows a clock, a store or a bus. `now` is the time of whoever decid
 told; the times that signals carry only say which of two is the newer.
 
 A subject may have several holders: processes of one source that notice each for themselves. It goes on as
-long as one of them says so.
+long as one of them says so. There may be so many of them; whoever makes up more loses the oldest.
 """
 
 from collections.abc import Mapping
@@ -20,6 +20,8 @@ from services.feedback.alert_rules import MetricRule, SignalRule
 # What was heard of a subject is kept for this long after it is over, so that an older signal that comes late
 # does not raise it again.
 REMEMBERED: Final = timedelta(hours=1)
+# Processes of one subject that are told apart.
+HOLDERS: Final = 64
 # A window without any outcome of an agent may be one that is not put together yet: after another process has
 # taken over, or where one window follows the other.
 _EMPTY_S: Final = 5.0
@@ -120,7 +122,9 @@ def hear(rule: SignalRule, before: Condition, signal: Heard, now: datetime) -> S
         return before, None
     # Processes come and go; those that said that it is over need not be remembered for ever.
     recent = {name: one for name, one in before.holders.items() if one.active or now - one.heard < REMEMBERED}
-    holders = {**recent, signal.holder: Holder(at, signal.active, now)}
+    # In the order in which they were heard.
+    recent.pop(signal.holder, None)
+    holders = _as_many_as_may_be({**recent, signal.holder: Holder(at, signal.active, now)})
     goes_on = _goes_on(holders)
     facts = Facts() if before.phase is Phase.IDLE else before.facts
     if signal.active:
@@ -173,6 +177,19 @@ def pass_time(rule: SignalRule, before: Condition, now: datetime) -> Step:
     return _judge(rule, before, before.active, now)
 
 
+def not_ahead(before: Condition, now: datetime) -> Condition:
+    """The same by a clock that was set back: what it says came after now began now, so that it has an end."""
+    holders = before.holders
+    if any(one.heard > now for one in holders.values()):
+        holders = {name: replace(one, heard=min(one.heard, now)) for name, one in holders.items()}
+    since = before.since
+    if since is not None and since > now:
+        since = now
+    if since is before.since and holders is before.holders:
+        return before
+    return replace(before, since=since, holders=holders)
+
+
 def drop(before: Condition) -> Step:
     """Its rule is no more."""
     facts = replace(before.facts, message="its rule has been taken away")
@@ -215,6 +232,15 @@ def key_of(rule: str, source: str, subject: str) -> str:
     if not source:
         return f"{rule}/{subject}"
     return f"{rule}/{source.replace('%', '%25').replace('/', '%2F')}/{subject}"
+
+
+def _as_many_as_may_be(holders: Mapping[str, Holder]) -> Mapping[str, Holder]:
+    """The newest; those that said that it is over go first."""
+    if len(holders) <= HOLDERS:
+        return holders
+    # Of equals, those heard last come last.
+    kept = set(sorted(holders, key=lambda name: holders[name].active)[-HOLDERS:])
+    return {name: one for name, one in holders.items() if name in kept}
 
 
 def _goes_on(holders: Mapping[str, Holder]) -> bool:

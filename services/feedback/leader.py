@@ -217,7 +217,7 @@ class Leader:
                 raise _FencedError
             messages = [_message(one) for one in made if one.revision]
             if self._alerting is not None:
-                messages += await self._alerting.step(connection, windows, wall)
+                messages += await self._alerting.step(connection, windows, wall, behind=number < last)
             if messages:
                 await self._bus.publish(connection, messages)
         term.position, term.signals, term.alerts_at = after, heads.signals, time.monotonic()

@@ -60,12 +60,16 @@ class Rig:
         """One that has just taken over."""
         return Alerting(rules or built_in())
 
-    async def step(self, alerting: Alerting | None = None, *, undone: bool = False) -> list[Message]:
+    async def step(
+        self, alerting: Alerting | None = None, *, undone: bool = False, behind: bool = False
+    ) -> list[Message]:
         """One flush; what it published."""
         transaction = None
         try:
             async with self.database.transaction() as transaction:
-                messages = await (alerting or self.alerting).step(transaction, self.view, self.now)
+                messages = await (alerting or self.alerting).step(
+                    transaction, self.view, self.now, behind=behind
+                )
                 if messages:
                     await self.bus.publish(transaction, messages)
                 if undone:

@@ -210,6 +210,29 @@ def test_of_two_processes_only_the_quiet_one_is_given_up() -> None:
     assert alerts.pass_time(SIGNAL, still, after(1_100))[1] is Change.RESOLVED
 
 
+def test_of_too_many_processes_those_that_said_it_is_over_and_the_oldest_are_forgotten() -> None:
+    processes = [heard(n, holder=str(n), active=n != 70) for n in range(1, alerts.HOLDERS + 11)]
+    condition, changes = hears(SIGNAL, heard(0, holder="first"), *processes)
+    assert changes == [Change.RAISED]
+    assert set(condition.holders) == {str(n) for n in range(10, alerts.HOLDERS + 11) if n != 70}
+    # One that is heard of again is not the oldest any more.
+    condition, _ = alerts.hear(SIGNAL, condition, heard(80, holder="10"), after(100))
+    condition, _ = alerts.hear(SIGNAL, condition, heard(81, holder="new"), after(100))
+    assert "10" in condition.holders
+    assert "11" not in condition.holders
+
+
+def test_nothing_began_after_now_when_a_clock_was_set_back() -> None:
+    raised, _ = hears(SIGNAL, heard(50, holder="1"), heard(60, holder="2"), now=100)
+    assert alerts.not_ahead(raised, after(100)) is raised
+    back = alerts.not_ahead(raised, after(90))
+    assert {one.heard for one in back.holders.values()} == {after(90)}
+    assert [one.at for one in back.holders.values()] == [after(50), after(60)]
+    pending, _ = alerts.measure(RATE.model_copy(update={"for_s": 9.0}), AGENT, 0.5, 100, NOW)
+    assert alerts.not_ahead(pending, NOW) is pending
+    assert alerts.not_ahead(pending, after(-5)).since == after(-5)
+
+
 def test_without_a_quiet_time_it_never_ends_by_itself() -> None:
     rule = SIGNAL.model_copy(update={"quiet_s": 0.0})
     raised, _ = hears(rule, heard(1))

@@ -1,0 +1,129 @@
+"""Alerts under whoever makes things up, a clock that is set back, and a leader that has not read all yet."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from feedback_alerts_rig import BREAKER, FIRING, RESOLVED, Rig
+from waymesh.feedback.v1.signal_pb2 import SignalKind
+
+from services.feedback import server
+from services.feedback.alert_rules import Rules, built_in
+from services.feedback.alerting import Alerting
+from services.feedback.settings import FeedbackSettings
+from services.mesh.events import create_bus
+from services.mesh.store import Store
+
+KEY = "gps_anomaly/eta/driver"
+
+
+@pytest.fixture
+async def rig(database: str, tmp_path: Path) -> AsyncIterator[Rig]:
+    store = await Store.open(database, schema="feedback", migrations=server.MIGRATIONS)
+    bus = create_bus(FeedbackSettings(data_dir=tmp_path), service="feedback", pool=store.pool)
+    await bus.start()
+    yield Rig(store, bus)
+    await bus.close()
+    await store.close()
+
+
+def changed(name: str, **fields: float) -> Rules:
+    """The built-in rules, one of them with other values."""
+    rules = built_in().all
+    return Rules.of({**rules, name: rules[name].model_copy(update=fields)}, "changed")
+
+
+async def test_made_up_subjects_of_one_kind_leave_room_for_other_kinds(rig: Rig) -> None:
+    few = Alerting(built_in(), most=12)
+    await rig.send(*[rig.signal(f"driver-{n}") for n in range(20)])
+    assert len(await rig.told(few)) == 12
+    await rig.send(*[rig.signal(f"peer-{n}", kind=BREAKER) for n in range(5)])
+    # Each of the six kinds of signals has a sixth for itself.
+    assert len(await rig.told(few)) == 2
+
+
+async def test_agents_that_fail_leave_room_for_signals(rig: Rig) -> None:
+    few = Alerting(built_in(), most=3)
+    for n in range(5):
+        rig.view.set(f"agent-{n}", 100, failure_rate=0.5)
+    assert len(await rig.told(few)) == 5
+    await rig.send(rig.signal("route", kind=BREAKER))
+    assert await rig.told(few) == [("breaker_open/eta/route", FIRING)]
+    second = Alerting(built_in(), most=3)
+    await rig.send(*[rig.signal(f"driver-{n}") for n in range(3)])
+    assert len(await rig.told(second)) == 2
+
+
+async def test_a_signal_that_is_repeated_sets_no_further_timer(rig: Rig) -> None:
+    for _ in range(20):
+        await rig.send(*[rig.signal(f"driver-{n}") for n in range(10)])
+        await rig.step()
+        rig.after(1)
+    assert len(rig.alerting._timers) == 10
+    rig.after(898)
+    assert await rig.told() == []
+    rig.after(2)
+    assert len(await rig.told()) == 10
+    rig.after(3_600)
+    await rig.step()
+    assert not rig.alerting._timers
+
+
+async def test_a_sender_of_ever_new_processes_is_remembered_within_bounds(rig: Rig) -> None:
+    for n in range(5):
+        await rig.send(*[rig.signal(labels={"process": f"{n}-{m}"}) for m in range(100)])
+        await rig.step()
+        rig.after(1)
+    state = await rig.database.pool.fetchval("SELECT state FROM alert_conditions WHERE alert_key = $1", KEY)
+    assert list(json.loads(state)["holders"]) == [f"4-{m}" for m in range(36, 100)]
+    assert len(await rig.on_the_topic()) == 1
+    rig.after(900)
+    assert await rig.told() == [(KEY, RESOLVED)]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_clock_set_back_puts_no_end_off(rig: Rig, restart: bool) -> None:
+    rules = changed("failure_rate", for_s=60.0, resolve_for_s=60.0)
+    alerting = rig.leader(rules)
+    rig.view.set("eta", 100, failure_rate=0.5)
+    risk = SignalKind.SIGNAL_KIND_LATENESS_RISK
+    await rig.send(rig.signal(), rig.signal("order", kind=risk))
+    assert len(await rig.told(alerting)) == 2
+    rig.now -= timedelta(hours=5)
+    alerting = rig.leader(rules) if restart else alerting
+    assert await rig.told(alerting) == []
+    rig.after(60)
+    assert await rig.told(alerting) == [("failure_rate/eta", FIRING)]
+    rig.view.set("eta", 100, failure_rate=0.0)
+    assert await rig.told(alerting) == []
+    rig.now -= timedelta(hours=5)
+    alerting = rig.leader(rules) if restart else alerting
+    assert await rig.told(alerting) == []
+    rig.after(60)
+    assert await rig.told(alerting) == [("failure_rate/eta", RESOLVED)]
+    rig.after(840)
+    assert await rig.told(alerting) == [(KEY, RESOLVED)]
+    rig.after(900)
+    assert await rig.told(alerting) == [("lateness_risk/eta/order", RESOLVED)]
+
+
+async def test_a_figure_of_what_has_been_read_so_far_resolves_nothing(rig: Rig) -> None:
+    rig.view.set("eta", 100, failure_rate=0.5)
+    rig.view.set("route", 100, failure_rate=0.5)
+    assert len(await rig.told()) == 2
+    second = rig.leader()
+    rig.view.agents.clear()
+    rig.view.set("route", 10, failure_rate=0.0)
+    rig.view.set("gateway", 100, failure_rate=0.5)
+    for _ in range(3):
+        rig.after(10)
+        messages = await rig.step(second, behind=True)
+        assert [one.key for one in messages] in (["failure_rate/gateway"], [])
+    rig.view.set("eta", 1_000, failure_rate=0.5)
+    rig.view.set("route", 1_000, failure_rate=0.5)
+    assert await rig.told(second) == []
+    rig.view.set("route", 2_000, failure_rate=0.0)
+    assert await rig.told(second) == [("failure_rate/route", RESOLVED)]
+    assert len(await rig.on_the_topic()) == 4
