@@ -9,7 +9,6 @@ import base64
 import binascii
 import struct
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Final
@@ -18,13 +17,13 @@ from google.protobuf.message import Message
 
 from services.feedback.store import Place
 from services.mesh import cursors
-from services.mesh.errors import InvalidArgument, OutOfRange
+from services.mesh.errors import InvalidArgument
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER: Final = struct.Struct(">cQ")
 _PLACE: Final = struct.Struct(">cqQ8s")
 _SEAL_BYTES: Final = 8
-_REMEDY: Final = "leave it empty to start anew"
+_SAME: Final = "this request with the same filters"
 
 
 def number_token(number: int) -> str:
@@ -36,7 +35,7 @@ def parse_number(token: str, field: str) -> int:
     """The number in a token. Raises InvalidArgument with CURSOR_INVALID."""
     mark, number = _decode(_NUMBER, token, field)
     if mark != b"n":
-        raise not_ours(token, field)
+        raise _not_ours(_NUMBER, token, field)
     return int(number)
 
 
@@ -53,33 +52,11 @@ def parse_place(token: str, field: str, request: Message) -> Place:
     """
     mark, micros, number, seal = _decode(_PLACE, token, field)
     if mark != b"p" or seal != _seal(micros, number, request):
-        raise not_ours(token, field)
+        raise _not_ours(_PLACE, token, field)
     try:
         return Place(_EPOCH + timedelta(microseconds=micros), number)
     except OverflowError:
-        raise not_ours(token, field) from None
-
-
-def not_ours(token: str, field: str) -> InvalidArgument:
-    """The error for what no answer gave to this question; its violation has the remedy too."""
-    error = cursors.not_ours(token, field)
-    error.violations = tuple(
-        replace(
-            each,
-            description=f"{each.description} to this request with the same filters; {_REMEDY}",
-        )
-        for each in error.violations
-    )
-    return error
-
-
-def not_kept(token: str, field: str) -> OutOfRange:
-    """The error for a place that is not stored any more, or not yet; its violation has the remedy too."""
-    error = cursors.not_kept(token, field)
-    error.violations = tuple(
-        replace(each, description=f"{each.description}; {_REMEDY}") for each in error.violations
-    )
-    return error
+        raise _not_ours(_PLACE, token, field) from None
 
 
 def _seal(micros: int, number: int, request: Message) -> bytes:
@@ -116,8 +93,12 @@ def _decode(layout: struct.Struct, token: str, field: str) -> tuple[Any, ...]:
         # PostgreSQL's bigint is signed.
         unpacked = layout.unpack(packed)
     except (binascii.Error, struct.error, ValueError):
-        raise not_ours(token, field) from None
+        raise _not_ours(layout, token, field) from None
     # A number stands behind the mark, or behind the time.
     if unpacked[1 if layout is _NUMBER else 2] >= 2**63 or _encode(packed) != token:
-        raise not_ours(token, field)
+        raise _not_ours(layout, token, field)
     return unpacked
+
+
+def _not_ours(layout: struct.Struct, token: str, field: str) -> InvalidArgument:
+    return cursors.not_ours(token, field, to=_SAME if layout is _PLACE else "")

@@ -8,9 +8,10 @@ from waymesh.feedback.v1 import metrics_pb2 as pb
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_INVALID_FIELD
 
 from services.feedback import metrics_store
-from services.feedback.cursors import not_kept, parse_place, place_token
+from services.feedback.cursors import parse_place, place_token
 from services.feedback.metrics_store import WindowFilter
 from services.feedback.windows import TOGETHER
+from services.mesh.cursors import not_kept
 from services.mesh.errors import FieldViolation, InvalidArgument
 from services.mesh.store import Store
 

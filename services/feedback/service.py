@@ -18,10 +18,11 @@ from waymesh.feedback.v1.metrics_pb2 import QueryMetricsRequest, QueryMetricsRes
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
 from services.feedback import alert_answers, metrics_answers, outcome_stream, store
-from services.feedback.cursors import not_kept, number_token, parse_number, parse_place, place_token
+from services.feedback.cursors import number_token, parse_number, parse_place, place_token
 from services.feedback.intake import Intake, conflict
 from services.feedback.records import DELIVERIES
 from services.feedback.store import Fate, Filter
+from services.mesh.cursors import not_kept
 from services.mesh.errors import to_status
 from services.mesh.store import Store
 

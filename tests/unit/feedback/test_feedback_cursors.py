@@ -13,8 +13,9 @@ from waymesh.feedback.v1.feedback_service_pb2 import ListOutcomesRequest
 from waymesh.feedback.v1.metrics_pb2 import QueryMetricsRequest
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_CURSOR_INVALID
 
-from services.feedback.cursors import not_kept, number_token, parse_number, parse_place, place_token
+from services.feedback.cursors import number_token, parse_number, parse_place, place_token
 from services.feedback.store import Place
+from services.mesh.cursors import not_kept
 from services.mesh.errors import InvalidArgument
 
 # PostgreSQL's bigint.
@@ -112,6 +113,17 @@ def test_who_reads_the_details_alone_is_told_the_remedy() -> None:
         [violation] = error.violations
         assert violation.field == "page_token"
         assert violation.description.endswith("; leave it empty to start anew")
+
+
+def test_only_a_place_is_said_to_depend_on_filters() -> None:
+    with pytest.raises(InvalidArgument) as of_pages:
+        parse_place("nonsense", "page_token", LIST)
+    with pytest.raises(InvalidArgument) as of_numbers:
+        parse_number("nonsense", "cursor")
+    assert "with the same filters" in of_pages.value.violations[0].description
+    assert of_numbers.value.violations[0].description == (
+        "is not one that an earlier answer gave; leave it empty to start anew"
+    )
 
 
 def test_a_number_beyond_what_the_store_counts_is_refused() -> None:

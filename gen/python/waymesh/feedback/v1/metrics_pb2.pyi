@@ -255,14 +255,24 @@ class QueryMetricsRequest(_message.Message):
     page_size: _builtins.int
     """Windows per page, 1 to 1,000; 0 means 100."""
     page_token: _builtins.str
-    """`next_page_token` of the page before; empty for the first. At most 256 characters."""
+    """`next_page_token` of the page before, which was asked for with the same filters, times included; empty for the
+    first. It is sealed with them: one of another list, of other filters or changed in any way is INVALID_ARGUMENT with
+    CURSOR_INVALID. One whose window is not kept any more is OUT_OF_RANGE. Either way, leave it empty to start anew. At
+    most 256 characters.
+    """
     window: _builtins.str
-    """Only windows of this kind and length, by name, such as `60s`; empty means all. At most 32 characters."""
+    """Only windows of this kind and length, by name, such as `60s` or `300s/60s`; empty means all. A name that feedback
+    neither makes windows of nor has any stored of is INVALID_ARGUMENT. At most 32 characters.
+    """
     together_only: _builtins.bool
-    """True: only the windows of all agents together, which are those with an empty agent_name."""
+    """True: only the windows of all agents together, which are those with an empty agent_name. INVALID_ARGUMENT where
+    `agent_names` names some.
+    """
     @_builtins.property
     def agent_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only these agents, at most 64; empty means all, and the windows of all agents together as well."""
+        """Only these agents, at most 64 of at most 128 characters; empty means all, and the windows of all agents together as
+        well. An empty name among them stands for those.
+        """
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -270,7 +280,7 @@ class QueryMetricsRequest(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Only windows that begin before this time, which is not before `start_time`."""
+        """Only windows that begin before this time. Before `start_time` it is INVALID_ARGUMENT."""
 
     def __init__(
         self,
