@@ -38,8 +38,10 @@ class Ticker:
         while True:
             due_s = last + self._every_s - self._clock()
             if due_s > 0:
+                # Not `wait_for`: up to Python 3.11 it passes over a cancellation that comes with the event.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wanted.wait(), due_s)
+                    async with asyncio.timeout(due_s):
+                        await self._wanted.wait()
             gap_s = last + self._gap_s - self._clock()
             if gap_s > 0:
                 await asyncio.sleep(gap_s)

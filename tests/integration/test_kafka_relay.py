@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import asyncpg
 import pytest
@@ -16,6 +16,7 @@ from services.mesh.events.metering import SilentMeter
 from services.mesh.events.postgres import PostgresBus
 from services.mesh.events.postgres_link import PostgresLink
 from services.mesh.events.postgres_log import PostgresLog
+from services.mesh.events.postgres_reader import Batch
 from services.mesh.store import connect
 from tests.contract.events_rig import TOPICS, Process, message
 
@@ -30,6 +31,7 @@ class Brokers(KafkaSender):
         super().__init__(NOWHERE)
         self.taken: list[Record] = [] if taken is None else taken
         self.refusing = 0
+        self.holding = False
         self.open = asyncio.Event()
         self._under_way: set[tuple[str, int]] = set()
 
@@ -41,6 +43,7 @@ class Brokers(KafkaSender):
         self._under_way.add(partition)
         try:
             if any(record.key == "held" for record in records):
+                self.holding = True
                 await self.open.wait()
             if self.refusing:
                 self.refusing -= 1
@@ -167,3 +170,69 @@ async def test_a_partition_is_not_given_away_while_something_of_it_is_under_way(
         # Then they share.
         await asked("SELECT count(DISTINCT owner) FROM bus.offsets", 4)
     assert [record.value for record in brokers.taken if record.key == "held"] == [b"0", b"1", b"2", b"3"]
+
+
+async def test_a_relay_rests_while_its_brokers_are_away(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns, polls = 0, 0
+    enough = asyncio.Event()
+    turn, poll = KafkaRelay._next, KafkaRelay.heads_known
+
+    async def counted_turn(self: KafkaRelay, timeout_s: float) -> list[Batch]:
+        nonlocal turns
+        turns += 1
+        return await turn(self, timeout_s)
+
+    def counted_poll(self: KafkaRelay, heads: Mapping[int, int]) -> None:
+        nonlocal polls
+        polls += 1
+        poll(self, heads)
+        if polls >= 20:
+            enough.set()
+
+    monkeypatch.setattr(KafkaRelay, "_next", counted_turn)
+    monkeypatch.setattr(KafkaRelay, "heads_known", counted_poll)
+    async with relaying(process, Brokers()):
+        await process.publish(message("held", "1"))
+        async with asyncio.timeout(GUARD_S):
+            await enough.wait()
+    assert turns <= 4 * polls
+
+
+async def test_what_another_had_is_taken_over_while_something_is_under_way(process: Process) -> None:
+    """Whichever of the two has the partition that is held: the other one ends."""
+    brokers = Brokers()
+    other = Brokers(brokers.taken)
+    async with contextlib.AsyncExitStack() as first, contextlib.AsyncExitStack() as second:
+        await first.enter_async_context(relaying(process, brokers))
+        await second.enter_async_context(relaying(process, other))
+        async with asyncio.timeout(GUARD_S):
+            while await process.pool.fetchval("SELECT count(DISTINCT owner) FROM bus.offsets") < 2:
+                await asyncio.sleep(0.01)
+            await process.publish(message("held", "held"))
+            while not (brokers.holding or other.holding):
+                await asyncio.sleep(0.01)
+        await (second if brokers.holding else first).aclose()
+        for number in range(40):  # some of them in each partition
+            await process.publish(message(f"k{number}", f"{number}"))
+        held = await process.pool.fetchval("SELECT part FROM bus.log WHERE key = 'held'")
+        async with asyncio.timeout(GUARD_S):
+            while await process.pool.fetchval("SELECT count(*) FROM bus.log WHERE part <> $1", held):
+                await asyncio.sleep(0.01)
+        brokers.open.set()
+        other.open.set()
+        await gone(process)
+    assert sorted(record.value.decode() for record in brokers.taken) == sorted(["held", *map(str, range(40))])
+
+
+async def test_a_relay_that_ends_waits_a_moment_for_what_is_under_way(process: Process) -> None:
+    brokers = Brokers()
+    async with relaying(process, brokers):
+        await process.publish(message("held", "1"))
+        async with asyncio.timeout(GUARD_S):
+            while not brokers.holding:
+                await asyncio.sleep(0.01)
+        asyncio.get_running_loop().call_later(0.05, brokers.open.set)
+    assert [record.value for record in brokers.taken] == [b"1"]
+    assert await left(process) == []

@@ -7,8 +7,7 @@ only after the brokers have acknowledged it, so a crash in between sends it agai
 import asyncio
 import functools
 import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import asyncpg
@@ -31,6 +30,8 @@ GROUP: Final = "kafka-relay"
 _BATCH: Final = 1000
 # How long a turn waits for all its partitions: many times what brokers that are there need.
 _TURN_S: Final = 0.25
+# How long one that ends waits for answers.
+_FINISH_S: Final = 1.0
 _DELETE: Final = "DELETE FROM bus.log WHERE part = $1 AND position <= $2"
 
 
@@ -116,6 +117,7 @@ class KafkaRelay(GroupConsumer):
         handling = RelayHandling(pool, log, sender, meter, watch)
         super().__init__(pool, log, link, GROUP, topics, handling, _BATCH, meter)
         self._under_way: dict[int, asyncio.Task[None]] = {}
+        self._kept = False
 
     async def _handle_all(self, batches: Sequence[Batch]) -> None:
         """Goes on without those that take long: their brokers may be away for minutes."""
@@ -134,31 +136,23 @@ class KafkaRelay(GroupConsumer):
         self._under_way.pop(cursor.partition.part, None)
         cursor.pending = True
         self._wake.set()
-        if not send.cancelled() and send.exception() is not None:
-            self._balance_at = 0.0  # as after any turn that failed
+        failed = not send.cancelled() and send.exception() is not None
+        if failed or self._kept:  # as after any turn that failed; or somebody may wait for this partition
+            self._kept = False
+            self._balance_at = 0.0
 
-    def _ready(self) -> list[Cursor]:
-        return [one for one in super()._ready() if one.partition.part not in self._under_way]
-
-    def _fits(self, batch: Batch) -> bool:
-        if batch.cursor.partition.part in self._under_way:
-            batch.cursor.pending = True
-            return False
-        return super()._fits(batch)
+    def _busy(self) -> Collection[int]:
+        """Those are not given away either: another member could have its sends come before ours."""
+        return self._under_way.keys()
 
     async def _balance(self) -> None:
-        """Not while a send is under way: a partition that another member had by then could get what is sent
-        here after what is sent there. Nobody waits for long who could send more than we can.
-        """
-        if self._under_way:
-            await asyncio.wait(self._under_way.values(), timeout=_TURN_S)
-        if self._under_way and self._cursors:
-            self._balance_at = time.monotonic() + _TURN_S
-        else:
-            await super()._balance()
+        self._kept = bool(self._under_way)
+        await super()._balance()
 
     async def _leave(self) -> None:
         sends = list(self._under_way.values())
+        if sends:  # an answer that nobody waits for any more is one event sent twice
+            await asyncio.wait(sends, timeout=_FINISH_S)
         for send in sends:
             send.cancel()
         await asyncio.gather(*sends, return_exceptions=True)

@@ -20,7 +20,7 @@ from services.mesh.store.failures import is_transient
 
 _log = logging.getLogger(__name__)
 
-_BALANCE: Final = "SELECT part, position, missing FROM bus.balance($1, $2, $3)"
+_BALANCE: Final = "SELECT part, position, missing FROM bus.balance($1, $2, $3, $4)"
 _LEAVE: Final = "SELECT bus.leave($1, $2)"
 _ADVANCE: Final = """
 UPDATE bus.offsets SET position = $5
@@ -36,9 +36,10 @@ RETURNING o.part, set_config('synchronous_commit', 'off', true)
 """
 # Pause after a read in which all was passed over: the next one does as much at once as comes meanwhile.
 _PASS_S: Final = 0.1
-# How often the balance is looked at although nothing was heard of a change, and while partitions are missing.
+# How often the balance is looked at although nothing was heard of a change, and while partitions are missing:
+# the first time and the last.
 _BALANCE_S: Final = 30.0
-_MISSING_S: Final = 0.1
+_MISSING_S: Final = (0.1, 2.0)
 _LEAVE_S: Final = 2.0
 
 
@@ -64,6 +65,7 @@ class GroupConsumer(PartitionReader):
         self._topics = topics
         self._handling = handling
         self._balance_at = 0.0
+        self._missing_s = _MISSING_S[0]
 
     async def run(self) -> None:
         """Reads until cancelled; then gives its partitions back at once."""
@@ -97,11 +99,11 @@ class GroupConsumer(PartitionReader):
         self._wake.set()
 
     async def _balance(self) -> None:
-        """Learns which partitions are ours and where the group stands in them."""
+        """Learns which partitions are ours and where the group stands in them. Keeps those that are busy."""
         self._balance_at = time.monotonic() + _BALANCE_S  # unless something changes meanwhile
-        rows = await self._link.call(
-            lambda connection: connection.fetch(_BALANCE, self.group, self.member, self._topics, timeout=30)
-        )
+        busy = list(self._busy())
+        arguments = self.group, self.member, self._topics, busy
+        rows = await self._link.call(lambda connection: connection.fetch(_BALANCE, *arguments, timeout=30))
         missing = rows[-1]["missing"]
         positions = {row["part"]: row["position"] for row in rows if row["part"] is not None}
         for part in self._cursors.keys() - positions.keys():
@@ -110,10 +112,13 @@ class GroupConsumer(PartitionReader):
             cursor = self._cursors.get(part)
             if cursor is None:
                 self._cursors[part] = Cursor(self._log.partition(part), position, Patience(self._max_batch))
-            elif cursor.position != position:  # a commit whose answer was lost
+            elif part not in busy and cursor.position != position:  # a commit whose answer was lost
                 cursor.position, cursor.pending = position, True
         if missing:
-            self._balance_at = min(self._balance_at, time.monotonic() + _MISSING_S)
+            self._balance_at = min(self._balance_at, time.monotonic() + self._missing_s)
+            self._missing_s = min(self._missing_s * 2, _MISSING_S[1])
+        else:
+            self._missing_s = _MISSING_S[0]
 
     async def _handle_all(self, batches: Sequence[Batch]) -> None:
         """One after the other: a handler never runs beside itself."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -147,14 +147,24 @@ class PartitionReader:
 
     def _ready(self) -> list[Cursor]:
         now = time.monotonic()
-        return [c for c in self._cursors.values() if c.pending and c.patience.retry_at <= now]
+        return [c for c in self._cursors.values() if self._waits(c) and c.patience.retry_at <= now]
+
+    def _waits(self, cursor: Cursor) -> bool:
+        """Whether a partition is to be read, now or when it is due."""
+        return cursor.pending and cursor.partition.part not in self._busy()
+
+    def _busy(self) -> Collection[int]:
+        """Partitions whose last batch is still being handled, beside our reading."""
+        return ()
 
     def _fits(self, batch: Batch) -> bool:
         """Whether a batch read ahead goes on where its partition stands now."""
         cursor = batch.cursor
-        if self._cursors.get(cursor.partition.part) is not cursor:
+        part = cursor.partition.part
+        if self._cursors.get(part) is not cursor:
             return False
-        if batch.after == cursor.position and cursor.patience.retry_at <= time.monotonic():
+        due = cursor.patience.retry_at <= time.monotonic()
+        if batch.after == cursor.position and due and part not in self._busy():
             return True
         cursor.pending = True
         return False
@@ -196,7 +206,9 @@ class PartitionReader:
     async def _sleep(self, timeout_s: float) -> None:
         """Until woken, or the first partition that was put off is due."""
         now = time.monotonic()
-        due = [cursor.patience.retry_at - now for cursor in self._cursors.values() if cursor.pending]
+        due = [one.patience.retry_at - now for one in self._cursors.values() if self._waits(one)]
         self._wake.clear()
+        # Not `wait_for`: up to Python 3.11 it passes over a cancellation that comes with the wake.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), max(0.0, min([timeout_s, *due])))
+            async with asyncio.timeout(max(0.0, min([timeout_s, *due]))):
+                await self._wake.wait()

@@ -141,8 +141,10 @@ class Links:
                     quick = self._refused and ended - began < _QUICK_S
                     self._again_at = ended + _BEGIN_S if quick else math.inf
                     self._changed()
+                # Not `wait_for`: up to Python 3.11 it passes over a cancellation that comes with the event.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._now.wait(), _jittered(wait_s))
+                    async with asyncio.timeout(_jittered(wait_s)):
+                        await self._now.wait()
                 wait_s = min(_MOST_S, wait_s * _GROWTH)
         finally:
             self._connecting = None
