@@ -1,6 +1,7 @@
 """Runs a replay beside a progress bar."""
 
 import asyncio
+import signal
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -28,6 +29,10 @@ class Outcome:
 
 async def run_with_progress(recording: Recording, plan: Schedule, *, speed: float, quiet: bool) -> Outcome:
     """Raises ReplayError, and CutShortError when it is cancelled, as by Ctrl-C."""
+    task = asyncio.current_task()
+    assert task is not None
+    # asyncio.run hears SIGINT only where it is not ignored, which it is in whatever a script starts with `&`.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
     replay = Replay(recording, plan, speed=speed, eta_target=target("eta"), route_target=target("route"))
     data_dir = environment.data_dir()
     mesh = state.load(data_dir) if state.is_running(data_dir) else None

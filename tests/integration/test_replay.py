@@ -82,17 +82,27 @@ async def test_time_can_be_kept(mesh: Up, tmp_path: Path) -> None:
     assert report["intake_s"] >= 149 * 5 / 300  # the trip's recorded time, three hundred times as fast
 
 
-async def test_ctrl_c_says_how_far_it_came(mesh: Up, tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["", 'trap "" INT; '], ids=["as it is", "started with SIGINT ignored"])
+async def test_ctrl_c_says_how_far_it_came(mesh: Up, tmp_path: Path, before: str) -> None:
     path = made_recording(tmp_path, people=1, trips=1)
+    # SIGINT is ignored from the start in whatever a script runs in the background.
     process = await asyncio.create_subprocess_exec(
-        *WAYMESH, "replay", "gps", str(path), "--speed", "1", env=mesh.environ, stderr=asyncio.subprocess.PIPE
+        *("/bin/sh", "-c", f'{before}exec "$@"', "sh", *WAYMESH),
+        *("replay", "gps", str(path), "--speed", "1"),
+        env=mesh.environ,
+        stderr=asyncio.subprocess.PIPE,
     )
-    curl = await mesh.until_line("^  curl ")
-    async with asyncio.timeout(GUARD_S):
-        while not (await mesh.curl(curl))["result"]["fixes"]:
-            await asyncio.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, err = await process.communicate()
+    try:
+        curl = await mesh.until_line("^  curl ")
+        async with asyncio.timeout(GUARD_S):
+            while not (await mesh.curl(curl))["result"]["fixes"]:
+                await asyncio.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode == 130
     last = err.decode().splitlines()[-1]
     assert re.fullmatch(
