@@ -51,7 +51,8 @@ def _http_url(value: str) -> str:
 
 
 # One address is a name, an IPv4 address or an IPv6 address in brackets; without a port it is Kafka's 9092.
-_KAFKA_SERVER: Final = r"\s*(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?\s*"
+_PORT: Final = r"(6553[0-5]|655[0-2]\d|65[0-4]\d\d|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3})"
+_KAFKA_SERVER: Final = rf"\s*(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:{_PORT})?\s*"
 _KAFKA_SERVERS: Final = rf"^{_KAFKA_SERVER}(,{_KAFKA_SERVER})*$"
 
 Port = Annotated[int, Field(ge=0, le=65535)]

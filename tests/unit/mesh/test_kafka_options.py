@@ -123,6 +123,11 @@ def line(monkeypatch: pytest.MonkeyPatch, **variables: str | Path) -> str:
             "KAFKA_BOOTSTRAP_SERVERS holds 'http://broker:9092': "
             "allowed is host:port of a broker, or several with commas between them",
         ),
+        (
+            {"KAFKA_BOOTSTRAP_SERVERS": "broker:9092,broker:65536"},
+            "KAFKA_BOOTSTRAP_SERVERS holds 'broker:9092,broker:65536': "
+            "allowed is host:port of a broker, or several with commas between them",
+        ),
     ],
 )
 def test_what_does_not_go_together_stops_the_start_with_one_line(

@@ -96,6 +96,13 @@ def test_kafka_is_used_if_there_are_servers_and_it_is_not_switched_off(
     assert load(MeshSettings).kafka_enabled is expected
 
 
+@pytest.mark.parametrize("port", ["", ":1", ":9092", ":65535"])
+def test_brokers_are_called_by_any_port_there_is(monkeypatch: pytest.MonkeyPatch, port: str):
+    servers = f"broker{port}, [::1]{port}"
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", servers)
+    assert load(MeshSettings).kafka_bootstrap_servers == servers
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "line"),
     [
