@@ -58,7 +58,7 @@ def findings(report: Path) -> str:
 
 def check(code: int, line: dict[str, Any], told: str, kinds: set[Kind]) -> None:
     assert code == 0, told
-    assert (line["lost"], line["duplicates"]) == (0, 0)
+    assert (line["lost"], line["duplicates"], line["out_of_order"]) == (0, 0, 0)
     assert line["stored"] == line["acknowledged"] > 0
     assert set(line["kinds"]) == {str(kind) for kind in kinds}
 

@@ -1,11 +1,21 @@
 """An account that cannot find a loss is worth nothing: it is given each kind of loss and of duplicate."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.faults.chaos.audit import Account, Finding, Seen, settle, told_twice
+from tests.faults.chaos.audit import (
+    Account,
+    Finding,
+    Seen,
+    never_broadcast,
+    older_after_newer,
+    settle,
+    told_twice,
+)
 from tests.faults.chaos.ledger import DELIVERY, ORDER, OUTCOME, Entry, Ledger
 from tests.faults.chaos.plan import KAFKA_KINDS, Kind, plan
+from tests.faults.chaos.run import Result
 
 ACKNOWLEDGED = {
     OUTCOME: {"a": Entry(1, 3, 0.0), "b": Entry(1, 4, 0.0)},
@@ -101,6 +111,47 @@ def test_an_alert_that_is_told_twice_is_found() -> None:
     assert told_twice([raised, resolved, resolved]) == [Finding("alert resolved again", "1")]
     assert told_twice([raised, again]) == [Finding("alert raised while 1 of the same key is", "2")]
     assert told_twice([resolved]) == [Finding("alert resolved that was never raised", "1")]
+
+
+def test_an_older_revision_behind_a_newer_one_is_found() -> None:
+    came = ["order:o@1", "order:p@1", "order:o@3", "courier:o@1", "order:o@2", "order:p@2"]
+    assert older_after_newer("the topic", came) == [
+        Finding("came after revision 3 on the topic", "order:o@2")
+    ]
+    # By number, not by letter.
+    assert older_after_newer("the topic", ["order:o@10", "order:o@9"]) == [
+        Finding("came after revision 10 on the topic", "order:o@9")
+    ]
+
+
+def test_revisions_in_their_order_are_in_order() -> None:
+    for came in (
+        ["order:o@1", "order:p@7", "order:o@2", "order:p@8"],
+        ["order:o@9", "order:o@10"],
+        ["order:o@1", "order:o@3"],  # the one between was compacted away
+        ["order:o@2", "order:o@2"],
+        ["order:a@b@2", "order:a@1"],  # two orders
+        ["", "another's", "@3", "@1", "route:d@5:1.000000001", "route:d@5:1.000000000"],
+    ):
+        assert older_after_newer("the topic", came) == []
+
+
+def test_an_order_that_a_reader_of_everything_does_not_know_as_it_is_now_is_found() -> None:
+    orders = ACKNOWLEDGED[ORDER]
+    assert never_broadcast("all", orders, ["order:o@1", "order:o@2"]) == []
+    assert never_broadcast("all", orders, ["order:o@1"]) == [
+        Finding("order given to all at revision 1 of 2", "o", 5)
+    ]
+    assert never_broadcast("all", orders, []) == [Finding("order given to all at revision 0 of 2", "o", 5)]
+
+
+def test_a_run_that_finds_something_out_of_order_says_so_and_fails() -> None:
+    clean, wrong = Result(7, "embedded"), Result(7, "embedded")
+    wrong.account.out_of_order.append(Finding("came after revision 2 on the topic", "order:o@1"))
+    assert clean.ok
+    assert not wrong.account.clean
+    assert not wrong.ok
+    assert (json.loads(clean.line())["out_of_order"], json.loads(wrong.line())["out_of_order"]) == (0, 1)
 
 
 def test_the_ledger_keeps_the_newest_revision_and_writes_each_down(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def options() -> Options:
 
 
 async def main(chosen: Options) -> int:
-    """The exit code: 0 if nothing was lost or twice."""
+    """The exit code: 0 if nothing was lost, twice or out of order."""
     logging.basicConfig(level=logging.ERROR)  # callers have breakers, which say when they open
     task = asyncio.current_task()
     assert task is not None

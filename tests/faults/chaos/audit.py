@@ -1,7 +1,7 @@
 """The account: what was acknowledged against what is stored and what readers were given. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,13 +35,14 @@ class Account:
 
     lost: list[Finding] = field(default_factory=list)
     duplicates: list[Finding] = field(default_factory=list)
+    out_of_order: list[Finding] = field(default_factory=list)
     stored: int = 0
     published: int = 0
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is lost and nothing is twice."""
-        return not self.lost and not self.duplicates
+        """Whether nothing is lost, nothing is twice, and nothing came after what is newer."""
+        return not self.lost and not self.duplicates and not self.out_of_order
 
 
 def settle(
@@ -85,6 +86,30 @@ def told_twice(alerts: Iterable[tuple[str, str, bool]]) -> list[Finding]:
     return found
 
 
+def older_after_newer(where: str, event_ids: Iterable[str]) -> list[Finding]:
+    """Revisions that came behind a newer one of the same subject, by events' ids in the order they came.
+
+    A repeat of the newest is not older. What names no revision is passed over.
+    """
+    found: list[Finding] = []
+    newest: dict[str, int] = {}
+    for event_id in event_ids:
+        subject, _, revision = event_id.rpartition("@")
+        if not subject or not revision.isdecimal():
+            continue
+        known = newest.setdefault(subject, int(revision))
+        if int(revision) < known:
+            found.append(Finding(f"came after revision {known} on {where}", event_id))
+        newest[subject] = max(known, int(revision))
+    return found
+
+
+def never_broadcast(where: str, orders: Mapping[str, Entry], event_ids: Iterable[str]) -> list[Finding]:
+    """Acknowledged orders that a reader of everything does not know, or only as they were."""
+    newest = newest_given(Seen(where, {(ORDERS, event_id): 1 for event_id in event_ids}))
+    return list(_older(where, orders, newest))
+
+
 def _once(account: Account, kind: str, entries: Mapping[str, Entry], rows: Iterable[str]) -> None:
     times = Counter(rows)
     for id_, entry in entries.items():
@@ -122,14 +147,18 @@ def _given(account: Account, seen: Seen, acknowledged: Mapping[str, Mapping[str,
         if (AGENT_OUTCOMES, id_) not in seen.times:
             account.lost.append(Finding(f"outcome never given to {seen.group}", id_, entry.fault))
     newest = newest_given(seen)
-    for id_, entry in acknowledged[ORDER].items():
-        if newest.get(id_, 0) < entry.revision:
-            what = f"order given to {seen.group} at revision {newest.get(id_, 0)} of {entry.revision}"
-            account.lost.append(Finding(what, id_, entry.fault))
+    account.lost += _older(seen.group, acknowledged[ORDER], newest)
     for (topic, id_), times in seen.times.items():
         if times > 1:
             fault = _fault(acknowledged[OUTCOME], id_)
             account.duplicates.append(Finding(f"{topic} given {times} times to {seen.group}", id_, fault))
+
+
+def _older(to: str, orders: Mapping[str, Entry], newest: Mapping[str, int]) -> Iterator[Finding]:
+    for id_, entry in orders.items():
+        if newest.get(id_, 0) < entry.revision:
+            what = f"order given to {to} at revision {newest.get(id_, 0)} of {entry.revision}"
+            yield Finding(what, id_, entry.fault)
 
 
 def newest_given(seen: Seen) -> dict[str, int]:

@@ -35,7 +35,7 @@ _NOT_INHERITED: Final = ("DATABASE_URL", "FASTAPI_API_KEY", "KAFKA_BOOTSTRAP_SER
 
 
 class Mesh:
-    """Everything that faults can happen to. `said` gets the recorder's lines."""
+    """Everything that faults can happen to. `said` gets the lines of its children."""
 
     def __init__(
         self, folder: Path, *, kafka: bool, servers: str | None, said: Callable[[str], None]
@@ -157,7 +157,7 @@ class Mesh:
             "DATABASE_URL": self.dsn,
             **self._bus_environ(plain=True),
         }
-        return Child(group, "reader", environ, self.folder / "logs" / f"{group}.log")
+        return Child(group, "reader", environ, self.folder / "logs" / f"{group}.log", self._said)
 
     async def close(self) -> None:
         """Ends all of it, whatever state it is in."""

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,11 +13,12 @@ from waymesh.feedback.v1.alert_pb2 import Alert, AlertState
 from services.mesh.store import connect
 from tests.faults.chaos.audit import Seen
 from tests.faults.chaos.mesh import FRESH, LIVE, Mesh
-from tests.faults.chaos.reader import TOPICS
+from tests.faults.chaos.reader import BROADCAST, TOPICS
 
 _LOOK_AGAIN_S: Final = 0.5
 _BUS_ROWS: Final = """
 SELECT l.event_id FROM bus.log l JOIN bus.partitions p ON p.part = l.part WHERE p.topic = $1
+ORDER BY l.part, l.position
 """
 _GIVEN: Final = """
 SELECT topic, event_id, count(*) AS times FROM chaos.seen WHERE group_name = $1 GROUP BY topic, event_id
@@ -46,7 +47,10 @@ async def stored(connection: asyncpg.Connection) -> Stored:
 
 
 async def lying(mesh: Mesh, connection: asyncpg.Connection) -> dict[str, Counter[str]]:
-    """Topic to event id to how often it lies there, whether or not anybody is given it."""
+    """Topic to event id to how often it lies there, whether or not anybody is given it.
+
+    The ids of a partition follow each other as they first came there.
+    """
     found = {}
     for topic in TOPICS:
         if mesh.cluster is not None:
@@ -75,10 +79,15 @@ async def alerts(connection: asyncpg.Connection, group: str) -> list[tuple[str, 
 
 
 async def readers(
-    mesh: Mesh, connection: asyncpg.Connection, lies: dict[str, Counter[str]], limit_s: float
+    mesh: Mesh,
+    connection: asyncpg.Connection,
+    lies: dict[str, Counter[str]],
+    broadcast: Mapping[str, Sequence[str]],
+    limit_s: float,
 ) -> list[Seen]:
     """Both groups: the one that read all the while, and one that is new. Waits until they have read all that
-    lies there, and then for as long again as that may still turn out to be something twice."""
+    lies there, and then for as long again as that may still turn out to be something twice. `broadcast` grows
+    meanwhile: by GROUP:PID what readers of everything were given."""
     fresh = mesh.a_reader(FRESH)
     fresh.start()
     try:
@@ -86,13 +95,19 @@ async def readers(
         deadline = time.monotonic() + limit_s
         while True:
             seen = [await given(connection, group) for group in (LIVE, FRESH)]
-            if _complete(seen[1:], wanted) or time.monotonic() > deadline:
+            told = lies[BROADCAST].keys() <= set(to_all(broadcast, FRESH))
+            if (told and _complete(seen[1:], wanted)) or time.monotonic() > deadline:
                 break
             await asyncio.sleep(_LOOK_AGAIN_S)
         await _until_still(connection, deadline)
         return [await given(connection, group) for group in (LIVE, FRESH)]
     finally:
         await fresh.close()
+
+
+def to_all(broadcast: Mapping[str, Sequence[str]], group: str) -> list[str]:
+    """What readers of everything were given, of those that ran beside a group's."""
+    return [id_ for life, ids in broadcast.items() if life.startswith(f"{group}:") for id_ in ids]
 
 
 async def drained(mesh: Mesh, connection: asyncpg.Connection, limit_s: float) -> None:

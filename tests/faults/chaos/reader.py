@@ -2,6 +2,9 @@
 
 The rows are written in the transaction of the handler, as any reader's effects are: what stands there twice
 was given twice for all that anybody can see. The end of stdin ends it at once.
+
+Beside it a reader of everything on `orders`, as eta has one. Its lines on stdout: `orders GROUP:PID ID…` with
+the events as they came.
 """
 
 import asyncio
@@ -26,6 +29,8 @@ CREATE TABLE chaos.seen (
 """
 # The metrics and alerts themselves are looked at afterwards.
 _WITH_VALUE: Final = ("agent-metrics", "agent-alerts")
+# Read from the start by a reader without a group as well.
+BROADCAST: Final = "orders"
 _INSERT: Final = """
 INSERT INTO chaos.seen (group_name, topic, event_id, partition, position, value)
 SELECT $1, $2, * FROM unnest($3::text[], $4::int[], $5::bigint[], $6::bytea[])
@@ -52,10 +57,14 @@ async def main() -> None:
             [record.value if topic in _WITH_VALUE else None for record in records],
         )
 
-    ending = asyncio.create_task(_end_of_stdin())
+    async def tell(records: list[Record]) -> None:
+        print("orders", f"{group}:{os.getpid()}", *(record.event_id for record in records), flush=True)
+
     print("reading", flush=True)
-    await bus.consume(group, list(TOPICS), handle).run()
-    await ending
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_end_of_stdin())
+        tasks.create_task(bus.broadcast([BROADCAST], tell).run())
+        tasks.create_task(bus.consume(group, list(TOPICS), handle).run())
 
 
 async def _end_of_stdin() -> None:

@@ -5,19 +5,20 @@ import json
 import shutil
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from tests.faults.chaos import observe
-from tests.faults.chaos.audit import Account, settle, told_twice
+from tests.faults.chaos.audit import Account, never_broadcast, older_after_newer, settle, told_twice
 from tests.faults.chaos.inflict import inflict
 from tests.faults.chaos.ledger import DELIVERY, ORDER, OUTCOME, Ledger
 from tests.faults.chaos.load import Load
 from tests.faults.chaos.mesh import FRESH, Mesh
 from tests.faults.chaos.plan import Fault, Kind, plan
+from tests.faults.chaos.reader import BROADCAST
 
 # Until the mesh is whole again after a fault, and everything is delivered after all of them, in seconds.
 _RECOVERY_S: Final = 90.0
@@ -62,7 +63,7 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was lost, given twice, wrongly refused, or not served again."""
+        """Whether nothing was lost, given twice or in a wrong order, wrongly refused, or not served again."""
         return self.account.clean and not self.wrong and not self.unrecovered
 
     def line(self) -> str:
@@ -76,6 +77,7 @@ class Result:
             "published": self.account.published,
             "lost": len(self.account.lost),
             "duplicates": len(self.account.duplicates),
+            "out_of_order": len(self.account.out_of_order),
             "kinds": dict(sorted(kinds.items())),
             "bus": self.bus,
             "seconds": round(self.seconds, 1),
@@ -99,7 +101,7 @@ class Run:
         self._folder = folder
         self._idle = asyncio.Event()
         self.ledger = Ledger(folder / "ledger.jsonl")
-        self.mesh = Mesh(folder, kafka=options.kafka, servers=options.servers, said=self._recorded)
+        self.mesh = Mesh(folder, kafka=options.kafka, servers=options.servers, said=self._heard)
         self.faults = plan(
             options.seed,
             options.faults,
@@ -109,6 +111,8 @@ class Run:
         )
         self.result = Result(options.seed, "kafka" if options.kafka else "embedded")
         self._load: Load | None = None
+        # Events of orders as each reader of everything was given them, by who it was.
+        self._broadcast: defaultdict[str, list[str]] = defaultdict(list)
 
     async def execute(self) -> Result:
         """All of it, to the account. Raises what the harness itself meets."""
@@ -159,6 +163,7 @@ class Run:
         findings = [
             *(f"lost: {one.what}: {one.id} (fault {one.fault})" for one in account.lost),
             *(f"twice: {one.what}: {one.id} (fault {one.fault})" for one in account.duplicates),
+            *(f"out of order: {one.id} {one.what}" for one in account.out_of_order),
             *(f"wrong: {words}" for words in self.result.wrong),
             *(f"unrecovered: {words}" for words in self.result.unrecovered),
             *(f"well after {took:.1f} s: {told}" for took, told in sorted(self.result.recoveries)[::-1]),
@@ -215,7 +220,7 @@ class Run:
         try:
             await observe.drained(self.mesh, connection, _DRAIN_S)
             lies = await observe.lying(self.mesh, connection)
-            seen = await observe.readers(self.mesh, connection, lies, _DRAIN_S)
+            seen = await observe.readers(self.mesh, connection, lies, self._broadcast, _DRAIN_S)
             rows = await observe.stored(connection)
             alerts = await observe.alerts(connection, FRESH)
         finally:
@@ -228,15 +233,25 @@ class Run:
             orders=rows.orders,
             readers=seen,
         )
+        self._order(self.result.account, lies[BROADCAST])
         self.result.account.duplicates += told_twice(alerts)
         self.result.alerts = len(alerts)
 
-    def _recorded(self, line: str) -> None:
+    def _order(self, account: Account, lying: Iterable[str]) -> None:
+        account.out_of_order += older_after_newer("the topic", lying)
+        for life, ids in self._broadcast.items():
+            account.out_of_order += older_after_newer(f"the reader {life}", ids)
+        fresh = observe.to_all(self._broadcast, FRESH)
+        account.lost += never_broadcast("a new reader of everything", self.ledger.of(ORDER), fresh)
+
+    def _heard(self, line: str) -> None:
         word, *ids = line.split(" ")
         if word == "safe":
             self.ledger.acknowledge(_RECORDER, OUTCOME, [(id_, 1) for id_ in ids])
         elif word == "lost":
             self.result.errors["recorder DROPPED"] += int(ids[0])
+        elif word == "orders":
+            self._broadcast[ids[0]] += ids[1:]
         elif word == "idle":
             self._idle.set()
 
