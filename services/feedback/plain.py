@@ -14,7 +14,7 @@ from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
 from services.mesh.feedback.outcome import recordable
 from services.mesh.holdable import is_time
-from services.mesh.redact import is_clean_text, names_secret
+from services.mesh.redact import COUNT_LIMIT, is_clean_text, may_name_secret
 from services.mesh.secret_names import Naming, naming
 from services.mesh.secret_pairs import NAMING_KEYS
 
@@ -25,6 +25,7 @@ _UUID: Final = 36
 # Payloads nested more deeply are looked at closely. So are numbers that JSON readers may not hold exactly.
 _DEPTH: Final = 8
 _WHOLE: Final = 2.0**53
+_HOLDERS: Final = frozenset({"struct_value", "list_value"})
 # The contract's bounds.
 _MOST_MS: Final = 1e12
 _MOST_COST: Final = 1e9
@@ -135,20 +136,26 @@ def _tag(tag: str) -> bool:
 @lru_cache(maxsize=4096)
 def _key(name: str) -> bool:
     """Whether nothing that stands under this name is secret for its sake."""
-    return len(name) <= _NAME and _clean(name) and naming(name) is Naming.NOTHING and name not in NAMING_KEYS
+    return (
+        len(name) <= _NAME
+        and _clean(name)
+        and naming(name) is Naming.NOTHING
+        and name.lower() not in NAMING_KEYS
+    )
 
 
 def _odd_key(name: str, value: Any) -> bool:
     """Whether a value is not secret for the sake of its name: a count, or what names no secret."""
-    if name in NAMING_KEYS:
-        return not _names(value)
+    if name.lower() in NAMING_KEYS:
+        return value.WhichOneof("kind") not in _HOLDERS and not _names(value)
     return (
         len(name) <= _NAME
         and naming(name) is Naming.COUNT
         and _clean(name)
         and value.WhichOneof("kind") == "number_value"
+        and abs(value.number_value) < COUNT_LIMIT
     )
 
 
 def _names(value: Any) -> bool:
-    return value.WhichOneof("kind") == "string_value" and names_secret(value.string_value)
+    return value.WhichOneof("kind") == "string_value" and may_name_secret(value.string_value)

@@ -6,33 +6,61 @@ says that it is secret is replaced whole, and in all other text the parts that a
 
 import dataclasses
 import re
+from collections import UserString
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import islice
 from typing import Final
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
 
 from services.mesh.json_limits import PLAIN_DEPTH
 from services.mesh.secret_names import Naming, is_secret_name, naming
-from services.mesh.secret_pairs import MASK, NAMING_KEYS, PLAIN_NUMBER, VALUE_KEYS, mask_pairs
+from services.mesh.secret_pairs import MASK, NAMING_KEYS, PLAIN_NUMBER, SPOKEN, VALUE_KEYS, mask_pairs
 
 __all__ = [
-    "MASK", "MAX_DEPTH", "TOO_DEEP", "is_clean_text", "is_secret_name", "names_secret", "redact",
-    "redact_setting", "redact_text",
+    "COUNT_LIMIT", "MASK", "MAX_DEPTH", "MAX_VALUES", "TOO_DEEP", "TOO_LARGE", "is_clean_text",
+    "is_secret_name", "may_name_secret", "redact", "redact_setting", "redact_text",
 ]  # fmt: skip
 
 # What lies deeper is not looked at, so it is not kept either. No deeper than what JSON takes in, so that what
 # was recorded can be sent again.
 MAX_DEPTH: Final = PLAIN_DEPTH
 TOO_DEEP: Final = "[nested too deeply]"
+# What holds itself several times over has no end.
+MAX_VALUES: Final = 50_000
+TOO_LARGE: Final = "[left out: too large]"
+# An amount is less; a greater number could be that of a card.
+COUNT_LIMIT: Final = 10**12
+# To take a message of protobuf apart takes time.
+_MAX_MESSAGE_BYTES: Final = 32_768
+_LONGEST_KEY: Final = 16
+_LONGEST_PATH: Final = 32
 
 # Secrets by their form. Each keeps what says what it was.
 _TEXT_RULES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     # user:password@host without a scheme; not a time, an address of mail, a version of an image or package.
     (
         re.compile(
-            r"(?<![\w.%+/:@-])(?!(?:mailto|sips?|xmpp|acct|npm|workspace|to|from|cc|e?mail):)"
+            r"(?<![\w.%+/:@-])(?!(?:mailto|sips?|tel|xmpp|acct|npm|workspace|to|from|cc|e?mail):|\d{4}-\d\d-\d\dT)"
             r"([\w.%+-]*[^\W\d][\w.%+-]{0,64}):([^\s/\"'`<>,;(){}\[\]]{1,256})@(?!sha\d|\d+(?:\.\d+){2}(?![.\d]))(?=[\w\[])"
         ),
         rf"\1:{MASK}@",
+    ),
+    # curl -u user:password; not the numbers of a user and a group.
+    (
+        re.compile(
+            r"(?<![\w-])((?:-[uU]|--(?:proxy-)?user)[ =]{1,2}([\"'])[^\s:\"'/]{1,64}):[^\"'\n]{1,256}\2"
+        ),
+        rf"\1:{MASK}\2",
+    ),
+    (
+        re.compile(
+            r"(?<![\w-])((?:-[uU]|--(?:proxy-)?user)[ =]{1,2}[^\s:\"'/]{1,64}):"
+            r"(?!\d{1,6}(?!\S))[^\s\"']{1,256}"
+        ),
+        rf"\1:{MASK}",
     ),
     # A JSON Web Token: three parts, the first of which is an object in base64.
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*"), MASK),
@@ -49,10 +77,15 @@ _TEXT_RULES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])"), MASK),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"), MASK),
 )
-# After the names are looked at, of which they would take a part.
-_LAST: Final = re.compile(r"(?i)\b(bearer|basic)\s+(?!--)[a-z0-9._~+/=-]{8,}")
-# scheme://user:password@host; the last @ before a blank ends the password, whatever is in it.
-_ADDRESS: Final = re.compile(r"(?i)\b[a-z][a-z0-9+.-]{0,31}://[^\s:/@]{0,256}:")
+# After the names are looked at, of which they would take a part. Not: basic understanding, bearer token.
+_LAST: Final = re.compile(
+    r"\b(?:((?i:bearer))\s+(?!--|(?i:auth[a-z]*+|tokens?|headers?|realm|schemes?|credentials?)[.,;:)]*+(?!\S))"
+    r"|((?i:basic))\s+(?!--|[A-Za-z][a-z]++(?:-[a-z]++)*+[.,;:)]*+(?!\S)))[A-Za-z0-9._~+/=-]{8,}"
+)
+# scheme://user:password@host, with or without the scheme; the last @ before a blank ends the password,
+# whatever is in it. Not host:port/path@x.
+_ADDRESS: Final = re.compile(r"//([^\s:/@]{0,256}):")
+_PORT: Final = re.compile(r"\d{2,5}[/?#]")
 _ADDRESS_REST: Final = re.compile(r"[^\s\"'<>]*+")
 # In a text that is an address and nothing else: from the first colon that is not the scheme's to the last @,
 # so that odd passwords are covered whole.
@@ -62,21 +95,23 @@ _NAME: Final = re.compile(r"[\w.-]{1,128}")
 # Without one of these characters or words no rule can match; most text is short and has none.
 _SUSPICIOUS: Final = re.compile(
     r"(?i)[=:@＝：]|\d-\d|bearer|basic|eyJ|[sr]k[-_]|gh[pousr]_|github_pat|xox|AKIA|AIza|hf_|glpat|-----BEGIN"
-    r"|(?<![\w.])--?\w|[\"'`]\s{0,8},"
+    r"|(?<![\w.])--?\w|[\"'`]\s{0,8},|%3[ad]|</"
+    rf"|{SPOKEN}[ \t]{{1,8}}[\"'`]"
 )
 # A secret without one of these characters is at least as long as this: a key of Stripe (`sk_live_…`), before
 # a JSON Web Token (17) and a key of AWS (20).
-_BREAK: Final = re.compile(r"[=:@＝：,\s-]")
+_BREAK: Final = re.compile(r"[=:@＝：,\s<%-]")
 _LEAST_BARE: Final = 16
 
 
 def redact(value: object, depth: int = MAX_DEPTH) -> object:
     """`value` without its secrets: dicts, lists and text anew, everything else as it is.
 
-    What is nested deeper than `depth` is left out. Tuples and sets come back as lists, instances of
-    dataclasses as dicts, bytes as their number, since nobody can look into them.
+    What is nested deeper than `depth` is left out, and so is what comes after MAX_VALUES. Tuples and sets
+    come back as lists, instances of dataclasses, named tuples and messages of protobuf as dicts, bytes as
+    their number, since nobody can look into them.
     """
-    return _redact(value, depth)
+    return _Look()(value, depth)
 
 
 def redact_text(text: str) -> str:
@@ -86,16 +121,20 @@ def redact_text(text: str) -> str:
     text = _without_passwords(text)
     for pattern, replacement in _TEXT_RULES:
         text = pattern.sub(replacement, text)
-    return _LAST.sub(rf"\1 {MASK}", mask_pairs(text))
+    return _LAST.sub(lambda match: f"{match[1] or match[2]} {MASK}", mask_pairs(text))
 
 
 def _without_passwords(text: str) -> str:
     """The text without the passwords of addresses."""
-    if "@" not in text or "://" not in text:
+    if "@" not in text or "//" not in text:
         return text
     parts: list[str] = []
     done = place = 0
     while (match := _ADDRESS.search(text, place)) is not None:
+        host = match[1]
+        if ("." in host or host == "localhost") and _PORT.match(text, match.end()) is not None:
+            place = match.end()
+            continue
         rest = _ADDRESS_REST.match(text, match.end())
         place = match.end() if rest is None else rest.end()
         at = text.rfind("@", match.end() + 1, place)
@@ -125,56 +164,108 @@ def redact_setting(name: str, value: str) -> str:
     return redact_text(_USER_INFO.sub(f":{MASK}@", value))
 
 
-def _redact(value: object, depth: int, *, count: bool = False) -> object:
-    """Under the name of a count (`count`), text is masked unless it is a number."""
-    if isinstance(value, str):
-        return MASK if count and value and PLAIN_NUMBER.fullmatch(value) is None else redact_text(value)
-    if value is None or isinstance(value, bool | int | float):
+class _Look:
+    """One look through one value, at no more than MAX_VALUES of what it holds."""
+
+    def __init__(self) -> None:
+        self._left = MAX_VALUES
+
+    def __call__(self, value: object, depth: int, count: bool = False) -> object:
+        """Under the name of an amount (`count`), what is no number is masked."""
+        self._left -= 1
+        if isinstance(value, str | UserString):
+            text = str(value)
+            return MASK if count and text and PLAIN_NUMBER.fullmatch(text) is None else redact_text(text)
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, int | float):
+            return MASK if count and abs(value) >= COUNT_LIMIT else value
+        if isinstance(value, bytes | bytearray | memoryview):
+            return f"[{len(value)} bytes]"
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+        elif isinstance(value, Message) and not isinstance(value, Mapping | Sequence):
+            value = _message(value)
+            if isinstance(value, str):
+                return self(value, depth, count)
+        elif isinstance(value, tuple) and hasattr(value, "_asdict"):
+            value = value._asdict()
+        if isinstance(value, Mapping | Sequence | AbstractSet) and depth == 0:
+            return TOO_DEEP
+        if isinstance(value, Mapping):
+            return self._mapping(value, depth - 1, count)
+        if isinstance(value, Sequence | AbstractSet):
+            return self._items(value, depth - 1, count)
         return value
-    if isinstance(value, bytes | bytearray | memoryview):
-        return f"[{len(value)} bytes]"
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
-    if isinstance(value, Mapping | Sequence | AbstractSet) and depth == 0:
-        return TOO_DEEP
-    if isinstance(value, Mapping):
-        return _mapping(value, depth - 1, count)
-    if isinstance(value, Sequence | AbstractSet):
-        return _items(value, depth - 1, count)
-    return value
+
+    def _mapping(self, value: Mapping[object, object], depth: int, count: bool) -> dict[object, object]:
+        shown: dict[object, object] = {}
+        beside = Naming.NOTHING
+        for key, item in value.items():
+            if self._left <= 0:
+                shown[TOO_LARGE] = None
+                break
+            name = key if isinstance(key, str) else str(key)
+            said = naming(name)
+            if said is Naming.SECRET:
+                shown[key] = _masked(item)
+            else:
+                shown[key] = self(item, depth, count or said is Naming.COUNT)
+            if len(name) <= _LONGEST_KEY and name.lower() in NAMING_KEYS:
+                beside = max(beside, _said_by(item), key=_weight)
+        if beside is not Naming.NOTHING:  # {"name": "password", "value": "x"}
+            for key in shown:
+                if isinstance(key, str) and len(key) <= _LONGEST_KEY and key.lower() in VALUE_KEYS:
+                    shown[key] = (
+                        _masked(shown[key]) if beside is Naming.SECRET else self(shown[key], depth, True)
+                    )
+        return shown
+
+    def _items(self, values: Iterable[object], depth: int, count: bool) -> list[object]:
+        """A list; of ["password", "x"] and ["--password", "x"] what follows the name is masked."""
+        items = list(islice(values, self._left + 1))
+        shown: list[object] = []
+        said = Naming.NOTHING
+        for place, item in enumerate(items):
+            if self._left <= 0:
+                shown.append(TOO_LARGE)
+                break
+            if said is Naming.SECRET:
+                shown.append(_masked(item))
+            else:
+                shown.append(self(item, depth, count or said is Naming.COUNT))
+            named = (place == 0 and len(items) == 2) or (isinstance(item, str) and item.startswith("-"))
+            said = _said_by(item) if named and isinstance(item, str) else Naming.NOTHING
+        return shown
 
 
-def _mapping(value: Mapping[object, object], depth: int, count: bool) -> dict[object, object]:
-    shown: dict[object, object] = {}
-    named = False
-    for key, item in value.items():
-        said = naming(key if isinstance(key, str) else str(key))
-        if said is Naming.SECRET:
-            shown[key] = _masked(item)
-        else:
-            shown[key] = _redact(item, depth, count=count or said is Naming.COUNT)
-        named = named or (key in NAMING_KEYS and names_secret(item))
-    if named:  # {"name": "password", "value": "x"}
-        for key in VALUE_KEYS.intersection(shown):
-            shown[key] = _masked(shown[key])
-    return shown
+def may_name_secret(value: object) -> bool:
+    """Whether a value may be the name of a secret or of an amount, which stands beside it."""
+    return _said_by(value) is not Naming.NOTHING
 
 
-def _items(values: Iterable[object], depth: int, count: bool) -> list[object]:
-    """A list; of ["password", "x"] and ["--password", "x"] what follows the name is masked."""
-    items = list(values)
-    shown: list[object] = []
-    hidden = False
-    for place, item in enumerate(items):
-        shown.append(_masked(item) if hidden else _redact(item, depth, count=count))
-        hidden = (place == 0 and len(items) == 2) or (isinstance(item, str) and item.startswith("-"))
-        hidden = hidden and names_secret(item)
-    return shown
+def _said_by(value: object) -> Naming:
+    """What a value says as the name of what stands beside it; of a path, what any part of it says."""
+    if isinstance(value, str):
+        return naming(value) if _NAME.fullmatch(value) is not None else Naming.NOTHING
+    if isinstance(value, list | tuple):
+        return max(map(_said_by, value[:_LONGEST_PATH]), key=_weight, default=Naming.NOTHING)
+    return Naming.NOTHING
 
 
-def names_secret(value: object) -> bool:
-    """Whether a value is the name of a secret, which stands beside it."""
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None and is_secret_name(value)
+def _weight(said: Naming) -> int:
+    return said.value
+
+
+def _message(message: Message) -> object:
+    """A message of protobuf by the names of its fields; one that is too large or not for JSON, as bytes."""
+    size = message.ByteSize()
+    if size <= _MAX_MESSAGE_BYTES:
+        try:
+            return json_format.MessageToDict(message, preserving_proto_field_name=True)
+        except Exception:  # a time that JSON has not, an Any of a type that is not known here
+            pass
+    return f"[{size} bytes]"
 
 
 def _masked(value: object) -> object:

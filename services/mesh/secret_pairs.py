@@ -12,24 +12,36 @@ from services.mesh.secret_names import Naming, naming
 
 MASK: Final = "[redacted]"
 # What a count may be; a longer number could be that of a card.
-PLAIN_NUMBER: Final = re.compile(r"[+-]?\d{1,12}(?:[.,]\d{1,12}){0,3}")
+PLAIN_NUMBER: Final = re.compile(r"[+-]?\d{1,12}(?:[.,]\d{1,12}){0,3}(?:[eE][+-]?\d{1,3})?%?")
 
 _PAIR: Final = re.compile(
-    r"(?<![\w.\-])(?P<name>(?P<dash>--?(?=\w))?[\w.\-]++)(?:"
-    # name=, "name": , \"name\" => , environ['name'] =
-    r"(?P<close>\\*+[\"'`]\]?|\])?\s{0,8}+"
-    r"(?P<sep>[!:=＝：]?[=＝]{1,2}+>?|[:：]{1,2}+)[^\S\n]*+(?:(?<=:)\n[^\S\n]++|(?<=:[^\S\n])\n[^\S\n]++)?"
-    # ('name', 'value'), ['--name', 'value']
-    r"|(?P<comma>\\*+[\"'`]\s{0,8}+,\s{0,8}+(?=\\*[\"'`]))"
+    r"(?<![\w.\-])(?P<tag><(?:\w++:)?+)?(?P<name>(?P<dash>--?(?=\w))?[\w.\-]++)(?:"
+    # name=, "name": , \"name\" => , environ['name'] = , name[0]=, user[name]=, %22name%22%3A
+    r"(?P<close>(?:\\*+[\"'`]|%2[27])\]?|\]|%5[dD])?(?P<index>(?:\[\w{0,16}+\]|%5[bB]\w{0,16}+%5[dD]){0,4}+)\s{0,8}+"
+    r"(?P<sep>[!:=＝：]?[=＝]{1,2}+>?|[:：]{1,2}+|%3[aAdD])[^\S\n]*+"
+    r"(?:(?:(?<=:)\n|(?<=:[^\S\n])\n)(?:[^\S\n]++|(?=- )))?"
+    # ('name', 'value'), ['--name', 'value'], (b'name', b'value')
+    r"|(?P<comma>\\*+[\"'`]\s{0,8}+,\s{0,8}+(?=[bBuU]?\\*[\"'`]))"
+    # <name>value</name>
+    r"|(?(tag)(?P<tagged>(?:\s[^<>]{0,128}+)?+>)|(?!))"
     # --name value
-    r"|(?(dash)[ \t]{1,8}+(?!--|\s)|(?!)))"
+    r"|(?(dash)[ \t]{1,8}+(?!--|\s)|(?!))"
+    # the name 'value'
+    r"|(?P<spoken>[ \t]{1,8}+(?=[\"'`])))"
 )
 # "name": "password", "value": — the name as a value itself.
 _NAMED: Final = re.compile(
-    r"\\*+[\"'`](?P<name>[\w.\-]++)\\*+[\"'`]\s{0,8}+,\s{0,8}+\\*+[\"'`]?(?i:value|val)\\*+[\"'`]?\s{0,8}+[:=]\s{0,8}+"
+    r"\\*+[\"'`]?(?P<name>[\w.\-]++)\\*+[\"'`]?\s{0,32}+(?:,\s{0,32}+)?"
+    r"\\*+[\"'`]?(?i:values?|val|content|input)\\*+[\"'`]?\s{0,8}+(?:[:=]\s{0,8}+|(?=\{))"
 )
-NAMING_KEYS: Final = frozenset({"name", "key", "header", "field", "Name", "Key"})
-VALUE_KEYS: Final = frozenset({"value", "val", "Value"})
+# In lower case.
+NAMING_KEYS: Final = frozenset(
+    "name key header field param parameter variable attribute option setting loc".split()  # noqa: SIM905
+)
+VALUE_KEYS: Final = frozenset("value values val content input old new default".split())  # noqa: SIM905
+# Names after which a value stands in quotes without more ado: the password 'x' is wrong.
+SPOKEN: Final = r"(?:passw(?:or)?d|pwd|passphrase|passcode|secret|api[_-]?key)"
+_SPOKEN_END: Final = re.compile(rf"(?i){SPOKEN}\Z")
 _HEADERS: Final = frozenset({"cookie", "set-cookie", "authorization", "proxy-authorization"})
 _SCHEME: Final = re.compile(r"(?i)(?:bearer|basic)\s+")
 # `auth.py:12` is a place in a file.
@@ -48,9 +60,15 @@ _BARE: Final = re.compile(
     r"(?:(?i:bearer|basic)[^\S\n]+)?"
     r"(?:\[redacted\]|[^\s\"'`&,;}\]\\(\[{)]|\\(?![\"'`])|\)(?![\s,;]|\Z))*+"
 )
-_PREFIX: Final = re.compile(r"(?i)[bruf]{1,2}\Z")
+_PREFIX: Final = re.compile(r"(?i)(?:[bruf]{1,2}|\$)\Z")
 _NOTHING: Final = re.compile(r"(?:None|null)(?![^\s,;)}\]&\"'])")
 _BRACKETS: Final = re.compile(r"\"(?:[^\"\\]|\\.)*+\"|'(?:[^'\\]|\\.)*+'|[()\[\]{}]", re.DOTALL)
+# Of YAML: text over several lines, and a list.
+_BLOCK: Final = re.compile(r"[|>][+\-\d]{0,2}[^\S\n]*+(?:\n++[^\S\n]++[^\n]*+)++")
+_ITEMS: Final = re.compile(r"(?<=[\n \t])- [^\n]*+(?:\n[^\S\n]*+- [^\n]*+)*+")
+_TAG_END: Final = re.compile(r"/?>(?=[\s<]|\Z)")
+# How far the end of an element of XML is looked for.
+_MAX_ELEMENT: Final = 1_024
 _LINE_END: Final = re.compile(r"[\r\n]|\Z")
 # Of one value in brackets, and how many without an end are looked for before the rest of the text is masked.
 _MAX_BRACKETS: Final = 4_096
@@ -73,12 +91,17 @@ class _Scan:
     def masked(self) -> str:
         text, parts, done, place = self._text, list[str](), 0, 0
         while (match := _PAIR.search(text, place)) is not None:
-            place = start = match.end()
-            if match["name"] in NAMING_KEYS and (named := _NAMED.match(text, start)) is not None:
-                if naming(named["name"]) is Naming.NOTHING:
+            start = match.end()
+            place = start if match["tagged"] is None else match.end("name")
+            named = _NAMED.match(text, start) if match["name"].lower() in NAMING_KEYS else None
+            if named is not None:
+                said = naming(named["name"])
+                if said is Naming.NOTHING:
                     continue
                 start = named.end()
                 end, shown = self._value(start)
+                if said is Naming.COUNT and _is_count(text[start:end]):
+                    continue
             else:
                 end, shown = self._found(match) or (start, "")
             if end > start:
@@ -88,21 +111,28 @@ class _Scan:
 
     def _found(self, match: re.Match[str]) -> tuple[int, str] | None:
         """Where the value ends that is to be masked, and what stands there instead."""
-        text, name, start = self._text, match["name"], match.end()
+        text, name, at, start = self._text, match["name"], match.start("name"), match.end()
         said = naming(name)
+        if said is Naming.NOTHING and match["index"]:
+            said = naming(match["index"])
         if said is Naming.NOTHING:
             if name.lower() not in _SECOND or match["sep"] is None:
                 return None
-            before = _WORD_BEFORE.search(text, max(0, match.start() - 26), match.start())
+            before = _WORD_BEFORE.search(text, max(0, at - 26), at)
             if before is None or naming(f"{before[0]}{name}") is Naming.NOTHING:
                 return None
             said = naming(f"{before[0]}{name}")
         if match["comma"] is not None:
             return self._second(match)
+        if match["tagged"] is not None:
+            end = text.find("</", start, start + _MAX_ELEMENT)
+            return (end, MASK) if end > start and text[start - 2] != "/" else None
+        if match["spoken"] is not None:
+            return self._quoted(start) if _SPOKEN_END.search(name) is not None else None
         if match["sep"] is not None:
             if match["sep"] == ":" and _FILE.search(name) and _PLACE.match(text, start):
                 return None
-            if text.startswith(f"{MASK}@", start) and text[max(0, match.start() - 2) : match.start()] == "//":
+            if text.startswith(f"{MASK}@", start) and text[max(0, at - 2) : at] == "//":
                 return None  # the user of an address, whose password is masked already
             if match["close"] is None and name.lower() in _HEADERS:
                 header = self._header(match)
@@ -115,13 +145,14 @@ class _Scan:
 
     def _second(self, match: re.Match[str]) -> tuple[int, str] | None:
         """The second of a pair, or the word after an option."""
-        text, start = self._text, match.end()
-        quoted = self._quoted(start)
+        text, start, at = self._text, match.end(), match.start("name")
+        prefix = text[start] if text[start] in "bBuU" else ""
+        quoted = self._quoted(start + len(prefix))
         if quoted is None:
             return None
-        end, shown = quoted
+        end, shown = quoted[0], prefix + quoted[1]
         if match["dash"] is None:
-            before = text[max(0, match.start() - 10) : match.start()].rstrip("\"'`\\")
+            before = text[max(0, at - 10) : at].rstrip("\"'`\\").rstrip("bBuU")
             if before[-1:] not in {"(", "["} or text[end : end + 9].lstrip()[:1] not in {")", "]"}:
                 return None
         return end, shown
@@ -131,7 +162,8 @@ class _Scan:
         text, start = self._text, match.end()
         if match["sep"] != ":" and text[start : start + 1] in {"'", '"', "`", "(", "[", "{", "\\"}:
             return None
-        opened = _OPENED.search(text[max(0, match.start() - 8) : match.start()])
+        at = match.start("name")
+        opened = _OPENED.search(text[max(0, at - 8) : at])
         close = None if opened is None else self._close(start, len(opened[1]), opened[2])
         end = self._line_end(start, len(text) if close is None else close[0])
         scheme = _SCHEME.match(text, start, end)
@@ -144,9 +176,14 @@ class _Scan:
         text = self._text
         if (nothing := _NOTHING.match(text, start)) is not None:
             return nothing.end(), nothing[0]
+        for lines in (_BLOCK, _ITEMS):
+            if (found := lines.match(text, start)) is not None:
+                return found.end(), MASK
         quoted = self._quoted(start)
         if quoted is not None:
             end, shown = quoted
+            if _TAG_END.match(text, end) is not None:
+                return end, shown
             rest = self._bare(end, _OPEN.match(text, start))
             return rest, shown if MASK in shown or rest == end else MASK
         if _OPEN.match(text, start) is not None:
@@ -163,10 +200,9 @@ class _Scan:
             if text[grown : grown + 1] in {"(", "[", "{"}:
                 grown = self._bracketed(grown)
             elif (opened := _OPEN.match(text, grown)) is not None:
-                before = text[start:grown]
                 # b'…', or what goes on in the quotes that it began with
                 if (goes_on is None or opened[0] != goes_on[0]) and not (
-                    len(before) <= 2 and _PREFIX.match(before)
+                    grown - start <= 2 and _PREFIX.match(text[start:grown])
                 ):
                     return grown
                 quoted = self._quoted(grown)

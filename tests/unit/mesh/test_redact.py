@@ -1,16 +1,24 @@
 """What is secret never gets past redact()."""
 
 import copy
+from collections import UserString
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
+from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
+from waymesh.feedback.v1.signal_pb2 import Signal
 
 from services.mesh.redact import (
     MASK,
     MAX_DEPTH,
+    MAX_VALUES,
     TOO_DEEP,
+    TOO_LARGE,
     is_secret_name,
     redact,
     redact_setting,
@@ -22,7 +30,7 @@ from services.mesh.redact import (
     "name",
     [
         *("ssn", "SSN", "user_ssn", "password", "Password", "db_password", "userPassword", "passwd", "pwd"),
-        *("token", "access_token", "accessToken", "refresh-token", "tokens", "api_key", "apiKey", "APIKey"),
+        *("token", "access_token", "accessToken", "refresh-token", "api_key", "apiKey", "APIKey"),
         *(
             "X-API-Key",
             "FASTAPI_API_KEY",
@@ -43,6 +51,18 @@ from services.mesh.redact import (
             "DATABASE_URL",
             "credentials",
         ),
+        *(
+            "sig",
+            "xsrf",
+            "csrf_token",
+            "PHPSESSID",
+            "ssh_key",
+            "sharedKey",
+            "master-key",
+            "AccountKey",
+            "hmac",
+        ),
+        *("security_code", "passport", "bank_account", "pass\u200bword", "my_cookie", "auth_tokens"),
         *("pass", "passcode", "signature", "session_id", "sessionId", "otp", "jwt", "authtoken", "pw"),
         *("\uff50assword", "pa\u017fsword", "to\u212aen", "x" * 300 + "_password"),
     ],
@@ -67,6 +87,8 @@ def test_these_names_say_secret(name: str) -> None:
             "shopping",
             "key",
         ),
+        *("secretary", "discard_number", "postcard_number", "compass_code", "unauthorized", "bypassed"),
+        *("taxi_driver", "routing_number", "security", "sigma", "signal", "massport"),
         *("author", "japan", "keyboard", "monkey", "duration_ms", "passenger", "expand", "classname", ""),
     ],
 )
@@ -77,11 +99,18 @@ def test_these_names_do_not(name: str) -> None:
         assert redact({name: "hunter2"}) == {name: "hunter2"}
 
 
-@pytest.mark.parametrize("name", ["tokens_used", "max_tokens", "token_count", "totalTokens"])
-def test_a_count_of_tokens_is_a_number(name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tokens_used", "max_tokens", "token_count", "totalTokens", "tokens", "n_tokens", "cached_tokens"),
+        *("token_usage", "cost_per_token", "pass_rate", "authDurationMs", "card_count", "pin_lat"),
+    ],
+)
+def test_an_amount_is_a_number(name: str) -> None:
     assert redact({name: "hunter2"}) == {name: MASK}
     assert redact({name: {"a": ["hunter2", 3]}}) == {name: {"a": [MASK, 3]}}
-    for number in (7, 2.5, "150", "", None):
+    assert redact({name: 4111111111111111}) == {name: MASK}
+    for number in (7, 2.5, "150", "", None, True):
         assert redact({name: number}) == {name: number}
 
 
@@ -92,6 +121,17 @@ def test_a_count_of_tokens_is_a_number(name: str) -> None:
         ({"name": "password", "value": "x"}, {"name": "password", "value": MASK}),
         ({"value": "x", "key": "api-key"}, {"value": MASK, "key": "api-key"}),
         ({"name": "colour", "value": "x"}, {"name": "colour", "value": "x"}),
+        ({"NAME": "password", "VALUE": "x"}, {"NAME": "password", "VALUE": MASK}),
+        ({"param": "api_key", "values": ["x"]}, {"param": "api_key", "values": MASK}),
+        ({"field": "pin", "old": "x", "new": "y"}, {"field": "pin", "old": MASK, "new": MASK}),
+        ({"header": "Cookie", "content": "x"}, {"header": "Cookie", "content": MASK}),
+        ({"name": "tokens", "value": "x"}, {"name": "tokens", "value": MASK}),
+        ({"name": "tokens", "value": 3}, {"name": "tokens", "value": 3}),
+        (
+            {"loc": ("body", "password"), "input": "x", "msg": "too short"},
+            {"loc": ["body", "password"], "input": MASK, "msg": "too short"},
+        ),
+        ({"loc": ["body", 0], "input": "x"}, {"loc": ["body", 0], "input": "x"}),
         (["pip", "--password", "x", "y"], ["pip", "--password", MASK, "y"]),
         (["--verbose", "x"], ["--verbose", "x"]),
         (["password", None], ["password", None]),
@@ -181,6 +221,42 @@ class Login:
 
 def test_objects_that_hold_fields_are_looked_into() -> None:
     assert redact((Login("ann", "pw"),)) == [{"user": "ann", "password": MASK}]
+
+
+class Pair(NamedTuple):
+    user: str
+    password: str
+
+
+def test_named_tuples_are_looked_into_by_their_names() -> None:
+    assert redact([Pair("ann", "pw")]) == [{"user": "ann", "password": MASK}]
+
+
+def test_messages_are_looked_into_by_their_names() -> None:
+    struct = Struct()
+    struct.update({"password": "pw", "a": [{"token": "pw", "b": "c"}]})
+    shown = {"password": MASK, "a": [{"token": MASK, "b": "c"}]}
+    assert redact(struct) == shown
+    assert redact({"s": struct.fields["a"]}) == {"s": shown["a"]}
+    assert redact([OutcomeEvent(event_id="e", input=struct)]) == [{"event_id": "e", "input": shown}]
+    assert redact(Signal(labels={"pin": "pw", "b": "c"})) == {"labels": {"pin": MASK, "b": "c"}}
+
+
+def test_a_message_that_json_has_not_is_not_kept() -> None:
+    assert redact(Timestamp(seconds=2**60)) == f"[{Timestamp(seconds=2**60).ByteSize()} bytes]"
+    large = Signal(message="password=x " * 10_000)
+    assert redact(large) == f"[{large.ByteSize()} bytes]"
+
+
+def test_text_of_another_class_is_text() -> None:
+    assert redact(UserString("password=x")) == f"password={MASK}"
+
+
+def test_what_has_no_end_has_one_here() -> None:
+    circle: list[object] = []
+    circle += [circle, circle, {"password": "x"}]
+    assert TOO_LARGE in str(redact(circle))[-100:]
+    assert len(str(redact(range(10**9)))) < 10 * MAX_VALUES
 
 
 def test_bytes_are_not_kept() -> None:
