@@ -167,11 +167,11 @@ class Leader:
         while (
             found := await store.columns(connection, read, at.number, _REBUILD_BATCH, kept_from)
         ) is not None:
-            read = int(found.number[-1])
-            # What came before that time is not read again.
+            # What came before that time is not read again; what was read may be a stranger again.
             known = await store.workflows(
-                connection, windows.strangers(found), at.since, at.number, before_time=kept_from
+                connection, windows.strangers(found), at.since, at.number, before_time=kept_from, read=read
             )
+            read = int(found.number[-1])
             await asyncio.to_thread(windows.add, found, known, now)
         stored = await store.stored(connection, final_to)
         windows.restore(at.watermark, at.too_late, stored, now)

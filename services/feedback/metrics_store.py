@@ -50,7 +50,8 @@ DO UPDATE SET revision = excluded.revision, body = excluded.body
 """
 _WORKFLOWS: Final = """
 SELECT workflow_id, max(at), min(started), max(ended) FROM outcomes o
-WHERE workflow_id = ANY($1::text[]) AND workflow_id <> '' AND number > $2 AND number <= $3 AND at < $4
+WHERE workflow_id = ANY($1::text[]) AND workflow_id <> '' AND number > $2 AND number <= $3
+  AND (at < $4 OR number <= $5)
   AND NOT EXISTS (SELECT FROM outcomes_too_late l WHERE l.number = o.number)
 GROUP BY workflow_id
 """
@@ -145,13 +146,21 @@ async def columns(
 
 
 async def workflows(
-    connection: asyncpg.Connection, ids: Sequence[str], after: int, upto: int, before_time: int | None = None
+    connection: asyncpg.Connection,
+    ids: Sequence[str],
+    after: int,
+    upto: int,
+    before_time: int | None = None,
+    read: int = 0,
 ) -> dict[str, Span]:
-    """What their outcomes numbered above `after` up to `upto` tell of workflows that have any."""
+    """What their outcomes numbered above `after` up to `upto` tell of workflows that have any.
+
+    `before_time`: of those above `read`, only what was before this time, in Unix microseconds.
+    """
     if not ids:
         return {}
     limit = datetime.max.replace(tzinfo=UTC) if before_time is None else _time(before_time)
-    rows = await connection.fetch(_WORKFLOWS, ids, after, upto, limit)
+    rows = await connection.fetch(_WORKFLOWS, ids, after, upto, limit, read)
     return {name: Span(_micros(newest), _micros(start), _micros(end)) for name, newest, start, end in rows}
 
 

@@ -20,6 +20,7 @@ ERROR_TYPES: Final = 50
 APART: Final = 1_000
 
 _SHARES: Final = (0.5, 0.95, 0.99)
+_NONE: Final = np.empty(0, dtype=np.float64)
 _SUMS: Final = ("average_latency_ms", "cost_estimate", "average_workflow_ms")
 _STATUSES: Final = len(OutcomeStatus.keys())
 _SUCCESS, _FAILURE, _PARTIAL, _TIMEOUT, _CANCELLED = (
@@ -79,16 +80,29 @@ class Pane:
 
 
 class Workflows:
-    """The workflows whose newest outcome lies in one pane, and their times."""
+    """The workflows whose newest outcome lies in one pane, and their times.
 
-    __slots__ = ("_sorted", "_times")
+    Of those that hardly go on any more it keeps the times alone, a fiftieth of what it takes to know whose
+    they are. Who finds that one of them goes on after all must say what its time was.
+    """
+
+    __slots__ = ("_gone", "_settled", "_sorted", "_times", "_untimed")
 
     def __init__(self) -> None:
+        # By workflow; nan: none of its outcomes tells of a start, or none of an end.
         self._times: dict[str, float] = {}
         self._sorted: Floats | None = None
+        # Sorted times of settled ones, those among them that are there no longer, and how many have none.
+        self._settled: Floats = _NONE
+        self._gone: list[float] = []
+        self._untimed = 0
 
     def __len__(self) -> int:
-        return len(self._times)
+        return len(self._times) + len(self._settled) - len(self._gone) + self._untimed
+
+    def __contains__(self, workflow_id: str) -> bool:
+        """Whether it is one of those that are not settled."""
+        return workflow_id in self._times
 
     def put(self, workflow_id: str, span: Span) -> None:
         """Adds it, or sets its time anew."""
@@ -96,13 +110,25 @@ class Workflows:
         self._times[workflow_id] = np.nan if ms is None else ms
         self._sorted = None
 
-    def remove(self, workflow_id: str) -> None:
-        """Takes it out: its newest outcome lies elsewhere now."""
-        del self._times[workflow_id]
+    def remove(self, workflow_id: str, span: Span) -> None:
+        """Takes it out, of which `span` was put: its newest outcome or its time is another now."""
         self._sorted = None
+        if self._times.pop(workflow_id, None) is None:
+            ms = span.ms
+            if ms is None:
+                self._untimed -= 1
+            else:
+                self._gone.append(ms)
+
+    def settle(self) -> Sequence[str]:
+        """Keeps the times alone; the workflows whose they were."""
+        known, times = list(self._times), self.sorted()
+        self._untimed += len(known) - (len(times) - len(self._settled))
+        self._settled, self._times = times, {}
+        return known
 
     def ids(self) -> Iterable[str]:
-        """The workflows."""
+        """The workflows that are not settled."""
         return self._times
 
     def sorted(self) -> Floats:
@@ -110,8 +136,19 @@ class Workflows:
         if self._sorted is None:
             # Those that are not there come last.
             times = np.sort(np.fromiter(self._times.values(), np.float64, len(self._times)))
-            self._sorted = times[: int(times.searchsorted(np.nan))]
+            times = times[: int(times.searchsorted(np.nan))]
+            settled = self._still_settled()
+            self._sorted = np.sort(np.concatenate((settled, times))) if len(settled) else times
         return self._sorted
+
+    def _still_settled(self) -> Floats:
+        if self._gone:
+            gone = np.sort(self._gone)
+            # Of equal ones as many as are gone.
+            places = self._settled.searchsorted(gone) + np.arange(len(gone)) - gone.searchsorted(gone)
+            self._settled = np.delete(self._settled, places)
+            self._gone = []
+        return self._settled
 
 
 def fill(

@@ -37,6 +37,8 @@ _TUMBLING: Final = WindowKind.WINDOW_KIND_TUMBLING
 _HOPPING: Final = WindowKind.WINDOW_KIND_HOPPING
 # Outcomes may be stamped this much after they came, in microseconds.
 AHEAD: Final = 86_400 * SECOND
+# Hardly any workflow goes on after so long a pause.
+REST: Final = 30 * SECOND
 # Agents that are told apart in one pane: the first that come. In all there may be so many panes per agent.
 AGENTS: Final = 10_000
 _PANES_PER_AGENT: Final = 20
@@ -79,7 +81,8 @@ class Windows:
 
     `grace`: how long after its end a window closes by the clock. `pause`: how long a published window stays
     as it is at least, so that many outcomes that come late make one correction. `limits`: latencies, in
-    milliseconds, that alerts compare percentiles with. `agents`: how many are told apart.
+    milliseconds, that alerts compare percentiles with. `agents`: how many are told apart. `rest`: workflows
+    whose newest outcome lies in a pane that ended so long before the watermark are strangers again.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Windows:
         pause: int = SECOND // 4,
         limits: Sequence[float] = (),
         agents: int = AGENTS,
+        rest: int = REST,
     ) -> None:
         self.specs = {spec.name: spec for spec in specs}
         self.watermark = NEVER
@@ -102,6 +106,8 @@ class Windows:
         self._pause = pause
         self._limits = tuple(limits)
         self._agents = agents
+        self._rest = rest
+        self._settled_to = NEVER
         self._longest = max(spec.size for spec in specs)
         # By start: what came of each agent, and the workflows whose newest outcome lies there.
         self._panes: dict[int, dict[str, Pane]] = {}
@@ -152,9 +158,10 @@ class Windows:
             self._finish(int(marks[start]), now, left)
             self._add(columns.part(start, end), late[start:end])
         self.watermark = int(marks[-1])
+        self._settle()
         for workflow_id in left:
             span = self._workflows.get(workflow_id)
-            if span is not None and span.newest < self.kept_from:
+            if span is not None and not self._is_known(workflow_id, span):
                 del self._workflows[workflow_id]
         places = np.flatnonzero(late).tolist()
         self.too_late += len(places)
@@ -213,6 +220,7 @@ class Windows:
         """
         self._finish(watermark, now, [])
         self.watermark, self.too_late = watermark, too_late
+        self._settle()
         self._expand(now)
         self._final.clear()
         for found in stored:
@@ -350,8 +358,8 @@ class Windows:
             start = span.newest // self.pane * self.pane
             if before is not None:
                 left = before.newest // self.pane * self.pane
-                if left != start and left in self._flows:
-                    self._flows[left].remove(workflow_id)
+                if left in self._flows:
+                    self._flows[left].remove(workflow_id, before)
                     self._change(left, TOGETHER)
             flows = self._flows.get(start)
             if flows is None:
@@ -408,6 +416,22 @@ class Windows:
             flows = self._flows.pop(start, None)
             if flows is not None:
                 left.extend(flows.ids())
+
+    def _settle(self) -> None:
+        """Makes strangers of workflows that hardly go on any more."""
+        upto = (self.watermark - self._rest) // self.pane * self.pane
+        if upto <= self._settled_to:
+            return
+        self._settled_to = upto
+        for start, flows in self._flows.items():
+            if start < upto:
+                for workflow_id in flows.settle():
+                    del self._workflows[workflow_id]
+
+    def _is_known(self, workflow_id: str, span: Span) -> bool:
+        """Whether the pane of its newest outcome tells it apart."""
+        flows = self._flows.get(span.newest // self.pane * self.pane)
+        return flows is not None and workflow_id in flows
 
     def _of(self, start: int) -> dict[str, Pane]:
         """What came in the pane that begins there; of all together at least."""

@@ -15,7 +15,7 @@ from feedback_metrics_rig import Event, WindowKey, compare, content, oracle
 from waymesh.feedback.v1.metrics_pb2 import AgentMetrics, QueryMetricsRequest
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
-from services.feedback import metrics_store
+from services.feedback import leader, metrics_store
 from services.feedback.intake import Bell
 from services.feedback.leader import Leader
 from services.feedback.metrics_answers import queried
@@ -69,7 +69,7 @@ class Rig:
         self._numbers = 0
 
     def replica(self) -> asyncio.Task[None]:
-        leader = Leader(
+        one = Leader(
             self.database,
             self.bus,
             self.bell,
@@ -79,7 +79,7 @@ class Rig:
             telemetry=Telemetry("test"),
             clock=lambda: self.now,
         )
-        task = asyncio.create_task(leader.run())
+        task = asyncio.create_task(one.run())
         self._tasks.append(task)
         return task
 
@@ -272,7 +272,10 @@ async def test_windows_go_on_after_a_restart_as_if_there_had_been_none(rig: Rig)
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_nothing_is_published_twice_or_lost_by_rollbacks_and_lost_leaders(rig: Rig, seed: int) -> None:
+async def test_nothing_is_published_twice_or_lost_by_rollbacks_and_lost_leaders(
+    rig: Rig, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leader, "_REBUILD_BATCH", 7)
     chance = random.Random(seed)
     for _ in range(2):
         rig.replica()
