@@ -17,20 +17,9 @@ async def rig(database: str, kafka: Kafka) -> AsyncIterator[KafkaRig]:
         yield made
 
 
-async def test_a_group_reads_a_topic_that_was_made_anew_from_its_start(
-    rig: KafkaRig, caplog: pytest.LogCaptureFixture
-) -> None:
-    process = await rig.bus()
-    before = Seen()
-    reader = process.bus.consume("g", ["brief"], before)
-    reading = process.start(reader)
-    await process.publish(*(message("k", f"old {number}", topic="brief") for number in range(50)))
-    await before.enough(50)
-    await settled(reader)
-    reading.cancel()
-    await asyncio.gather(reading, return_exceptions=True)
-
-    name = rig.options.name_in_cluster("brief")
+async def delete(rig: KafkaRig, topic: str) -> None:
+    """Until the cluster has it no more."""
+    name = rig.options.name_in_cluster(topic)
     admin = AIOKafkaAdminClient(**rig.options.connection())
     await admin.start()
     try:
@@ -38,15 +27,77 @@ async def test_a_group_reads_a_topic_that_was_made_anew_from_its_start(
         async with asyncio.timeout(GUARD_S):
             while name in await admin.list_topics():
                 await asyncio.sleep(0.05)
-            while not await create_topics(rig.options, [TOPICS["brief"]]):
-                await asyncio.sleep(0.05)
     finally:
         await admin.close()
-    await process.publish(*(message("k", f"new {number}", topic="brief") for number in range(30)))
+
+
+async def create(rig: KafkaRig, topic: str) -> None:
+    async with asyncio.timeout(GUARD_S):
+        while not await create_topics(rig.options, [TOPICS[topic]]):
+            await asyncio.sleep(0.05)
+
+
+# Fewer than there were, as many, and more: then no offset tells the one log from the other.
+@pytest.mark.parametrize("number", [30, 50, 80])
+async def test_a_group_reads_a_topic_that_was_made_anew_from_its_start(
+    rig: KafkaRig, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    process = await rig.bus()
+    before = Seen()
+    reader = process.bus.consume("g", ["brief"], before)
+    reading = process.start(reader)
+    await process.publish(*(message("k", f"old {n}", topic="brief") for n in range(50)))
+    await before.enough(50)
+    await settled(reader)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+
+    await delete(rig, "brief")
+    await create(rig, "brief")
+    await process.publish(*(message("k", f"new {n}", topic="brief") for n in range(number)))
+    await process.relayed()
     after = Seen()
     again = process.bus.consume("g", ["brief"], after)
     process.start(again)
-    await after.enough(30)
+    await after.enough(number)
     await settled(again)
-    assert after.values() == [f"new {number}" for number in range(30)]
+    assert after.values() == [f"new {n}" for n in range(number)]
     assert "where group g stands: the topic was made anew, it is read from 0 on" in caplog.text
+
+
+async def test_readers_that_stay_miss_nothing_of_a_topic_that_is_made_anew_under_them(
+    rig: KafkaRig,
+) -> None:
+    process = await rig.bus()
+    group, wide = Seen(), Seen()
+    process.start(process.bus.consume("g", ["brief"], group))
+    process.start(process.bus.broadcast(["brief"], wide))
+    await process.publish(*(message("k", f"old {n}", topic="brief") for n in range(20)))
+    await group.enough(20)
+    await wide.enough(20)
+    await delete(rig, "brief")
+    await process.publish(*(message("k", f"new {n}", topic="brief") for n in range(100)))
+    await create(rig, "brief")
+    for seen in (group, wide):
+        await seen.enough(120)
+        assert seen.values() == [f"old {n}" for n in range(20)] + [f"new {n}" for n in range(100)]
+
+
+async def test_a_broadcast_reader_that_comes_back_reads_a_topic_that_was_made_anew_from_its_start(
+    rig: KafkaRig,
+) -> None:
+    process = await rig.bus()
+    seen = Seen()
+    reader = process.bus.broadcast(["brief"], seen)
+    reading = process.start(reader)
+    await process.publish(*(message("k", f"old {n}", topic="brief") for n in range(20)))
+    await seen.enough(20)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    await delete(rig, "brief")
+    await create(rig, "brief")
+    await process.publish(*(message("k", f"new {n}", topic="brief") for n in range(30)))
+    await process.relayed()
+    process.start(reader)
+    await seen.enough(50)
+    assert seen.values() == [f"old {n}" for n in range(20)] + [f"new {n}" for n in range(30)]

@@ -17,6 +17,7 @@ from services.mesh.events.handling import Patience
 from services.mesh.events.inbox import event_digest
 from services.mesh.events.kafka_client import KafkaOptions
 from services.mesh.events.kafka_group import Raw
+from services.mesh.events.kafka_mark import Mark
 from services.mesh.events.kafka_watch import KafkaWatch
 from services.mesh.events.metering import Meter
 
@@ -50,7 +51,8 @@ class KafkaBroadcastConsumer:
         self._watch = watch
         self._trouble = f"a reader of {', '.join(topics)} cannot read"
         self._patience = Patience(max_batch)
-        self._next: dict[TopicPartition, int] = {}
+        self._marks: dict[TopicPartition, Mark] = {}
+        self._doubtful: set[TopicPartition] = set()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._consumer: AIOKafkaConsumer | None = None
         self.caught_up = asyncio.Event()
@@ -75,11 +77,11 @@ class KafkaBroadcastConsumer:
         """Events not yet handled, by (topic, partition), as of the last fetch of each."""
         found = {}
         consumer = self._consumer
-        for partition, following in self._next.items():
+        for partition, mark in self._marks.items():
             high = consumer.highwater(partition) if consumer is not None else None
             if high is not None:
                 name = self._options.name_here(partition.topic)
-                found[name, partition.partition] = max(0, high - following)
+                found[name, partition.partition] = max(0, high - mark.next)
         return found
 
     async def _session(self) -> None:
@@ -92,17 +94,23 @@ class KafkaBroadcastConsumer:
             if {one.topic for one in partitions} != set(names):
                 # Else it would have read to the end of nothing.
                 raise UnknownTopicOrPartitionError
-            for partition in partitions:
-                if partition in self._next:
-                    consumer.seek(partition, self._next[partition])
+            if self._marks:  # what was not there when reading began holds nothing of the past
+                firsts = await consumer.beginning_offsets(partitions)
+                for partition in partitions:
+                    mark = self._marks.setdefault(partition, Mark(firsts[partition]))
+                    consumer.seek(partition, mark.back)
+                    self._doubtful.add(partition)
             ends = await consumer.end_offsets(partitions)
             for partition in partitions:
                 # Fixes the place of a reader that leaves the past out before anybody relies on it.
-                await consumer.position(partition)
+                position = await consumer.position(partition)
+                self._marks.setdefault(partition, Mark(position))
             while True:
                 fetched = await consumer.getmany(timeout_ms=_POLL_MS)
+                if set(consumer.assignment()) != set(partitions):
+                    return  # a topic has more partitions now, or is gone: the library begins all of them anew
                 for partition, raw in fetched.items():
-                    await self._take(partition, raw)
+                    await self._take(consumer, partition, raw)
                 self._watch.worked(self._trouble)
                 if not self.caught_up.is_set() and await _reached(consumer, ends):
                     self.caught_up.set()
@@ -111,8 +119,21 @@ class KafkaBroadcastConsumer:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(consumer.stop(), _STOP_S)
 
-    async def _take(self, partition: TopicPartition, raw: Sequence[Raw]) -> None:
+    async def _take(self, consumer: AIOKafkaConsumer, partition: TopicPartition, raw: Sequence[Raw]) -> None:
         """Handles one partition's records, however long it takes: a broadcast reader leaves nothing out."""
+        mark = self._marks[partition]
+        if partition in self._doubtful or raw[0].offset < mark.next:
+            self._doubtful.discard(partition)
+            if not mark.fits(self._options.to_record(raw[0])):
+                first = (await consumer.beginning_offsets([partition]))[partition]
+                _log.warning(
+                    "%s/%d has other events before %d, where a reader stands: the topic was made anew, it is "
+                    "read from %d on", partition.topic, partition.partition, mark.next, first,
+                )  # fmt: skip
+                self._marks[partition] = Mark(first)
+                consumer.seek(partition, first)
+                return
+            raw = [one for one in raw if one.offset >= mark.next]
         records = [self._options.to_record(one) for one in raw]
         fresh = [record for record in records if self._is_new(record)]
         while fresh:
@@ -133,7 +154,8 @@ class KafkaBroadcastConsumer:
                 self._patience.succeeded()
                 self._meter.count(batch[0].topic, "consumed", len(batch))
                 fresh = fresh[len(batch) :]
-        self._next[partition] = raw[-1].offset + 1
+        if records:
+            self._marks[partition] = Mark.behind(records[-1])
 
     def _is_new(self, record: Record) -> bool:
         digest = event_digest(record)

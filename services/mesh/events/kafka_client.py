@@ -122,6 +122,14 @@ class KafkaOptions:
             headers=known.headers,
             partition=raw.partition,
             position=raw.offset,
-            time=datetime.fromtimestamp(raw.timestamp / 1000, UTC),
+            time=_time(raw.timestamp),
             source=known.source,
         )
+
+
+def _time(stamp_ms: int) -> datetime:
+    """Any number a producer may have given: 1970 for one that is no time, and the event is read even so."""
+    try:
+        return datetime.fromtimestamp(stamp_ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)

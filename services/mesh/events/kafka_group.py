@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 from services.mesh.events.bus import Record
 from services.mesh.events.handling import FencedError, Handling, Patience
 from services.mesh.events.kafka_client import KafkaOptions
+from services.mesh.events.kafka_mark import Mark
 from services.mesh.events.kafka_watch import KafkaWatch
 from services.mesh.events.metering import Meter
 
@@ -27,14 +28,16 @@ _METER_S: Final = 1.0
 _STOP_S: Final = 5.0
 _RESTART_S: Final = (0.1, 5.0)
 
-_STORED: Final = "SELECT next FROM bus.kafka_offsets WHERE group_name = $1 AND topic = $2 AND partition = $3"
+_STORED: Final = """
+SELECT next, last FROM bus.kafka_offsets WHERE group_name = $1 AND topic = $2 AND partition = $3
+"""
 _FIRST: Final = """
-INSERT INTO bus.kafka_offsets (group_name, topic, partition, next) VALUES ($1, $2, $3, $4)
+INSERT INTO bus.kafka_offsets (group_name, topic, partition, next, last) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT DO NOTHING RETURNING true
 """
 _ADVANCE: Final = """
-UPDATE bus.kafka_offsets SET next = $4
-WHERE group_name = $1 AND topic = $2 AND partition = $3 AND next = $5 RETURNING true
+UPDATE bus.kafka_offsets SET next = $4, last = $5
+WHERE group_name = $1 AND topic = $2 AND partition = $3 AND next = $6 RETURNING true
 """
 
 Raw: TypeAlias = "ConsumerRecord[bytes, bytes]"
@@ -45,12 +48,14 @@ class Place:
     """Where the group stands in a partition."""
 
     patience: Patience
-    next: int | None = None
-    """Offset of the next record to handle; None before the first."""
+    mark: Mark | None = None
+    """None before the first record."""
     first: int = 0
-    """Offset where reading began, for as long as there is no next."""
+    """Offset where reading began, for as long as there is no mark."""
     known: bool = False
-    """Whether `next` is what the store says."""
+    """Whether the mark is what the store says."""
+    doubtful: bool = False
+    """Whether it has still to be seen that the mark is of this log."""
     paused: bool = False
 
 
@@ -111,7 +116,7 @@ class KafkaGroupConsumer:
             high = consumer.highwater(partition) if consumer is not None else None
             if high is not None and place.known:
                 name = self._options.name_here(partition.topic)
-                begin = place.first if place.next is None else place.next
+                begin = place.first if place.mark is None else place.mark.next
                 found[name, partition.partition] = max(0, high - begin)
         return found
 
@@ -128,7 +133,8 @@ class KafkaGroupConsumer:
                 self._resume(consumer)
                 fetched = await consumer.getmany(timeout_ms=_POLL_MS)
                 for partition, raw in fetched.items():
-                    await self._take(consumer, partition, raw)
+                    if partition in consumer.assignment():  # it may have gone while another was handled
+                        await self._take(consumer, partition, raw)
                 self._watch.worked(self._trouble)
                 await self._commit(consumer)
                 self._tell_lag()
@@ -140,18 +146,20 @@ class KafkaGroupConsumer:
     async def _take(self, consumer: AIOKafkaConsumer, partition: TopicPartition, raw: Sequence[Raw]) -> None:
         place = self._places.setdefault(partition, Place(Patience(self._max_batch)))
         if not place.known:
-            place.next = await self._stored(partition)
+            place.mark = await self._stored(partition)
             place.known, place.first = True, raw[0].offset
-            if place.next is not None and place.next != raw[0].offset:
+            if place.mark is not None:
                 # What Kafka was told may be behind what we did, or ahead of a store restored from a backup.
-                consumer.seek(partition, place.next)
+                place.doubtful = True
+                self._seek(consumer, partition, place, place.mark.back)
                 return
-        if place.next is not None and raw[0].offset < place.next:
-            await self._begin_anew(partition, place, raw[0].offset)
-            if not place.known:
+        if place.mark is not None and (place.doubtful or raw[0].offset < place.mark.next):
+            place.doubtful = False
+            if not place.mark.fits(self._options.to_record(raw[0])):
+                await self._begin_anew(consumer, partition, place, place.mark)
                 return
-        after = place.next
-        fresh = [one for one in raw if after is None or one.offset >= after]
+        after = place.mark.next if place.mark is not None else 0
+        fresh = [one for one in raw if one.offset >= after]
         # Told by the header alone, before anything is decoded.
         records = [self._options.to_record(one) for one in fresh if self._unwanted not in one.headers]
         while records and self._places.get(partition) is place:  # else it was revoked meanwhile
@@ -159,61 +167,79 @@ class KafkaGroupConsumer:
             try:
                 handled = await self._handle(partition, place, batch)
             except FencedError:
-                _log.warning("group %s lost %s", self._group, partition)
-                place.known = False
+                self._lost(consumer, partition, place, batch[0].position)
                 return
             if not handled:
                 place.known = False  # the commit may have happened although we saw it fail
-                if self._places.get(partition) is place:
-                    consumer.seek(partition, batch[0].position)
+                if self._seek(consumer, partition, place, batch[0].position):
                     consumer.pause(partition)
                     place.paused = True
                 return
         if self._unwanted is not None and fresh:
-            await self._pass(partition, place, fresh[-1].offset + 1)
+            await self._pass(consumer, partition, place, fresh)
 
-    async def _begin_anew(self, partition: TopicPartition, place: Place, first: int) -> None:
-        """Reading was to go on at `next`, and begins before: this is another log under the same name."""
+    async def _begin_anew(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition, place: Place, mark: Mark
+    ) -> None:
+        """What lies before the mark is not what the group has handled: this is another log under the name."""
+        first = (await consumer.beginning_offsets([partition]))[partition]
         _log.warning(
-            "%s/%d ends before %d, where group %s stands: the topic was made anew, it is read from %d on",
-            partition.topic, partition.partition, place.next, self._group, first,
+            "%s/%d has other events before %d, where group %s stands: the topic was made anew, it is read "
+            "from %d on", partition.topic, partition.partition, mark.next, self._group, first,
         )  # fmt: skip
-        key = (self._group, self._options.name_here(partition.topic), partition.partition)
-        if await self._pool.fetchval(_ADVANCE, *key, first, place.next) is None:
+        if await self._pool.fetchval(_ADVANCE, *self._key(partition), first, None, mark.next) is None:
             place.known = False
         else:
-            place.next = place.first = first
+            place.mark, place.first = Mark(first), first
+        self._seek(consumer, partition, place, first)
 
-    async def _pass(self, partition: TopicPartition, place: Place, end: int) -> None:
+    async def _pass(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition, place: Place, seen: Sequence[Raw]
+    ) -> None:
         """Moves on over what is not wanted behind the last record that was."""
-        if self._places.get(partition) is not place or place.next == end:
+        before, mark = place.mark, Mark.behind(self._options.to_record(seen[-1]))
+        if self._places.get(partition) is not place or before == mark:
             return
-        key = (self._group, self._options.name_here(partition.topic), partition.partition)
-        statement, rest = (_FIRST, (end,)) if place.next is None else (_ADVANCE, (end, place.next))
-        if await self._pool.fetchval(statement, *key, *rest) is None:
-            _log.warning("group %s lost %s", self._group, partition)
-            place.known = False
-            return
-        place.next = end
+        statement, rest = (_FIRST, ()) if before is None else (_ADVANCE, (before.next,))
+        if await self._pool.fetchval(statement, *self._key(partition), mark.next, mark.last, *rest) is None:
+            self._lost(consumer, partition, place, seen[0].offset)
+        else:
+            place.mark = mark
 
     async def _handle(self, partition: TopicPartition, place: Place, batch: list[Record]) -> bool:
-        key = (self._group, batch[0].topic, partition.partition)
-        after, end = place.next, batch[-1].position + 1
+        before, mark = place.mark, Mark.behind(batch[-1])
+        statement, rest = (_FIRST, ()) if before is None else (_ADVANCE, (before.next,))
+        arguments = (*self._key(partition), mark.next, mark.last, *rest)
 
         async def advance(connection: asyncpg.Connection) -> bool:
-            if after is None:
-                return await connection.fetchval(_FIRST, *key, end) is not None
-            return await connection.fetchval(_ADVANCE, *key, end, after) is not None
+            return await connection.fetchval(statement, *arguments) is not None
 
         if not await self._handling.handle(batch, place.patience, advance):
             return False
-        place.next = end
+        place.mark = mark
         return True
 
-    async def _stored(self, partition: TopicPartition) -> int | None:
-        name = self._options.name_here(partition.topic)
-        stored: int | None = await self._pool.fetchval(_STORED, self._group, name, partition.partition)
-        return stored
+    def _lost(self, consumer: AIOKafkaConsumer, partition: TopicPartition, place: Place, offset: int) -> None:
+        """Somebody else has moved the group on. Once it is ours alone, the store tells where to go on: it is
+        asked at the next record, so that there has to be one.
+        """
+        _log.warning("group %s lost %s", self._group, partition)
+        place.known = False
+        self._seek(consumer, partition, place, offset)
+
+    def _seek(self, consumer: AIOKafkaConsumer, partition: TopicPartition, place: Place, offset: int) -> bool:
+        """Reads on from there; False if the partition is not ours any more."""
+        if self._places.get(partition) is not place or partition not in consumer.assignment():
+            return False
+        consumer.seek(partition, offset)
+        return True
+
+    async def _stored(self, partition: TopicPartition) -> Mark | None:
+        row = await self._pool.fetchrow(_STORED, *self._key(partition))
+        return None if row is None else Mark(row["next"], row["last"])
+
+    def _key(self, partition: TopicPartition) -> tuple[str, str, int]:
+        return self._group, self._options.name_here(partition.topic), partition.partition
 
     def _resume(self, consumer: AIOKafkaConsumer) -> None:
         now = time.monotonic()
@@ -227,10 +253,16 @@ class KafkaGroupConsumer:
         if time.monotonic() < self._commit_at:
             return
         self._commit_at = time.monotonic() + _COMMIT_S
-        offsets = {one: place.next for one, place in self._places.items() if place.known and place.next}
+        offsets = {
+            one: place.mark.next
+            for one, place in self._places.items()
+            if place.known and not place.doubtful and place.mark is not None
+        }
         if offsets:
-            with contextlib.suppress(KafkaError):  # a rebalance is under way; the store knows better anyhow
-                await consumer.commit(offsets)
+            # A rebalance is under way, or the coordinator away; the store knows better anyhow.
+            with contextlib.suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(_COMMIT_S):
+                    await consumer.commit(offsets)
 
     def _tell_lag(self) -> None:
         if time.monotonic() > self._metered_at + _METER_S:
