@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tools.kafka.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY = "wm_contract"
@@ -61,15 +62,6 @@ class RunningMesh:
             if told.get("error"):
                 found.append(f"{service}: {told['message']} {told['error'][-300:]}")
         return "\n".join(found[:10])
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def _ready(port: int) -> bool:

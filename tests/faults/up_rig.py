@@ -16,8 +16,9 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from services.cli.environment import SERVICES, free_port
+from services.cli.environment import SERVICES
 from services.cli.state import MeshState, ProcessId, load
+from tools.kafka import ports
 
 GUARD_S = 90.0
 # Nothing but the load itself bounds a client.
@@ -45,14 +46,12 @@ def a_folder() -> Iterator[Path]:
 
 
 def free_ports() -> dict[str, str]:
-    """A free port for every listener, by its variable."""
-    chosen: dict[str, str] = {}
-    for variable in (port.variable for spec in SERVICES for port in spec.ports):
-        port = free_port()
-        while str(port) in chosen.values():
-            port = free_port()
-        chosen[variable] = str(port)
-    return chosen
+    """A free port for every listener, by its variable. No call of another test can take it meanwhile."""
+    variables = [port.variable for spec in SERVICES for port in spec.ports]
+    return {
+        variable: str(port)
+        for variable, port in zip(variables, ports.free_ports(len(variables)), strict=True)
+    }
 
 
 class Up:
@@ -155,14 +154,14 @@ class Up:
                 self._process.kill()
                 await self._process.wait()
 
-    async def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Another waymesh command with the same variables: exit code, stdout, stderr."""
+    async def run(self, *arguments: str, **variables: str) -> tuple[int, str, str]:
+        """Another waymesh command with the same variables but these: exit code, stdout, stderr."""
         process = await asyncio.create_subprocess_exec(
             *WAYMESH,
             *arguments,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=self.environ,
+            env={**self.environ, **variables},
         )
         async with asyncio.timeout(GUARD_S):
             out, err = await process.communicate()

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceStub
 from waymesh.eta.v1.gps_stream_pb2 import GetGpsStatsRequest
 
 from services.sim.gps_stream import GpsSender
+from tools.kafka.ports import free_ports
 
 COURIERS = 30
 
@@ -24,12 +24,6 @@ COURIERS = 30
 async def mesh(database: str, tmp_path: Path) -> AsyncIterator[Rig]:
     async with rig(database, tmp_path) as made:
         yield made
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 async def start(dsn: str, folder: Path, port: int) -> asyncio.subprocess.Process:
@@ -52,7 +46,7 @@ async def test_kill_9_while_fixes_stream(mesh: Rig, tmp_path: Path) -> None:
     await mesh.place(*(order(number) for number in range(COURIERS)))
     ways = [way(number, fixes=200) for number in range(COURIERS)]
     events = [event for step in zip(*ways, strict=True) for event in step]
-    port = free_port()
+    [port] = free_ports(1)
     process = await start(mesh.dsn, tmp_path, port)
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

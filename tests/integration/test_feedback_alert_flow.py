@@ -26,7 +26,6 @@ from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus, Severit
 from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 from waymesh.gps.v1.gps_pb2 import GpsEvent
 
-from services.cli.environment import free_port
 from services.eta.cleaning import GPS_SPOOFING
 from services.eta.fixes import columns_of
 from services.eta.signals import Signals
@@ -41,6 +40,7 @@ from services.mesh.feedback.outcome import outcome
 from services.mesh.feedback.signals import SignalSender
 from services.mesh.store import Store
 from services.mesh.telemetry import Telemetry
+from tools.kafka.ports import free_ports
 
 if TYPE_CHECKING:
     from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
@@ -282,7 +282,7 @@ class Replica:
     """A process of feedback that can be killed and started again."""
 
     def __init__(self, dsn: str, folder: Path) -> None:
-        self.port = free_port()
+        [self.port] = free_ports(1)
         self._environment = {
             "DATABASE_URL": dsn,
             "WAYMESH_DATA_DIR": str(folder),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ import pytest
 from recorder_process import AGENT
 
 from services.mesh.store import connect
+from tools.kafka.ports import free_ports
 
 GUARD_S = 120.0
 RECORDER = Path(__file__).with_name("recorder_process.py")
@@ -25,9 +25,7 @@ class Feedback:
     """The service as a process of its own, on a port that stays the same."""
 
     def __init__(self, dsn: str, folder: Path) -> None:
-        with socket.socket() as bound:
-            bound.bind(("127.0.0.1", 0))
-            port = int(bound.getsockname()[1])
+        [port] = free_ports(1)
         self.target = f"127.0.0.1:{port}"
         self._environ = {
             **os.environ,

@@ -4,14 +4,24 @@ import asyncio
 import re
 import signal
 import socket
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from services.cli.probe import health
-from tests.faults.up_rig import a_folder, gone, up
+from tests.faults.up_rig import WAYMESH, Up, a_folder, gone, up
 from tests.integration.gateway_rig import GPS, Client
 
 pytestmark = pytest.mark.faults
+# Of tests that leave the mesh as it was.
+on_one_mesh = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def mesh() -> AsyncIterator[Up]:
+    async with up() as running:
+        yield running
 
 
 async def test_up_serves_answers_its_own_curl_line_and_stops_in_order_with_nothing_left() -> None:
@@ -32,10 +42,10 @@ async def test_up_serves_answers_its_own_curl_line_and_stops_in_order_with_nothi
             assert f'"{name} has stopped"' in (mesh.folder / "logs" / f"{name}.log").read_text()
 
 
-async def test_ready_is_said_once_the_gateway_has_found_every_service() -> None:
-    async with up() as mesh:
-        seen = (await health("127.0.0.1", mesh.gateway_port)).checks
-        assert seen == {"keys": "ok", "eta": "ok", "feedback": "ok", "route": "ok"}
+@on_one_mesh
+async def test_ready_is_said_once_the_gateway_has_found_every_service(mesh: Up) -> None:
+    seen = (await health("127.0.0.1", mesh.gateway_port)).checks
+    assert seen == {"keys": "ok", "eta": "ok", "feedback": "ok", "route": "ok"}
 
 
 async def test_a_second_signal_ends_everything_at_once_without_another_word() -> None:
@@ -74,20 +84,19 @@ async def test_the_given_key_is_the_key() -> None:
         await client.close()
 
 
-async def test_a_second_up_on_the_folder_and_one_on_the_ports_are_told_what_to_change() -> None:
-    async with up() as mesh:
-        code, _, err = await mesh.run("up")
+@on_one_mesh
+async def test_a_second_up_on_the_folder_and_one_on_the_ports_are_told_what_to_change(mesh: Up) -> None:
+    code, _, err = await mesh.run("up")
+    assert code == 1
+    assert err.startswith("waymesh: a mesh already runs on ")
+    assert f"pid {mesh.pid}" in err
+    with a_folder() as other:
+        code, out, err = await mesh.run("up", WAYMESH_DATA_DIR=str(other / "new"))
         assert code == 1
-        assert err.startswith("waymesh: a mesh already runs on ")
-        assert f"pid {mesh.pid}" in err
-        with a_folder() as other:
-            mesh.environ["WAYMESH_DATA_DIR"] = str(other / "new")
-            code, out, err = await mesh.run("up")
-            assert code == 1
-            assert "is in use by python" in err
-            assert "set WAYMESH_FEEDBACK_PORT to another port" in err
-            assert out == ""
-            assert list(other.iterdir()) == []
+        assert "is in use by python" in err
+        assert "set WAYMESH_FEEDBACK_PORT to another port" in err
+        assert out == ""
+        assert list(other.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -140,58 +149,52 @@ async def test_who_waits_for_a_database_can_stop_at_once() -> None:
         assert not any("secretword" in line or "Traceback" in line for line in mesh.lines)
 
 
-async def test_commands_find_the_mesh_and_do_their_work() -> None:
-    async with up() as mesh:
-        code, out, _ = await mesh.run("status")
-        assert code == 0
-        assert [line.split()[:2] for line in out.splitlines()[1:]] == [
-            ["feedback", "ready"],
-            ["eta", "ready"],
-            ["route", "ready"],
-            ["gateway", "ready"],
-        ]
+@on_one_mesh
+async def test_commands_find_the_mesh_and_do_their_work(mesh: Up) -> None:
+    code, out, _ = await mesh.run("status")
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines()[1:]] == [
+        ["feedback", "ready"],
+        ["eta", "ready"],
+        ["route", "ready"],
+        ["gateway", "ready"],
+    ]
 
-        code, key, _ = await mesh.run("keys", "add", "partner", "--rate", "5", "--burst", "2")
-        assert code == 0
-        client = Client(mesh.gateway_port)
-        assert (await client.task("get_gps_stats", {}, key=key.strip())).status == 200
-        code, out, _ = await mesh.run("keys", "list")
-        assert "partner" in out
-        assert key.strip() not in out
-        assert (await mesh.run("keys", "revoke", "partner"))[0] == 0
-        async with asyncio.timeout(10):
-            while (await client.task("get_gps_stats", {}, key=key.strip())).status != 401:
-                await asyncio.sleep(0.02)
-        await client.close()
+    code, key, _ = await mesh.run("keys", "add", "partner", "--rate", "5", "--burst", "2")
+    assert code == 0
+    client = Client(mesh.gateway_port)
+    assert (await client.task("get_gps_stats", {}, key=key.strip())).status == 200
+    code, out, _ = await mesh.run("keys", "list")
+    assert "partner" in out
+    assert key.strip() not in out
+    assert (await mesh.run("keys", "revoke", "partner"))[0] == 0
+    async with asyncio.timeout(10):
+        while (await client.task("get_gps_stats", {}, key=key.strip())).status != 401:
+            await asyncio.sleep(0.02)
+    await client.close()
 
-        code, out, _ = await mesh.run("topics", "create")
-        assert code == 0
-        assert "all topics are in the embedded event bus" in out
-
-
-async def test_serve_joins_a_running_mesh_beside_its_service() -> None:
-    async with up() as mesh:
-        for variable in ("WAYMESH_ETA_PORT", "WAYMESH_ETA_ADMIN_PORT"):
-            del mesh.environ[variable]
-        mesh.environ["WAYMESH_ETA_PORT"] = "0"
-        process = await asyncio.create_subprocess_exec(
-            *_serve("eta"), env=mesh.environ, stderr=asyncio.subprocess.PIPE
-        )
-        assert process.stderr is not None
-        async with asyncio.timeout(60):
-            async for line in process.stderr:
-                if b'"eta is ready"' in line:
-                    break
-        process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(60):
-            await process.stderr.read()
-            assert await process.wait() == 0
+    code, out, _ = await mesh.run("topics", "create")
+    assert code == 0
+    assert "all topics are in the embedded event bus" in out
 
 
-def _serve(service: str) -> list[str]:
-    from tests.faults.up_rig import WAYMESH
-
-    return [*WAYMESH, "serve", service]
+@on_one_mesh
+async def test_serve_joins_a_running_mesh_beside_its_service(mesh: Up) -> None:
+    environ = {name: value for name, value in mesh.environ.items() if name != "WAYMESH_ETA_ADMIN_PORT"}
+    process = await asyncio.create_subprocess_exec(
+        *(*WAYMESH, "serve", "eta"),
+        env={**environ, "WAYMESH_ETA_PORT": "0"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        async for line in process.stderr:
+            if b'"eta is ready"' in line:
+                break
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(60):
+        await process.stderr.read()
+        assert await process.wait() == 0
 
 
 async def test_a_cluster_that_cannot_be_used_is_told_once_and_by_status_too() -> None:

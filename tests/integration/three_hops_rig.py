@@ -19,10 +19,10 @@ from otlp_collector import Collector, Hop, collector
 from waymesh.eta.v1 import eta_pb2, eta_service_pb2
 from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceServicer, add_EtaServiceServicer_to_server
 
-from services.cli.environment import free_port
 from services.mesh import errors
 from services.mesh.server import GrpcServer
 from services.mesh.telemetry import Telemetry
+from tools.kafka.ports import free_ports
 
 # Spans leave at once: a test waits for them.
 _EXPORT_EVERY_MS = 20
@@ -122,7 +122,8 @@ async def three_hops(database: str, folder: Path, *, real_eta: bool = False) -> 
     async with AsyncExitStack() as stack:
         spans = await stack.enter_async_context(collector())
         last = LastHop()
-        ports = {name: free_port() for name in ("gateway", "demo", "custom", "route", "eta")}
+        names = ("gateway", "demo", "custom", "route", "eta")
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
         environ = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": spans.endpoint,
             "OTEL_BSP_SCHEDULE_DELAY": str(_EXPORT_EVERY_MS),
