@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.feedback.v1.feedback_service_pb2 import RecordOutcomesRequest
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
+from services.mesh.feedback.names import is_name
 from services.mesh.feedback.outcome import recordable
 from services.mesh.holdable import is_time
 from services.mesh.redact import COUNT_LIMIT, is_clean_text, may_name_secret
@@ -19,6 +20,9 @@ from services.mesh.secret_names import Naming, naming
 from services.mesh.secret_pairs import NAMING_KEYS
 
 _NAME: Final = 128
+_ERROR_TYPE: Final = 256
+_MESSAGE: Final = 8_192
+_TRACE: Final = 65_536
 _MAX_TAGS: Final = 64
 _MAX_EVENTS: Final = 1_000
 _UUID: Final = 36
@@ -37,8 +41,9 @@ def is_plain(event: OutcomeEvent) -> bool:
         _named(event.agent_name)
         and _named(event.action_type)
         and 0 < len(event.event_id) <= _NAME
-        and "\0" not in event.event_id
+        and is_name(event.event_id)
         and 0 < len(event.run_id) <= _NAME
+        and is_name(event.run_id)
         and _clean(event.run_id)
         and 1 <= event.status <= 5
         and 1 <= event.severity <= 4
@@ -80,14 +85,15 @@ def _texts(event: OutcomeEvent) -> bool:
     for text, limit in (
         (event.correlation_id, _NAME),
         (event.workflow_id, _NAME),
-        (event.error_type, 256),
-        (event.error_message, 8_192),
-        (event.stack_trace, 65_536),
+        (event.error_type, _ERROR_TYPE),
     ):
+        if text and not (len(text) <= limit and is_name(text) and _clean(text)):
+            return False
+    for text, limit in ((event.error_message, _MESSAGE), (event.stack_trace, _TRACE)):
         if text and not (len(text) <= limit and _clean(text)):
             return False
     parent = event.parent_event_id
-    if len(parent) > _NAME or "\0" in parent:
+    if len(parent) > _NAME or not is_name(parent):
         return False
     tags = event.tags
     return len(tags) <= _MAX_TAGS and all(map(_tag, tags))
@@ -125,12 +131,12 @@ def _value(value: Any, depth: int) -> bool:
 # The same few names come again and again.
 @lru_cache(maxsize=4096)
 def _named(name: str) -> bool:
-    return 0 < len(name) <= _NAME and _clean(name)
+    return 0 < len(name) <= _NAME and is_name(name) and _clean(name)
 
 
 @lru_cache(maxsize=4096)
 def _tag(tag: str) -> bool:
-    return len(tag) <= _NAME and _clean(tag)
+    return len(tag) <= _NAME and is_name(tag) and _clean(tag)
 
 
 @lru_cache(maxsize=4096)

@@ -10,15 +10,17 @@ import traceback
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 from uuid import uuid4
 
 from google.protobuf import struct_pb2
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus, Severity
 
 from services.mesh import json_codec
 from services.mesh.feedback.clip import Clip, clip_text
+from services.mesh.feedback.names import clean_name, is_name
 from services.mesh.redact import MAX_DEPTH, redact, redact_text
 
 SUCCESS: Final = OutcomeStatus.OUTCOME_STATUS_SUCCESS
@@ -44,9 +46,9 @@ _MAX_NAME: Final = 128
 _MAX_TAGS: Final = 64
 # An event that others made and that is larger loses its payloads: to redact them takes the loop's time.
 _MAX_EVENT_BYTES: Final = 32_768
-# Texts of an event, and how long the contract lets them be. Not event_id and parent_event_id: an identity
-# that is changed on its way is another one.
-_LIMITS: Final[Mapping[str, int]] = {
+# Texts of an event that are redacted, and how long the contract lets them be. Not event_id and
+# parent_event_id: an identity that is changed on its way is another one.
+_NAME_LIMITS: Final[Mapping[str, int]] = {
     "run_id": _MAX_NAME,
     "agent_name": _MAX_NAME,
     "agent_type": _MAX_NAME,
@@ -54,8 +56,9 @@ _LIMITS: Final[Mapping[str, int]] = {
     "correlation_id": _MAX_NAME,
     "workflow_id": _MAX_NAME,
     "error_type": 256,
-    "error_message": 8192,
 }
+_MESSAGE: Final = "error_message"
+_LIMITS: Final[Mapping[str, int]] = {**_NAME_LIMITS, _MESSAGE: 8192}
 _PAYLOADS: Final = ("input", "output", "metadata")
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -140,7 +143,7 @@ def outcome(
 
 
 def as_text(value: object) -> str:
-    """Anything as text that may be recorded; empty for None. Does not raise."""
+    """Anything as a name that may be recorded; empty for None and for blanks. Does not raise."""
     return _Reader().text("", value)
 
 
@@ -179,6 +182,7 @@ def without_secrets(event: OutcomeEvent) -> OutcomeEvent:
     """The event as it may be stored: payloads and texts redacted. Done again, it changes nothing more."""
     clean = OutcomeEvent()
     clean.CopyFrom(event)
+    put_names_right(clean)
     for name in _PAYLOADS:
         if clean.HasField(name):
             payload = getattr(clean, name)
@@ -192,7 +196,29 @@ def without_secrets(event: OutcomeEvent) -> OutcomeEvent:
     tags = [recordable(tag) for tag in clean.tags]
     if tags != list(clean.tags):
         clean.tags[:] = [tag[:_MAX_NAME] for tag in tags]
+    put_names_right(clean)  # of one that had to be cut, blanks alone may be left
     return clean
+
+
+def put_names_right(event: OutcomeEvent) -> None:
+    """Makes the event's ids, names and tags such as the contract takes. Done again, it changes nothing.
+
+    Identities as well, the same into the same: of an event that would be refused nothing would be left.
+    """
+    for name in (*_NAME_LIMITS, "event_id", "parent_event_id"):
+        given = getattr(event, name)
+        if is_name(given):
+            continue
+        if text := clean_name(given):
+            setattr(event, name, text)
+        elif name in ("agent_name", "action_type"):
+            setattr(event, name, UNNAMED)
+        elif name in ("event_id", "run_id"):
+            setattr(event, name, new_id())
+        else:
+            cast(Message, event).ClearField(name)
+    if not all(map(is_name, event.tags)):
+        event.tags[:] = [text for tag in event.tags if (text := clean_name(tag)) or not tag]
 
 
 def as_struct(value: object) -> struct_pb2.Struct:
@@ -214,7 +240,9 @@ class _Reader:
     def text(self, name: str, value: object) -> str:
         """An object as text, redacted and no longer than the field `name` may be."""
         try:
-            return recordable(clip_text("" if value is None else str(value)))[: _LIMITS.get(name, _MAX_NAME)]
+            text = clip_text("" if value is None else str(value))
+            limit = _LIMITS.get(name, _MAX_NAME)
+            return recordable(text)[:limit] if name == _MESSAGE else recordable_name(text, limit)
         except Exception:
             self.failed.add(name)
             return UNREADABLE
@@ -222,7 +250,7 @@ class _Reader:
     def tags(self, values: Iterable[object]) -> list[str]:
         """The tags that can be read."""
         try:
-            return [self.text("tags", value) for value in islice(values, _MAX_TAGS)]
+            return [text for value in islice(values, _MAX_TAGS) if (text := self.text("tags", value))]
         except Exception:
             self.failed.add("tags")
             return []
@@ -291,6 +319,11 @@ def recordable(text: str) -> str:
     if len(text) == 36 and _UUID.fullmatch(text) is not None:
         return text
     return redact_text(_text(text))
+
+
+def recordable_name(text: str, limit: int = _MAX_NAME) -> str:
+    """As `recordable`, as the contract takes names; empty if there is nothing to be seen."""
+    return clean_name(recordable(clean_name(text))[:limit])
 
 
 def _text(text: str) -> str:

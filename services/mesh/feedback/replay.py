@@ -7,6 +7,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
+from services.mesh.feedback.outcome import put_names_right
 from services.mesh.feedback.spool import Leftover
 
 # Offers events to the service: the places of those that it will never take. Raises if it is away.
@@ -78,7 +79,10 @@ def _parsed(records: Sequence[bytes]) -> Parsed:
     broken: list[int] = []
     for place, record in enumerate(records):
         try:
-            events.append((place, OutcomeEvent.FromString(record)))
+            event = OutcomeEvent.FromString(record)
         except DecodeError:
             broken.append(place)
+            continue
+        put_names_right(event)  # it may be older than the contract's rules for them
+        events.append((place, event))
     return events, broken

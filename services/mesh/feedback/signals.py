@@ -12,8 +12,9 @@ import socket
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
 
 import grpc
 from waymesh.feedback.v1.outcome_pb2 import Severity
@@ -22,8 +23,9 @@ from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 from services.mesh import logs
 from services.mesh.breaker import Breaker, State
 from services.mesh.errors import MeshError
-from services.mesh.feedback.outcome import recordable
-from services.mesh.redact import MASK, is_secret_name
+from services.mesh.feedback.clip import clip_text
+from services.mesh.feedback.outcome import UNNAMED, recordable, recordable_name
+from services.mesh.redact import redact
 
 Send = Callable[[Sequence[Signal]], Awaitable[object]]
 
@@ -39,7 +41,9 @@ _BACKOFF_S: Final = (1.0, 30.0)
 # What a signal does not become better for by trying again.
 _REFUSED: Final = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ALREADY_EXISTS})
 # Texts of a signal and how long the contract lets them be. Not signal_id, which is its identity.
-_LIMITS: Final = {"source": 128, "subject": 256, "message": 1024}
+_NAME_LIMITS: Final = {"source": 128, "subject": 256}
+_MAX_MESSAGE: Final = 1024
+_MAX_LABELS: Final = 32
 _MAX_NAME: Final = 64
 _MAX_VALUE: Final = 512
 
@@ -55,7 +59,7 @@ class SignalSender:
         wall: Callable[[], float] = time.time,
         remind_s: float = _REMIND_S,
     ) -> None:
-        self._source = source
+        self._source = recordable_name(source) or UNNAMED
         self._send = send
         self._wall = wall
         self._remind_s = remind_s
@@ -121,11 +125,11 @@ class SignalSender:
                 signal_id=str(uuid.uuid4()),
                 kind=kind,
                 source=self._source,
-                subject=subject[:256],
+                subject=recordable_name(clip_text(subject), _NAME_LIMITS["subject"]),
                 severity=severity,
                 active=active,
-                message=message[:1024],
-                labels={name: value[:_MAX_VALUE] for name, value in said.items() if value},
+                message=recordable(clip_text(message))[:_MAX_MESSAGE],
+                labels=dict(islice(_labels(said), _MAX_LABELS)),
             )
             signal.timestamp.FromMicroseconds(round(self._wall() * 1e6))
             self._queue.append(without_secrets(signal))
@@ -181,19 +185,29 @@ class SignalSender:
             self._some.set()
 
 
+def _labels(given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for name, value in given.items():
+        if value:
+            yield recordable(clip_text(name))[:_MAX_NAME], recordable(clip_text(value))[:_MAX_VALUE]
+
+
 def without_secrets(signal: Signal) -> Signal:
     """The signal, redacted. Done again, it changes nothing more."""
     clean = Signal()
     clean.CopyFrom(signal)
-    for field, limit in _LIMITS.items():
+    for field, limit in _NAME_LIMITS.items():
         given = getattr(clean, field)
-        text = recordable(given)
-        if text != given:
-            setattr(clean, field, text[:limit])
-    for name, given in signal.labels.items():
-        kept, text = recordable(name), MASK if given and is_secret_name(name) else recordable(given)
+        name = recordable_name(given, limit) or UNNAMED
+        if name != given:
+            setattr(clean, field, name)
+    clean.message = recordable(clean.message)[:_MAX_MESSAGE]
+    labels = dict(signal.labels)
+    hidden: Any = redact(labels)
+    for name, text in labels.items():
+        kept = recordable(name)[:_MAX_NAME]
+        shown = recordable(str(hidden[name]))[:_MAX_VALUE]
         if kept != name:
             del clean.labels[name]
-        if (kept, text) != (name, given):
-            clean.labels[kept[:_MAX_NAME]] = text[:_MAX_VALUE]
+        if (kept, shown) != (name, text):
+            clean.labels[kept] = shown
     return clean

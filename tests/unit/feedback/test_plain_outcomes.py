@@ -43,6 +43,12 @@ hints = st.sampled_from(
         "550e8400-e29b-41d4-a716-446655440000",
         "ok",
         "\0",
+        "\n",
+        "\x1b",
+        "\u202e",
+        "\u00a0",
+        "\u3000",
+        "\u200d",
     ]
 )
 some_text = st.lists(texts | hints, max_size=3).map("".join)
@@ -152,6 +158,23 @@ def test_a_plain_outcome_keeps_the_contract_and_redaction_leaves_it_as_it_is(cha
 )
 def test_everyday_outcomes_are_plain(changes: dict[str, Any]) -> None:
     assert is_plain(event(changes))
+
+
+NAMES = [
+    "event_id", "run_id", "agent_name", "agent_type", "action_type", "error_type", "correlation_id",
+    "workflow_id", "parent_event_id",
+]  # fmt: skip
+
+
+@given(
+    st.sampled_from([*NAMES, "tags"]),
+    st.text(st.sampled_from("ab \u00a0\u200b\u200d\u2065\u202e\u3000\n\x7f\x9f\ufeff\u0430"), max_size=3)
+    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=3),
+)
+def test_of_short_names_those_are_plain_that_the_contract_takes(field: str, name: str) -> None:
+    made = event({field: [name] if field == "tags" else name})
+    if is_clean_text(name) or field in ("event_id", "parent_event_id"):
+        assert is_plain(made) is kept(made)
 
 
 @given(st.lists(changed, max_size=3))

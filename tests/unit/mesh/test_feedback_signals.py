@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 
 import pytest
+from waymesh.feedback.v1.outcome_pb2 import Severity
 from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 
 from services.mesh import errors
@@ -13,6 +14,7 @@ from services.mesh.chain.server.validation import check
 from services.mesh.feedback import signals
 from services.mesh.feedback.signals import SignalSender
 from services.mesh.health import Health
+from services.mesh.redact import redact
 from services.mesh.telemetry import Telemetry
 
 
@@ -170,3 +172,28 @@ async def test_what_cannot_be_told_harms_nobody(caplog: pytest.LogCaptureFixture
     sender.check_changed("x" * 1000, "password=hunter2 postgres://u:pw@db/x")
     assert "hunter2" not in str(sender.queued[-1])
     check(sender.queued[-1])
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb", "\u202e", "  ", "", "\0", "x" * 300, "password=hunter2 " * 30, "\ud800"]
+)
+def test_no_signal_of_ours_is_refused_for_its_names(name: str):
+    sender = SignalSender(name, Feedback())
+    sender.put(
+        SignalKind.SIGNAL_KIND_GPS_ANOMALY,
+        name,
+        Severity.SEVERITY_INFO,
+        active=True,
+        message=name,
+        labels={name or "a": name, **{f"label {n}": "x" for n in range(40)}},
+    )
+    (told,) = sender.queued
+    check(told)
+    assert signals.without_secrets(told) == told
+    assert "hunter2" not in str(told)
+
+
+def test_labels_are_redacted_by_the_rule_for_payloads():
+    given = {"password": "x", "tokens_used": "x", "max_tokens": "3", "name": "pin", "value": "x", "note": "y"}
+    clean = signals.without_secrets(Signal(source="a", subject="b", labels=given))
+    assert dict(clean.labels) == redact(given)

@@ -91,7 +91,9 @@ Global___Severity: _TypeAlias = Severity  # noqa: Y015
 
 @_typing.final
 class OutcomeEvent(_message.Message):
-    """OutcomeEvent is one action of one agent and what came of it."""
+    """OutcomeEvent is one action of one agent and what came of it. Its ids, names, types and tags have no control
+    characters, and are not blanks alone.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

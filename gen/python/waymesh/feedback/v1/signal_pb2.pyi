@@ -97,13 +97,15 @@ class Signal(_message.Message):
     TIMESTAMP_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     signal_id: _builtins.str
-    """Identity, 1 to 128 characters: the same signal sent again changes nothing."""
+    """Identity, 1 to 128 characters, as those of `source`: the same signal sent again changes nothing."""
     kind: Global___SignalKind.ValueType
     """What was noticed."""
     source: _builtins.str
     """Who noticed, 1 to 128 characters, such as `eta`: no control characters, and not blanks alone."""
     subject: _builtins.str
-    """What it is about, 1 to 256 characters, such as a driver_id. Kind, source and subject name the alert."""
+    """What it is about, 1 to 256 characters, such as a driver_id: no control characters, and not blanks alone. Kind,
+    source and subject name the alert.
+    """
     severity: _outcome_pb2.Severity.ValueType
     """How bad it is."""
     active: _builtins.bool
