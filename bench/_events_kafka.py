@@ -26,12 +26,15 @@ class Ground:
 
 
 @asynccontextmanager
-async def ground() -> AsyncIterator[Ground]:
-    """Three brokers with all topics, replication 3; PostgreSQL with fsync on. KafkaUnavailableError."""
+async def ground(*, background: bool = False) -> AsyncIterator[Ground]:
+    """Three brokers with all topics, replication 3; PostgreSQL with fsync on. KafkaUnavailableError.
+
+    In the `background` the brokers run at a low priority.
+    """
     with a_folder() as folder:
         postgres = EmbeddedPostgres(folder)
         try:
-            async with KafkaCluster() as cluster:
+            async with KafkaCluster(background=background) as cluster:
                 dsn = await postgres.start()
                 await create_topics(KafkaOptions(cluster.bootstrap_servers), list(TOPICS.values()))
                 yield Ground(cluster, dsn, postgres.pid or 0, folder)

@@ -2,15 +2,19 @@
 
 Open loop: a batch's time runs from when it was due, not from when it could be sent, so that a feedback that
 falls behind is told by its latencies. The client makes each outcome while it runs, on the same two cores.
+What is acknowledged is counted by the second from when the first batch was due; a run of any length keeps no
+more of it than a number for each second and each batch.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator
+from array import array
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -30,7 +34,10 @@ from services.mesh.store import connect
 _STREAMS: Final = 4
 _PROBE: Final = "bench-probe"
 _PROBE_EVERY_S: Final = 0.1
-_SAMPLE_EVERY_S: Final = 5.0
+_SAMPLE_EVERY_S: Final = (5.0, 15.0)
+_AUDIT_S: Final = 1800.0
+# What is to be durable in each second.
+_WANTED_PER_S: Final = 10_000
 # Name, way, outcomes of a batch, batches at a time.
 _SATURATED: Final = (
     ("saturated_stream", "stream", 500, 4),
@@ -90,7 +97,7 @@ class Maker:
 class Times:
     """Seconds, all of them."""
 
-    values: list[float] = field(default_factory=list)
+    values: array[float] = field(default_factory=lambda: array("d"))
 
     def figures(self, name: str) -> dict[str, float | None]:
         ordered = sorted(self.values)
@@ -104,25 +111,31 @@ class Times:
 
 
 class Sender:
-    """Batches through streams, or a call each; `acks` holds one time per batch from when it was due."""
+    """Batches through streams, or a call each; `acks` holds one time per batch from when it was due.
+
+    `by_second` are the outcomes acknowledged in each second of the newest open loop.
+    """
 
     def __init__(self, stub: Any, size: int, agents: int = 20) -> None:
         self._stub = stub
         self._size = size
         self._maker = Maker(agents)
         self.acks = Times()
+        self.by_second = array("L")
         self.stored = 0
+        self._began = 0.0
 
     async def open_loop(self, rate: float, seconds: float, way: str) -> None:
         """`rate` outcomes a second, whatever comes of them; returns once all are answered."""
         lanes = _STREAMS if way == "stream" else int(rate / self._size)
         step = self._size / rate
-        began = time.perf_counter() + 0.1
-        due = [[began + step * n for n in range(lane, int(seconds / step), lanes)] for lane in range(lanes)]
+        began = self._began = time.perf_counter() + 0.1
+        self.by_second = array("L", bytes(array("L").itemsize * math.ceil(seconds)))
         run = self._stream if way == "stream" else self._calls
         async with asyncio.TaskGroup() as tasks:
-            for lane in due:
-                tasks.create_task(run(lane))
+            for lane in range(lanes):
+                batches = range(lane, int(seconds / step), lanes)
+                tasks.create_task(run(began + step * n for n in batches))
 
     async def closed_loop(self, seconds: float, at_a_time: int, way: str) -> float:
         """`at_a_time` batches under way without a pause; outcomes a second."""
@@ -142,7 +155,7 @@ class Sender:
                     tasks.create_task(worker())
         return (self.stored - stored) / (time.perf_counter() - began)
 
-    async def _calls(self, due: list[float]) -> None:
+    async def _calls(self, due: Iterator[float]) -> None:
         async with asyncio.TaskGroup() as tasks:
             for at in due:
                 await asyncio.sleep(max(0.0, at - time.perf_counter()))
@@ -158,7 +171,7 @@ class Sender:
         self._answered(at, answer.stored)
 
     async def _stream(
-        self, due: list[float] | None, *, until: float = 0.0, room: asyncio.Semaphore | None = None
+        self, due: Iterator[float] | None, *, until: float = 0.0, room: asyncio.Semaphore | None = None
     ) -> None:
         sent: asyncio.Queue[float] = asyncio.Queue()
 
@@ -182,8 +195,12 @@ class Sender:
 
     def _answered(self, at: float, stored: int) -> None:
         assert stored == self._size
-        self.acks.values.append(time.perf_counter() - at)
+        now = time.perf_counter()
+        self.acks.values.append(now - at)
         self.stored += stored
+        second = int(now - self._began)
+        if second < len(self.by_second):
+            self.by_second[second] += stored
 
 
 class Probe:
@@ -207,9 +224,6 @@ class Probe:
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
-            self.watches.values += [
-                max(0.0, at - self._acked[one]) for one, at in self._seen.items() if one in self._acked
-            ]
 
     async def _once(self) -> None:
         event = self._maker.one()
@@ -218,6 +232,7 @@ class Probe:
         assert not answer.duplicate
         self.stored += 1
         acked = self._acked[event.event_id] = time.perf_counter()
+        self._both(event.event_id)
         request = pb.ListOutcomesRequest(agent_name=_PROBE, page_size=1)
         while True:
             answer = await self._stub.ListOutcomes(request, timeout=60)
@@ -228,13 +243,25 @@ class Probe:
     async def _watch(self) -> None:
         async for answer in self._stub.WatchOutcomes(pb.WatchOutcomesRequest(agent_name=_PROBE)):
             self._seen[answer.event.event_id] = time.perf_counter()
+            self._both(answer.event.event_id)
+
+    def _both(self, id_: str) -> None:
+        if id_ in self._acked and id_ in self._seen:
+            self.watches.values.append(max(0.0, self._seen.pop(id_) - self._acked.pop(id_)))
 
 
-async def sampled(pids: list[int], seen: list[float]) -> None:
-    """Memory of these processes in MiB, every five seconds until cancelled."""
+async def sampled(pids: list[int], every_s: float, seen: list[float]) -> None:
+    """Memory of these processes in MiB, now and then until cancelled."""
     while True:
         seen.append(round(pss_mib(pids), 1))
-        await asyncio.sleep(_SAMPLE_EVERY_S)
+        await asyncio.sleep(every_s)
+
+
+def grown(samples: list[float]) -> float:
+    """Between the second and the last quarter of a run, each by its mean: 0 if it is flat once it is warm."""
+    quarter = max(1, len(samples) // 4)
+    second, last = samples[quarter : 2 * quarter] or samples[:1], samples[-quarter:]
+    return round(sum(last) / len(last) - sum(second) / len(second), 1)
 
 
 async def steady(
@@ -246,8 +273,10 @@ async def steady(
     sender.acks.values.clear()
     before, cpu = sender.stored, cpu_seconds(running.state)
     memory: list[float] = []
+    every_s = _SAMPLE_EVERY_S[seconds > 300]
+    own_mib = pss_mib([os.getpid()])
     async with asyncio.TaskGroup() as tasks:
-        sampling = tasks.create_task(sampled(running.processes()["feedback"], memory))
+        sampling = tasks.create_task(sampled(running.processes()["feedback"], every_s, memory))
         tasks.create_task(probe.run(ended))
         began = time.perf_counter()
         await sender.open_loop(rate, seconds, way)
@@ -256,17 +285,23 @@ async def steady(
         ended.set()
         sampling.cancel()
     acked = sender.stored - before
+    whole = sender.by_second[: int(seconds)]
     result = {
         "way": way,
         "size": size,
         "offered_per_s": round(rate),
         "seconds": round(took, 1),
-        "acked_per_s": round(acked / took),
+        "acked_per_s": round(sum(whole) / max(1, len(whole))),
+        "slowest_second": min(whole, default=0),
+        f"seconds_below_{_WANTED_PER_S}": sum(one < _WANTED_PER_S for one in whole),
         **sender.acks.figures("ack"),
         "list_lag": probe.lists.figures("lag"),
         "watch_lag": probe.watches.figures("lag"),
         "probes": probe.stored,
         "feedback_mib": memory,
+        "feedback_mib_every_s": every_s,
+        "feedback_mib_grown": grown(memory),
+        "client_mib_grown": round(pss_mib([os.getpid()]) - own_mib, 1),
         "cpu_us_per_outcome": {name: round(used / acked * 1e6, 1) for name, used in spent.items()},
         "cpu_share": {name: round(used / took, 2) for name, used in spent.items()},
         **await audit(running.state.dsn, earlier + sender.stored + probe.stored),
@@ -285,7 +320,7 @@ async def audit(dsn: str, acked: int) -> dict[str, int]:
             " (SELECT last FROM feedback.heads WHERE kind = 'outcome')"
             " - (SELECT sum(h.last) FROM bus.heads h JOIN bus.partitions p USING (part)"
             " WHERE p.topic = 'agent-outcomes')",
-            timeout=300,
+            timeout=_AUDIT_S,
         )
     finally:
         await connection.close()

@@ -51,6 +51,7 @@ class KafkaCluster:
 
     `settings` are lines of every node's configuration, over those made here. `advertised` are ports on this
     machine, one for each node, that clients are sent to instead of the node's own: of proxies before it.
+    `background` runs the nodes at a low priority.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class KafkaCluster:
         settings: Mapping[str, str] | None = None,
         heap_mib: int = 256,
         advertised: Sequence[int] = (),
+        background: bool = False,
     ) -> None:
         self.security = security or Security()
         self._advertised = list(advertised)
@@ -68,6 +70,7 @@ class KafkaCluster:
         self._count = nodes
         self._settings = dict(settings or {})
         self._heap_mib = heap_mib
+        self._background = background
         self._folder: Path | None = None
         self._nodes: dict[int, Node] = {}
         self._clients: list[int] = []
@@ -243,7 +246,9 @@ class KafkaCluster:
                 "advertised.listeners": f"CLIENT://{_HOST}:{told},{internal}",
             }
             settings = {**shared, **own, **self._settings}
-            self._nodes[number] = Node(number, self._folder, jars, settings, self._heap_mib)
+            self._nodes[number] = Node(
+                number, self._folder, jars, settings, self._heap_mib, background=self._background
+            )
         await self._format()
 
     async def _format(self) -> None:

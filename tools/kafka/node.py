@@ -1,6 +1,7 @@
 """One node of a cluster: broker and controller in one Java process."""
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
@@ -17,17 +18,27 @@ _JAVA: Final = (
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _STOP_S: Final = 20.0
+# Of 19: where much else runs, too, the lowest would hardly ever have its turn.
+_LOW: Final = 10
 
 
 class Node:
     """May be started again after it has ended, with what it had stored."""
 
     def __init__(
-        self, number: int, folder: Path, classpath: str, settings: Mapping[str, str], heap_mib: int
+        self,
+        number: int,
+        folder: Path,
+        classpath: str,
+        settings: Mapping[str, str],
+        heap_mib: int,
+        *,
+        background: bool = False,
     ) -> None:
         self.number = number
         self.log = folder / f"node-{number}.log"
         self._folder = folder
+        self._background = background
         self._config = folder / f"node-{number}.properties"
         self._java = [*_JAVA, f"-Xmx{heap_mib}m", "-cp", classpath]
         self._process: subprocess.Popen[bytes] | None = None
@@ -88,7 +99,7 @@ class Node:
                 stderr=log,
                 cwd=self._folder,
                 start_new_session=True,  # Ctrl-C in the terminal is for the tests, which then end it
-                preexec_fn=_die_with(os.getpid()),
+                preexec_fn=_die_with(os.getpid(), self._background),
             )
 
 
@@ -106,11 +117,18 @@ async def ended(process: "subprocess.Popen[bytes]") -> int:
     return process.wait()
 
 
-def _die_with(parent: int) -> Callable[[], None]:
-    """To run in the child before exec: the kernel kills it when the thread that started it ends."""
+def _die_with(parent: int, background: bool) -> Callable[[], None]:
+    """To run in the child before exec: the kernel kills it when the thread that started it ends. In the
+    background it runs at a low priority.
+    """
 
     def before_exec() -> None:
         if _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0 or os.getppid() != parent:
             os._exit(127)
+        if background:
+            os.nice(_LOW)
+            # Where each session has a share of its own, a priority counts only within it.
+            with contextlib.suppress(OSError):
+                Path("/proc/self/autogroup").write_text(str(_LOW))
 
     return before_exec
