@@ -5,7 +5,7 @@ times in all. A percentile of many runs is found between two samples of them: on
 at.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -24,7 +24,7 @@ _NONE: Final = np.empty(0, dtype=np.float64)
 class Values:
     """Values in sorted runs."""
 
-    __slots__ = ("_asked", "_new", "_runs", "count")
+    __slots__ = ("_asked", "_elsewhere", "_new", "_runs", "count")
 
     def __init__(self) -> None:
         self.count = 0
@@ -32,14 +32,26 @@ class Values:
         self._new: list[Floats] = []
         # Times asked since the last value came.
         self._asked = 0
+        # Where all of them are if not here.
+        self._elsewhere: Callable[[], Iterable[Values]] | None = None
 
     def add(self, values: Floats) -> None:
         """Takes the array over: nobody may change it afterwards."""
-        self._new.append(values)
         self.count += len(values)
+        if self._elsewhere is None:
+            self._new.append(values)
+
+    def leave_to(self, others: Callable[[], Iterable["Values"]]) -> None:
+        """Keeps none of them until they are asked for: what is added to this was added to one of `others`."""
+        self._elsewhere = others
+        self._runs, self._new = [], []
 
     def runs(self) -> Sequence[Floats]:
         """All values, sorted within each run."""
+        if self._elsewhere is not None:
+            self._runs = [np.sort(np.concatenate([run for one in self._elsewhere() for run in one.runs()]))]
+            self._elsewhere = None
+            self._asked = 0
         runs = self._runs
         if self._new:
             runs.append(np.sort(np.concatenate(self._new)))

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -24,6 +25,7 @@ from services.feedback.board import Board, Figure
 from services.feedback.metrics_columns import Columns
 from services.feedback.metrics_spec import SECOND, WindowSpec
 from services.feedback.panes import Pane, Span, Workflows, add_workflows, fill, metrics, same
+from services.feedback.percentiles import Values
 
 TOGETHER: Final = ""
 # Before any outcome: far enough, and what is taken from it does not overflow.
@@ -81,8 +83,9 @@ class Windows:
 
     `grace`: how long after its end a window closes by the clock. `pause`: how long a published window stays
     as it is at least, so that many outcomes that come late make one correction. `limits`: latencies, in
-    milliseconds, that alerts compare percentiles with. `agents`: how many are told apart. `rest`: workflows
-    whose newest outcome lies in a pane that ended so long before the watermark are strangers again.
+    milliseconds, that alerts compare percentiles with. `agents`: how many are told apart. `rest`: for what
+    ended so long before the watermark hardly anything comes any more, and memory goes before speed: workflows
+    are strangers again, and latencies of all agents together are put together of theirs when they are needed.
     """
 
     def __init__(
@@ -112,6 +115,8 @@ class Windows:
         # By start: what came of each agent, and the workflows whose newest outcome lies there.
         self._panes: dict[int, dict[str, Pane]] = {}
         self._apart = 0
+        # Panes with outcomes of agents that are not told apart.
+        self._crowds: set[int] = set()
         self._flows: dict[int, Workflows] = {}
         self._workflows: dict[str, Span] = {}
         # Agents whose panes have changed and whose windows do not know it yet.
@@ -336,6 +341,10 @@ class Windows:
             panes.append(crowd if pane is None else pane)
             if pane is not None:
                 self._change(start, agents[one])
+            elif start not in self._crowds:
+                # From here on those of all agents together are more than theirs.
+                self._crowds.add(start)
+                by_agent[TOGETHER].latencies.runs()
         fill(panes, group, columns, self._limits)
         fill([by_agent[TOGETHER] for _, by_agent in per_start], place, columns, self._limits)
         self.crowded += sum(crowd.statuses)
@@ -413,12 +422,13 @@ class Windows:
             del self._windows[window.spec.name, window.start]
         for start in [start for start in self._panes if start < kept_from]:
             self._apart -= len(self._panes.pop(start))
+            self._crowds.discard(start)
             flows = self._flows.pop(start, None)
             if flows is not None:
                 left.extend(flows.ids())
 
     def _settle(self) -> None:
-        """Makes strangers of workflows that hardly go on any more."""
+        """Lets go of what hardly anything comes for any more, once a pane."""
         upto = (self.watermark - self._rest) // self.pane * self.pane
         if upto <= self._settled_to:
             return
@@ -427,6 +437,10 @@ class Windows:
             if start < upto:
                 for workflow_id in flows.settle():
                     del self._workflows[workflow_id]
+        # Windows that are open are put together all the while.
+        for start, by_agent in self._panes.items():
+            if start < upto - self._longest and start not in self._crowds:
+                by_agent[TOGETHER].latencies.leave_to(partial(_apart, by_agent))
 
     def _is_known(self, workflow_id: str, span: Span) -> bool:
         """Whether the pane of its newest outcome tells it apart."""
@@ -448,3 +462,8 @@ class Windows:
             pane = by_agent[agent] = Pane.empty(len(self._limits))
             self._apart += 1
         return pane
+
+
+def _apart(by_agent: Mapping[str, Pane]) -> Iterable[Values]:
+    """Latencies of the agents that are told apart."""
+    return [pane.latencies for agent, pane in by_agent.items() if agent != TOGETHER]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waymesh.feedback.v1.metrics_pb2 import AgentMetrics
 
 from services.feedback.board import latency_limits
 from services.feedback.metrics_columns import ABSENT, Columns
@@ -193,3 +194,32 @@ def test_a_closed_window_is_right_again_a_quarter_of_a_second_after_late_outcome
     assert not [one for one in windows.flush(closed + 200_000) if one.window == "60s"]
     found = {(one.outcomes, one.revision) for one in windows.flush(closed + 250_000) if one.window == "60s"}
     assert found == {(50, 2)}
+
+
+def test_what_is_let_go_of_changes_no_window() -> None:
+    """One agent is told apart; outcomes come up to nine minutes late, to windows closed long ago."""
+    let_go = {0: 0, ALL: 0}
+
+    def published(batches: Sequence[Sequence[tuple[str, int]]], rest: int) -> list[AgentMetrics]:
+        windows = Windows(SPECS, 600 * SECOND, agents=1, rest=rest)
+        found = []
+        for minute, batch in enumerate(batches):
+            now = NOON + minute * 60 * SECOND
+            at = [now, *(now - late * 60 * SECOND for _, late in batch)]
+            slow = [float(minute), *(float(100 * minute + n) for n in range(len(batch)))]
+            some = columns(["a", *(agent for agent, _ in batch)], at=at, latency_ms=slow)
+            windows.add(dataclasses.replace(some, stored_at=np.full(len(at), now)), {}, now)
+            found += windows.flush(now, cost=ALL, closing=ALL)
+            together = [pane[TOGETHER].latencies for pane in windows._panes.values()]
+            let_go[rest] += sum(one._elsewhere is not None for one in together)
+        return found
+
+    late = st.tuples(st.sampled_from("aaab"), st.integers(0, 9))
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.lists(st.lists(late, max_size=4), min_size=8, max_size=24))
+    def check(batches: list[list[tuple[str, int]]]) -> None:
+        assert published(batches, 0) == published(batches, ALL)
+
+    check()
+    assert let_go[0] > let_go[ALL] == 0
