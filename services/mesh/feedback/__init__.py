@@ -3,6 +3,7 @@
 from services.mesh.feedback.actions import Action, DispatchResult
 from services.mesh.feedback.agents import Partial
 from services.mesh.feedback.dispatcher import Dispatcher, create_dispatcher
+from services.mesh.feedback.hooks import Hooks
 from services.mesh.feedback.pipeline import FeedbackPipeline
 from services.mesh.feedback.receipts import Receipt
 from services.mesh.feedback.tasks import recorded
@@ -13,6 +14,7 @@ __all__ = [
     "DispatchResult",
     "Dispatcher",
     "FeedbackPipeline",
+    "Hooks",
     "Partial",
     "Receipt",
     "WorkflowResult",

@@ -1,9 +1,8 @@
 """Runs agents and records what came of it."""
 
 import asyncio
-import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from services.mesh import errors, logs
 from services.mesh.feedback import outcome
 from services.mesh.feedback.actions import Action, DispatchResult, PostHook, PreHook, Settled
 from services.mesh.feedback.agents import Agent, Partial, Run, call, name_of, run_of, type_of
+from services.mesh.feedback.hooks import Hooks
 from services.mesh.feedback.outcome import Links, new_id, status_name
 from services.mesh.feedback.pipeline import FeedbackPipeline
 from services.mesh.feedback.workflow import Workflow, WorkflowResult
@@ -33,10 +33,17 @@ def create_dispatcher(
     telemetry: Telemetry | None = None,
     capture: bool = True,
     timeout_s: float | None = None,
+    hooks: Hooks | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> "Dispatcher":
-    """A dispatcher that records to `pipeline`; without `capture` payloads stay out of the events."""
-    return Dispatcher(pipeline, telemetry=telemetry, capture=capture, timeout_s=timeout_s, clock=clock)
+    """A dispatcher that records to `pipeline`; without `capture` payloads stay out of the events.
+
+    `hooks`: those it shares with others, such as the tasks of a servicer; hooks added here are theirs, too.
+    """
+    hooks = Hooks() if hooks is None else hooks
+    return Dispatcher(
+        pipeline, telemetry=telemetry, capture=capture, timeout_s=timeout_s, hooks=hooks, clock=clock
+    )
 
 
 class Dispatcher:
@@ -49,6 +56,7 @@ class Dispatcher:
         telemetry: Telemetry | None,
         capture: bool,
         timeout_s: float | None,
+        hooks: Hooks,
         clock: Callable[[], datetime],
     ) -> None:
         self._pipeline = pipeline
@@ -56,18 +64,16 @@ class Dispatcher:
         self._capture = capture
         self._timeout_s = timeout_s
         self._clock = clock
-        self._pre: list[PreHook] = []
-        self._post: list[PostHook] = []
+        self._hooks = hooks
         self._executor: Executor | None = None
 
     def add_pre_hook(self, hook: PreHook) -> None:
-        """`hook(action)` before each action; if it raises, the action fails with that."""
-        self._pre.append(hook)
+        """See Hooks."""
+        self._hooks.add_pre_hook(hook)
 
     def add_post_hook(self, hook: PostHook) -> None:
-        """`hook(action, result, event)` after each action, before the event is recorded; its errors are noted
-        in the event's metadata and change nothing else."""
-        self._post.append(hook)
+        """See Hooks."""
+        self._hooks.add_post_hook(hook)
 
     async def dispatch(
         self,
@@ -126,8 +132,7 @@ class Dispatcher:
         if session is not None:
             session.inc()
         try:
-            for pre in self._pre:
-                await _maybe(pre(action))
+            await self._hooks.before(action)
             if run is None:
                 raise TypeError(f"{action.agent_name} is no agent: it has no run and cannot be called")
             async with asyncio.timeout(self._timeout_s):
@@ -160,17 +165,10 @@ class Dispatcher:
             status_name(status), output, event.event_id, action.run_id, duration_ms, error
         )
         leaving = error if not isinstance(error, Exception) else None
-        # Who is thrown away, not cancelled, must not wait any more.
-        for post in () if isinstance(error, GeneratorExit) else self._post:
-            try:
-                await _maybe(post(action, result, event))
-            except Exception as failed:
-                event.metadata.update({"post_hook_error": outcome.describe(failed)})
-            except BaseException as gone:  # a caller who goes away while a hook runs has had the action done
-                leaving = leaving or gone
-                break
+        gone = await self._hooks.after(action, result, event)
+        leaving = leaving or gone
         # Who knows what hooks put into it.
-        record = self._pipeline.record_outcome if self._post else self._pipeline.record_clean
+        record = self._pipeline.record_outcome if self._hooks.change_events else self._pipeline.record_clean
         result = replace(result, receipt=record(event))
         if telemetry is not None:
             telemetry.agent_calls.labels(telemetry.service, result.status).inc()
@@ -221,8 +219,3 @@ def _tags(given: Iterable[str]) -> tuple[str, ...]:
         return (given,) if isinstance(given, str) else tuple(islice(given, _MAX_TAGS))
     except Exception:
         return ()
-
-
-async def _maybe(result: Awaitable[None] | None) -> None:
-    if inspect.isawaitable(result):
-        await result
