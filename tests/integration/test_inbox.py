@@ -11,7 +11,9 @@ from confluent_kafka import Producer
 
 from services.mesh.events import Message, Record
 from services.mesh.events.cloud_events import to_headers
-from services.mesh.events.inbox import admit_once, forget
+from services.mesh.events.handling import Admitted
+from services.mesh.events.inbox import CONFLICT, admit_once, forget
+from services.mesh.events.topics import DEAD_LETTERS
 from tests.contract.events_rig import KafkaRig, Seen, kafka_rig, message, settled
 from tests.kafka_brokers import Kafka
 
@@ -27,11 +29,11 @@ async def pool(rig: KafkaRig) -> asyncpg.Pool:
     return (await rig.bus()).pool
 
 
-def record(event_id: str, *, topic: str = "moves", source: str = "app") -> Record:
+def record(event_id: str, *, topic: str = "moves", source: str = "app", value: bytes = b"") -> Record:
     return Record(
         topic=topic,
         key="k",
-        value=b"",
+        value=value,
         event_id=event_id,
         type="waymesh.test.v1.Move",
         partition=0,
@@ -42,8 +44,11 @@ def record(event_id: str, *, topic: str = "moves", source: str = "app") -> Recor
 
 
 async def admitted(pool: asyncpg.Pool, records: list[Record], group: str = "g") -> list[Record]:
+    """Those that are let in; none is refused."""
     async with pool.acquire() as connection, connection.transaction():
-        return await admit_once(group)(connection, records)
+        fresh, refused = await admit_once(group)(connection, records)
+    assert refused == []
+    return fresh
 
 
 async def test_what_lies_twice_in_the_cluster_is_handled_once_by_each_group(rig: KafkaRig) -> None:
@@ -105,3 +110,38 @@ async def test_events_are_forgotten_after_their_time(pool: asyncpg.Pool) -> None
     assert await admitted(pool, [record("a")]) == []
     await forget(pool, timedelta(0))
     assert await admitted(pool, [record("a")]) == [record("a")]
+
+
+async def test_another_event_under_a_known_id_is_no_repetition(pool: asyncpg.Pool) -> None:
+    one, again, other = record("a"), record("a"), record("a", value=b"other")
+
+    async def admit(*records: Record) -> Admitted:
+        async with pool.acquire() as connection, connection.transaction():
+            return await admit_once("g")(connection, list(records))
+
+    assert await admit(one, other, again) == ([one], [(other, CONFLICT)])
+    assert await admit(again, other) == ([], [(other, CONFLICT)])
+    await pool.execute("UPDATE bus.inbox SET content = NULL")  # let in by an earlier version
+    assert await admit(other) == ([], [])
+
+
+async def test_another_event_under_a_known_id_ends_among_the_dead_letters(rig: KafkaRig) -> None:
+    one = await rig.bus()
+    seen, dead = Seen(), Seen()
+    reader = one.bus.consume("g", ["moves"], seen)
+    one.start(reader)
+    one.start(one.bus.consume("undertaker", [DEAD_LETTERS], dead))
+    first = message("k", "first", event_id="a")
+    await one.publish(first, first, replace(first, value=b"other"), message("k", "last"))
+    [letter] = await dead.enough(1)
+    await settled(reader)
+    assert seen.values() == ["first", "last"]
+    assert (letter.key, letter.value) == ("k", b"other")
+    told = letter.headers
+    assert (told["dead-reason"], told["dead-event-id"], told["dead-group"]) == (CONFLICT, "a", "g")
+    assert int(told["dead-position"]) == seen.records[0].position + 2
+    # And again in a batch of its own.
+    await one.publish(replace(first, value=b"yet another"), first)
+    assert (await dead.enough(2))[-1].value == b"yet another"
+    await settled(reader)
+    assert seen.values() == ["first", "last"]

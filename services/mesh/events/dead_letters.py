@@ -4,6 +4,7 @@ import contextlib
 import uuid
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Final
 
 from services.mesh.events.bus import Message, Record
@@ -21,10 +22,14 @@ TIME: Final = "dead-time"
 OMITTED: Final = "dead-omitted-bytes"
 """Length of a value that the letter does not hold."""
 
+ONLY_FOR: Final = "dead-only-for"
+"""Header of an event that is sent back: the group that gave it up. The others have handled it."""
+
 UNKNOWN_TYPE: Final = "unknown"
 """CloudEvents type of a letter whose record named none: there has to be one."""
 
 _REASON_CHARS: Final = 1000
+_TOLD: Final = frozenset({REASON, TOPIC, PARTITION, POSITION, EVENT_ID, GROUP, SOURCE, TIME, OMITTED})
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_DNS, "dead-letters.waymesh")
 
 _group: ContextVar[str] = ContextVar("waymesh_handling_group", default="")
@@ -51,7 +56,7 @@ def dead_letter(record: Record, reason: str, group: str = "", *, value: bytes | 
     group = group or _group.get()
     origin = f"{group}|{record.topic}|{record.partition}|{record.position}"
     headers = {
-        **record.headers,
+        **{name: text for name, text in record.headers.items() if not name.startswith(PREFIX)},
         REASON: _storable(reason)[:_REASON_CHARS],
         TOPIC: record.topic,
         PARTITION: str(record.partition),
@@ -74,17 +79,34 @@ def dead_letter(record: Record, reason: str, group: str = "", *, value: bytes | 
     )
 
 
+def meant_for(group: str, records: list[Record]) -> list[Record]:
+    """Without what was sent back for another group; what was for this one is as it came the first time."""
+    if not any(ONLY_FOR in record.headers for record in records):
+        return records
+    meant = []
+    for record in records:
+        if record.headers.get(ONLY_FOR, group) == group:
+            headers = {name: text for name, text in record.headers.items() if name != ONLY_FOR}
+            meant.append(replace(record, headers=headers))
+    return meant
+
+
 def _without_value(letter: Record, reason: str) -> Message:
-    """A letter that cannot be sent as it is: the same one, about the same origin, without the value."""
+    """A letter that cannot be sent as it is: the same one, about the same origin, without the value.
+
+    And without headers that its event brought along, all else cut short: it has to be small enough for sure.
+    """
     words = f"{letter.headers.get(REASON, '')}; the letter is {reason}"
+    told = {name: text[:_REASON_CHARS] for name, text in letter.headers.items() if name in _TOLD}
+    omitted = str(len(letter.value)) if letter.value else told.get(OMITTED, "0")
     return Message(
         topic=DEAD_LETTERS,
-        key=letter.key,
+        key=letter.key[:_REASON_CHARS],
         value=b"",
         event_id=letter.event_id,
-        type=letter.type,
-        content_type=letter.content_type,
-        headers={**letter.headers, REASON: words[:_REASON_CHARS], OMITTED: str(len(letter.value))},
+        type=letter.type[:_REASON_CHARS],
+        content_type=letter.content_type[:_REASON_CHARS],
+        headers={**told, REASON: words[:_REASON_CHARS], OMITTED: omitted},
     )
 
 

@@ -4,13 +4,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from itertools import chain
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import asyncpg
 
 from services.mesh.events.bus import Handler, Message, PoisonMessage, Record
 from services.mesh.events.causes import serving
-from services.mesh.events.dead_letters import dead_letter, handling
+from services.mesh.events.dead_letters import dead_letter, handling, meant_for
 from services.mesh.events.metering import Meter
 from services.mesh.store.failures import is_transient
 
@@ -22,8 +23,18 @@ _ATTEMPTS: Final = 3
 
 # Moves the group's position on in the given transaction; False if another member has done so.
 Advance: TypeAlias = Callable[[asyncpg.Connection], Awaitable[bool]]
-# Those of the records that were not handled before, remembered in the given transaction.
-Admit: TypeAlias = Callable[[asyncpg.Connection, list[Record]], Awaitable[list[Record]]]
+
+
+class Admitted(NamedTuple):
+    """What becomes of records; of those in neither list nothing, since they were handled before."""
+
+    fresh: list[Record]
+    refused: list[tuple[Record, str]]
+    """With the reason."""
+
+
+# Looks which records were handled before, and remembers the others in the given transaction.
+Admit: TypeAlias = Callable[[asyncpg.Connection, list[Record]], Awaitable[Admitted]]
 
 
 class FencedError(Exception):
@@ -135,15 +146,21 @@ class Handling:
 
     async def _apply(self, records: list[Record], dead: list[tuple[Record, str]], advance: Advance) -> None:
         """Handler, dead letters and position in one transaction; again without whatever is poison."""
+        records = meant_for(self._group, records)
         while True:
             try:
                 async with self._pool.acquire() as connection, connection.transaction():
-                    fresh = await self._admit(connection, records) if self._admit is not None else records
+                    fresh, refused = records, list[tuple[Record, str]]()
+                    if self._admit is not None:
+                        fresh, refused = await self._admit(connection, records)
                     if fresh:
                         with serving(fresh):
                             await self._handler(connection, fresh)
-                    if dead:
-                        letters = [dead_letter(record, reason, self._group) for record, reason in dead]
+                    if dead or refused:
+                        letters = [
+                            dead_letter(record, reason, self._group)
+                            for record, reason in chain(dead, refused)
+                        ]
                         await self._publish(connection, letters)
                     if not await advance(connection):
                         raise FencedError

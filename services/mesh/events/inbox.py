@@ -10,32 +10,50 @@ from typing import Final
 import asyncpg
 
 from services.mesh.events.bus import Record
-from services.mesh.events.handling import Admit
+from services.mesh.events.handling import Admit, Admitted
+
+# Of what an event says: it only has to tell apart those of one id.
+_CONTENT_BYTES: Final = 8
+CONFLICT: Final = "another event came with this id before, with other content"
 
 _ADMIT: Final = """
-INSERT INTO bus.inbox (group_name, digest) SELECT $1, unnest($2::bytea[])
+INSERT INTO bus.inbox (group_name, digest, content)
+SELECT $1, n.digest, n.content FROM unnest($2::bytea[], $3::bytea[]) AS n (digest, content)
 ON CONFLICT DO NOTHING RETURNING digest
 """
+_KNOWN: Final = "SELECT digest, content FROM bus.inbox WHERE group_name = $1 AND digest = ANY ($2::bytea[])"
 _FORGET: Final = "DELETE FROM bus.inbox WHERE seen_at < now() - $1::interval"
 
 
 def admit_once(group: str) -> Admit:
     """Lets each event into a group once, by topic, source and id; in the handler's transaction.
 
-    If another transaction is letting one of them in, it waits for the end of that one.
+    What has the id of another event but says something else is no repetition: it is refused. If another
+    transaction is letting one of them in, it waits for the end of that one.
     """
 
-    async def admit(connection: asyncpg.Connection, records: list[Record]) -> list[Record]:
+    async def admit(connection: asyncpg.Connection, records: list[Record]) -> Admitted:
+        if not records:
+            return Admitted([], [])
         digests = [event_digest(record) for record in records]
+        contents = [_content_digest(record) for record in records]
+        firsts = dict(zip(reversed(digests), reversed(contents), strict=True))
         # Sorted, so that two members who get the same events cannot wait for each other.
-        rows = await connection.fetch(_ADMIT, group, sorted(set(digests)))
+        ordered = sorted(firsts)
+        rows = await connection.fetch(_ADMIT, group, ordered, [firsts[digest] for digest in ordered])
         new = {row["digest"] for row in rows}
-        fresh = []
-        for record, digest in zip(records, digests, strict=True):
+        known: dict[bytes, bytes | None] = {}
+        if len(new) < len(firsts):
+            known = dict(await connection.fetch(_KNOWN, group, list(firsts.keys() - new)))
+        admitted = Admitted([], [])
+        for record, digest, content in zip(records, digests, contents, strict=True):
             if digest in new:
                 new.discard(digest)
-                fresh.append(record)
-        return fresh
+                known[digest] = content
+                admitted.fresh.append(record)
+            elif known.get(digest) not in (None, content):
+                admitted.refused.append((record, CONFLICT))
+        return admitted
 
     return admit
 
@@ -54,3 +72,10 @@ def digest_of(topic: str, source: str, event_id: str) -> bytes:
     """The same, of an event that is not at hand."""
     name = f"{topic}\0{source}\0{event_id}"
     return hashlib.blake2b(name.encode(), digest_size=16).digest()
+
+
+def _content_digest(record: Record) -> bytes:
+    """Of what a repetition has in common with the event, however often and on whatever way it is sent."""
+    digest = hashlib.blake2b(record.value, digest_size=_CONTENT_BYTES)
+    digest.update(f"\0{record.key}\0{record.type}\0{record.content_type}".encode())
+    return digest.digest()

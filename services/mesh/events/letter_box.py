@@ -3,13 +3,15 @@
 import heapq
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from services.mesh.events.bus import Record
+from services.mesh.events.bus import Message, Record
+from services.mesh.events.dead_letters import ONLY_FOR
 from services.mesh.events.inbox import digest_of
 from services.mesh.events.kafka_client import KafkaOptions
 from services.mesh.events.kafka_probe import look
@@ -107,6 +109,16 @@ async def replays(pool: asyncpg.Pool, letters: Sequence[Letter]) -> dict[str, li
     return {row["letter_id"]: list(row["times"]) for row in rows}
 
 
+def _for_its_group(letter: Letter) -> Message:
+    """The event, for the group that gave it up: the others have handled it, maybe longer ago than they know.
+
+    On a compacted topic it is for all, since it becomes what the topic has of its key.
+    """
+    if not letter.group or TOPICS[letter.topic].compacted:
+        return letter.event
+    return replace(letter.event, headers={**letter.headers, ONLY_FOR: letter.group})
+
+
 async def replay(pool: asyncpg.Pool, letter: Letter, *, again: bool = False) -> bool:
     """Sends a letter's event back to its topic, as it was, and marks that; False if that was done before.
 
@@ -130,5 +142,5 @@ async def replay(pool: asyncpg.Pool, letter: Letter, *, again: bool = False) -> 
         # As it came, and as an earlier replay has sent it.
         digests = [digest_of(letter.topic, one, letter.event_id) for one in (letter.source, source)]
         await connection.execute(_ADMIT_AGAIN, letter.group, digests)
-        await log.append(connection, [letter.event])
+        await log.append(connection, [_for_its_group(letter)])
     return True

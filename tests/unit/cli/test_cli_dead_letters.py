@@ -167,6 +167,33 @@ async def test_what_died_is_shown_with_its_origin_and_goes_back_as_it_was(place:
         assert "nothing to send back" in out
 
 
+async def test_what_goes_back_is_for_the_group_that_gave_it_up(place: Place) -> None:
+    async with place.process() as process:
+        others = Seen()
+
+        async def other(connection: asyncpg.Connection, records: list[Record]) -> None:
+            await others([record for record in records if record.event_id.startswith(place.group)])
+
+        process.start(process.bus.consume(place.group, ["order-commands"], place.handle))
+        process.start(process.bus.consume(f"{place.group}.other", ["order-commands"], other))
+        await process.publish(place.message("one", b"{}"))
+        await others.enough(1)
+
+        async def count() -> int:
+            return len(await place.list())
+
+        await until(count, 1)
+        await process.pool.execute("DELETE FROM bus.inbox")  # as a day later
+        place.mended = True
+        code, out, _ = await place.cli("replay", "--all", "--group", place.group, "--yes")
+        assert (code, "1 of 1 sent back" in out) == (0, True)
+        [back] = await place.seen.enough(1)
+        assert dict(back.headers) == {"tenant": "north"}
+        await process.publish(place.message("two", b"{}"))
+        await others.enough(2)
+        assert [record.event_id.rpartition(".")[2] for record in others.records] == ["one", "two"]
+
+
 async def test_a_letter_is_not_sent_back_without_a_yes(place: Place) -> None:
     async with place.process() as process:
         process.start(process.bus.consume(place.group, ["order-commands"], place.handle))
