@@ -1,8 +1,6 @@
 """What every adapter of the event bus does, whatever it runs on."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
 
 import asyncpg
 import pytest
@@ -16,38 +14,10 @@ from tests.contract.events_rig import (
     Rig,
     Seen,
     by_key,
-    kafka_rig,
     message,
-    mock_rig,
-    postgres_rig,
     settled,
 )
-from tests.kafka_brokers import Brokers, Kafka
 from tests.processes import until
-
-
-@pytest.fixture(params=["postgres", "kafka"])
-def kafka_if_any(request: pytest.FixtureRequest, kafka_brokers: Brokers) -> Kafka | None:
-    """The broker, unless the bus is the embedded one, or there is only librdkafka's mock cluster."""
-    if request.param == "postgres":
-        return None
-    found = kafka_brokers.shared()
-    lacking = request.node.get_closest_marker("mock_cluster_lacks")
-    if found is None and (lacking is not None or kafka_brokers.required):
-        kafka_brokers.absent()
-    return found
-
-
-@pytest.fixture
-async def rig(
-    request: pytest.FixtureRequest, database: str, kafka_if_any: Kafka | None
-) -> AsyncIterator[Rig]:
-    if request.node.callspec.params["kafka_if_any"] == "postgres":
-        made: AbstractAsyncContextManager[Rig] = postgres_rig(database)
-    else:
-        made = kafka_rig(database, kafka_if_any) if kafka_if_any is not None else mock_rig(database)
-    async with made as rig:
-        yield rig
 
 
 async def test_what_is_published_is_read_with_all_it_came_with(rig: Rig) -> None:

@@ -1,31 +1,8 @@
 """A reader that leaves out what one source published, on both adapters."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
 
-import pytest
-
-from tests.contract.events_rig import GUARD_S, Rig, Seen, kafka_rig, message, mock_rig, postgres_rig, settled
-from tests.kafka_brokers import Brokers, Kafka
-
-
-@pytest.fixture(params=["postgres", "kafka"])
-def kafka_if_any(request: pytest.FixtureRequest, kafka_brokers: Brokers) -> Kafka | None:
-    """The broker, unless the bus is the embedded one, or there is only librdkafka's mock cluster."""
-    return None if request.param == "postgres" else kafka_brokers.shared()
-
-
-@pytest.fixture
-async def rig(
-    request: pytest.FixtureRequest, database: str, kafka_if_any: Kafka | None
-) -> AsyncIterator[Rig]:
-    if request.node.callspec.params["kafka_if_any"] == "postgres":
-        made: AbstractAsyncContextManager[Rig] = postgres_rig(database)
-    else:
-        made = kafka_rig(database, kafka_if_any) if kafka_if_any is not None else mock_rig(database)
-    async with made as rig:
-        yield rig
+from tests.contract.events_rig import GUARD_S, Rig, Seen, message, settled
 
 
 async def test_a_reader_passes_over_what_a_source_published_and_reads_all_else(rig: Rig) -> None:

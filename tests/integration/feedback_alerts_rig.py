@@ -1,22 +1,26 @@
 """A leader that does nothing but alerts, on a real store, and windows as a test says they are."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from waymesh.feedback.v1.alert_pb2 import Alert, AlertState, ListAlertsRequest, SilenceAlertRequest
 from waymesh.feedback.v1.metrics_pb2 import AgentMetrics
 from waymesh.feedback.v1.outcome_pb2 import Severity
 from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 
+from services.feedback import server
 from services.feedback.alert_answers import listed, silenced
 from services.feedback.alert_rules import Rules, built_in
 from services.feedback.alerting import Alerting
 from services.feedback.board import Figure
 from services.feedback.records import SIGNALS, row
+from services.feedback.settings import FeedbackSettings
 from services.feedback.store import store as store_rows
-from services.mesh.events import EventBus, Message, Record
+from services.mesh.events import EventBus, Message, Record, create_bus
 from services.mesh.store import Store
 
 FIRING, RESOLVED = AlertState.ALERT_STATE_FIRING, AlertState.ALERT_STATE_RESOLVED
@@ -141,3 +145,16 @@ class Rig:
 
 class UndoneError(Exception):
     pass
+
+
+@asynccontextmanager
+async def alerting_rig(database: str, folder: Path) -> AsyncIterator[Rig]:
+    """A rig on the embedded bus."""
+    store = await Store.open(database, schema="feedback", migrations=server.MIGRATIONS)
+    bus = create_bus(FeedbackSettings(data_dir=folder), service="feedback", pool=store.pool)
+    await bus.start()
+    try:
+        yield Rig(store, bus)
+    finally:
+        await bus.close()
+        await store.close()

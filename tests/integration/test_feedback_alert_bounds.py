@@ -6,27 +6,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from feedback_alerts_rig import BREAKER, FIRING, RESOLVED, Rig
+from feedback_alerts_rig import BREAKER, FIRING, RESOLVED, Rig, alerting_rig
 from waymesh.feedback.v1.signal_pb2 import SignalKind
 
-from services.feedback import server
 from services.feedback.alert_rules import Rules, built_in
 from services.feedback.alerting import Alerting
-from services.feedback.settings import FeedbackSettings
-from services.mesh.events import create_bus
-from services.mesh.store import Store
 
 KEY = "gps_anomaly/eta/driver"
 
 
 @pytest.fixture
 async def rig(database: str, tmp_path: Path) -> AsyncIterator[Rig]:
-    store = await Store.open(database, schema="feedback", migrations=server.MIGRATIONS)
-    bus = create_bus(FeedbackSettings(data_dir=tmp_path), service="feedback", pool=store.pool)
-    await bus.start()
-    yield Rig(store, bus)
-    await bus.close()
-    await store.close()
+    async with alerting_rig(database, tmp_path) as made:
+        yield made
 
 
 def changed(name: str, **fields: float) -> Rules:

@@ -106,6 +106,16 @@ def stub_of(stack: AsyncExitStack, port: int) -> FeedbackServiceAsyncStub:
     return stub
 
 
+async def started(
+    stack: AsyncExitStack, database: str, folder: Path, **settings: bool
+) -> FeedbackServiceAsyncStub:
+    """Who calls a feedback that ends with the stack."""
+    feedback = Feedback(FeedbackSettings(port=0, admin=0, data_dir=folder, drain_s=0, **settings), database)
+    await feedback.start()
+    stack.push_async_callback(feedback.stop)
+    return stub_of(stack, feedback.server.port)
+
+
 def outcomes(count: int, *, good: bool) -> list[OutcomeEvent]:
     """What the agent `planner` did just now: well and fast, or badly and slowly."""
     status = OutcomeStatus.OUTCOME_STATUS_SUCCESS if good else OutcomeStatus.OUTCOME_STATUS_FAILURE
@@ -187,13 +197,7 @@ NAMED = {
 async def test_all_that_the_requirements_name_is_raised_and_resolved_once(
     database: str, tmp_path: Path, topic: Topic, stack: AsyncExitStack
 ) -> None:
-    feedback = Feedback(
-        FeedbackSettings(port=0, admin=0, data_dir=tmp_path, drain_s=0, enable_outcome_logging=False),
-        database,
-    )
-    await feedback.start()
-    stack.push_async_callback(feedback.stop)
-    stub = stub_of(stack, feedback.server.port)
+    stub = await started(stack, database, tmp_path, enable_outcome_logging=False)
     senders = Senders(stub)
     in_background(stack, senders.mesh.run)
     in_background(stack, senders.of_eta.run)
@@ -218,10 +222,7 @@ async def test_all_that_the_requirements_name_is_raised_and_resolved_once(
 async def test_mistakes_of_callers_raise_no_alert_and_failures_do(
     database: str, tmp_path: Path, topic: Topic, stack: AsyncExitStack
 ) -> None:
-    feedback = Feedback(FeedbackSettings(port=0, admin=0, data_dir=tmp_path, drain_s=0), database)
-    await feedback.start()
-    stack.push_async_callback(feedback.stop)
-    stub = stub_of(stack, feedback.server.port)
+    stub = await started(stack, database, tmp_path)
     for _ in range(30):
         with pytest.raises(MeshError):
             await stub.QueryMetrics(QueryMetricsRequest(page_token="wrong"), timeout=10)
@@ -242,13 +243,7 @@ async def test_mistakes_of_callers_raise_no_alert_and_failures_do(
 async def test_a_silence_is_kept_by_the_service(
     database: str, tmp_path: Path, topic: Topic, stack: AsyncExitStack
 ) -> None:
-    feedback = Feedback(
-        FeedbackSettings(port=0, admin=0, data_dir=tmp_path, drain_s=0, enable_outcome_logging=False),
-        database,
-    )
-    await feedback.start()
-    stack.push_async_callback(feedback.stop)
-    stub = stub_of(stack, feedback.server.port)
+    stub = await started(stack, database, tmp_path, enable_outcome_logging=False)
     quiet, loud = (f"gps_anomaly/eta/{subject}" for subject in ("quiet", "loud"))
     answer = await stub.SilenceAlert(
         SilenceAlertRequest(alert_key=quiet, duration_s=3_600, author="ops", comment="known"), timeout=10

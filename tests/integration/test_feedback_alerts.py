@@ -6,36 +6,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from feedback_alerts_rig import FIRING, RESOLVED, Rig, View
+from feedback_alerts_rig import BREAKER, DRIFT, FIRING, RESOLVED, RULES, Rig, View, alerting_rig
 from waymesh.feedback.v1.alert_pb2 import Alert, ListAlertsRequest, SilenceAlertRequest
 from waymesh.feedback.v1.outcome_pb2 import Severity
 from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 
-from services.feedback import server
 from services.feedback.alert_answers import listed, silenced
 from services.feedback.alert_rules import Rules, built_in
 from services.feedback.alerting import Alerting, OvertakenError
 from services.feedback.board import Figure
-from services.feedback.settings import FeedbackSettings
 from services.mesh.chain.server.validation import check
 from services.mesh.errors import InvalidArgument
-from services.mesh.events import create_bus
-from services.mesh.store import Store
-
-BREAKER, ANOMALY = SignalKind.SIGNAL_KIND_BREAKER_OPEN, SignalKind.SIGNAL_KIND_GPS_ANOMALY
-
-RULES = list(built_in().all)
-DRIFT = SignalKind.SIGNAL_KIND_COVERAGE_DRIFT
 
 
 @pytest.fixture
 async def rig(database: str, tmp_path: Path) -> AsyncIterator[Rig]:
-    store = await Store.open(database, schema="feedback", migrations=server.MIGRATIONS)
-    bus = create_bus(FeedbackSettings(data_dir=tmp_path), service="feedback", pool=store.pool)
-    await bus.start()
-    yield Rig(store, bus)
-    await bus.close()
-    await store.close()
+    async with alerting_rig(database, tmp_path) as made:
+        yield made
 
 
 KEY = "gps_anomaly/eta/driver"

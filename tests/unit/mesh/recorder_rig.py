@@ -110,3 +110,12 @@ def spooled(folder: Path) -> list[str]:
     for one in held:
         one.release()
     return names
+
+
+async def _unsent(_events: object) -> Collection[int]:
+    raise AssertionError("nothing runs that would send")
+
+
+def idle_pipeline(folder: Path) -> FeedbackPipeline:
+    """One that keeps what is recorded and is never run."""
+    return FeedbackPipeline(send=_unsent, spool=Spool(folder))

@@ -10,29 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recorder_rig import idle_pipeline
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus
 
 from services.mesh import deadline, logs
 from services.mesh.errors import Cancelled, DeadlineExceeded
 from services.mesh.feedback import Dispatcher, FeedbackPipeline, Partial, create_dispatcher
 from services.mesh.feedback.outcome import status_name
-from services.mesh.feedback.spool import Spool
 
 Context = Mapping[str, Any]
-
-
-async def unsent(_events: object) -> None:
-    raise AssertionError("nothing runs that would send")
-
-
-@pytest.fixture
-def pipeline(tmp_path: Path) -> FeedbackPipeline:
-    return FeedbackPipeline(send=unsent, spool=Spool(tmp_path))
-
-
-@pytest.fixture
-def dispatcher(pipeline: FeedbackPipeline) -> Dispatcher:
-    return create_dispatcher(pipeline)
 
 
 async def events(pipeline: FeedbackPipeline) -> list[OutcomeEvent]:
@@ -196,7 +182,7 @@ def test_what_ends_the_process_is_recorded_and_goes_on(
     pipelines: list[FeedbackPipeline] = []
 
     async def main() -> None:
-        pipelines.append(FeedbackPipeline(send=unsent, spool=Spool(tmp_path)))
+        pipelines.append(idle_pipeline(tmp_path))
         await create_dispatcher(pipelines[0]).dispatch(ends_too if in_thread else ends, "work")
 
     with pytest.raises(kind):

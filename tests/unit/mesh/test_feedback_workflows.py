@@ -8,26 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recorder_rig import idle_pipeline
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
 from services.mesh import logs
 from services.mesh.feedback import Dispatcher, FeedbackPipeline, Partial, create_dispatcher
 from services.mesh.feedback.outcome import status_name
 from services.mesh.feedback.spool import Spool
-
-
-async def unsent(_events: object) -> None:
-    raise AssertionError("nothing runs that would send")
-
-
-@pytest.fixture
-def pipeline(tmp_path: Path) -> FeedbackPipeline:
-    return FeedbackPipeline(send=unsent, spool=Spool(tmp_path))
-
-
-@pytest.fixture
-def dispatcher(pipeline: FeedbackPipeline) -> Dispatcher:
-    return create_dispatcher(pipeline)
 
 
 @pytest.fixture
@@ -204,7 +191,7 @@ def test_an_agent_that_ends_the_process_has_the_others_undone_first(
     tmp_path: Path, log: list[str], parallel: bool
 ) -> None:
     async def main() -> None:
-        pipeline = FeedbackPipeline(send=unsent, spool=Spool(tmp_path))
+        pipeline = idle_pipeline(tmp_path)
         steps = [Step("a", log), Step("b", log, error=SystemExit(3))]
         await create_dispatcher(pipeline).execute_workflow(steps, 0, parallel=parallel)
 
