@@ -11,6 +11,7 @@ import asyncpg
 
 from services.mesh.events.bus import Record
 from services.mesh.events.handling import Admit, Admitted
+from services.mesh.events.topics import DEAD_LETTERS
 
 # Of what an event says: it only has to tell apart those of one id.
 _CONTENT_BYTES: Final = 8
@@ -51,7 +52,8 @@ def admit_once(group: str) -> Admit:
                 new.discard(digest)
                 known[digest] = content
                 admitted.fresh.append(record)
-            elif known.get(digest) not in (None, content):
+            elif known.get(digest) not in (None, content) and record.topic != DEAD_LETTERS:
+                # A letter keeps its id when it has to leave its value behind.
                 admitted.refused.append((record, CONFLICT))
         return admitted
 

@@ -82,9 +82,11 @@ class KafkaBus:
     async def close(self) -> None:
         """Ends the background tasks; what is not relayed yet stays for the next process."""
         tasks, self._tasks = self._tasks, []
-        for task in reversed(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # The relay first: without the link others may take its partitions, while something is under way.
+        for some in (tasks[3:], tasks[:3]):
+            for task in some:
+                task.cancel()
+            await asyncio.gather(*some, return_exceptions=True)
         await self._sender.close()
 
     async def create_topics(self) -> Sequence[str]:

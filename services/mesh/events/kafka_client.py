@@ -23,8 +23,10 @@ _LINGER_MS: Final = 10
 _METADATA_MAX_AGE_MS: Final = 10_000
 # Of events for one partition that go in one request: some 200 of them. The library says 16 KiB.
 _BATCH_BYTES: Final = 128 << 10
-MAX_EVENT_BYTES: Final = (1 << 20) - (16 << 10)
-"""Of key and value together. Brokers take requests of 1 MiB unless told otherwise, headers included."""
+MAX_REQUEST_BYTES: Final = 1 << 20
+"""Brokers take no larger ones unless told otherwise."""
+MAX_EVENT_BYTES: Final = MAX_REQUEST_BYTES - (16 << 10)
+"""Of key and value together: there have to be headers besides."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ search for the right batch for each event, it sends several times as many.
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any, Final, TypeAlias
 
 from aiokafka import AIOKafkaProducer
@@ -23,7 +25,7 @@ from aiokafka.errors import (
 
 from services.mesh.events.bus import Record
 from services.mesh.events.cloud_events import TIME, time_of, to_headers
-from services.mesh.events.kafka_client import MAX_EVENT_BYTES, KafkaOptions
+from services.mesh.events.kafka_client import MAX_EVENT_BYTES, MAX_REQUEST_BYTES, KafkaOptions
 from services.mesh.events.kafka_partitioner import partitions_of
 
 Headers: TypeAlias = list[tuple[str, bytes]]
@@ -146,6 +148,9 @@ class KafkaSender:
             ) is None:  # fmt: skip
                 batches.append(_Batch(producer.create_batch(), []))  # the one before is full
             batches[-1].positions.append(record.position)
+        for batch in chain.from_iterable(partitions.values()):
+            if batch.builder.size() > MAX_REQUEST_BYTES:  # then it is a single event
+                raise MessageSizeTooLargeError(f"an event with its headers has {batch.builder.size()} bytes")
         # Each to its end: what is still under way when this is over could come after what is sent next.
         ends = await asyncio.gather(
             *(_send_all(producer, topic, one, batches, acknowledged) for one, batches in partitions.items()),
@@ -169,6 +174,7 @@ class KafkaSender:
         pause_s = _KNOCK_S[0]
         while True:
             producer = AIOKafkaProducer(**self._options.producer())
+            _never_expire(producer)
             try:
                 await producer.start()
             except (KafkaError, OSError, TimeoutError):
@@ -260,6 +266,17 @@ def _told(making: asyncio.Task[_Line]) -> None:
     """Nobody may be left who waits for it."""
     if not making.cancelled():
         making.exception()
+
+
+def _never_expire(producer: AIOKafkaProducer) -> None:
+    """Keeps batches of a partition without a leader until it has one again; there is no public way.
+
+    The library would give them up when they are 10 s old, also those that a broker may have: numbered anew
+    they would be there twice, and what was never sent would leave a gap in the numbers.
+    """
+    accumulator = getattr(producer, "_message_accumulator", None)
+    if accumulator is not None:
+        vars(accumulator)["_batch_ttl"] = math.inf
 
 
 async def _end(producer: AIOKafkaProducer) -> None:

@@ -1,13 +1,16 @@
 """The relay's producer: reached again and again, shared, and given up for all who use it."""
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
     KafkaConnectionError,
     KafkaTimeoutError,
+    MessageSizeTooLargeError,
     NotLeaderForPartitionError,
     OutOfOrderSequenceNumber,
     ProducerClosed,
@@ -15,7 +18,7 @@ from aiokafka.errors import (
 
 from services.mesh.events import Record, kafka_sender
 from services.mesh.events.kafka_client import KafkaOptions
-from services.mesh.events.kafka_sender import KafkaSender
+from services.mesh.events.kafka_sender import KafkaSender, _never_expire
 
 GUARD_S = 30.0
 
@@ -36,6 +39,9 @@ class Batch:
 
     def close(self) -> None:
         pass
+
+    def size(self) -> int:
+        return len(self.keys)
 
 
 class Client:
@@ -224,3 +230,38 @@ async def test_a_sender_that_knocks_can_be_closed(sender: KafkaSender) -> None:
     made = len(Producer.made)
     await asyncio.sleep(0)
     assert len(Producer.made) == made
+
+
+async def test_a_batch_whose_partition_has_no_leader_is_kept_until_it_has_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given up, it would be sent under other numbers although a broker may have it."""
+    producer = AIOKafkaProducer(**KafkaOptions("nowhere:1", compression=None).producer())
+    _never_expire(producer)
+    place = TopicPartition("t", 0)
+    producer._txn_manager.set_pid_and_epoch(1, 0)
+    accumulator = producer._message_accumulator
+    builder = producer.create_batch()
+    builder.append(timestamp=1, key=b"k", value=b"v")
+    answer = await accumulator.add_batch(builder, place, 1.0)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 3600)
+    assert accumulator.drain_by_nodes(ignore_nodes=set()) == ({}, True)
+    assert not answer.done()
+    assert producer._txn_manager.sequence_number(place) == 0
+    monkeypatch.setattr(accumulator._cluster, "leader_for_partition", lambda _: 7)
+    [(node, batches)] = accumulator.drain_by_nodes(ignore_nodes=set())[0].items()
+    assert (node, list(batches)) == (7, [place])
+    batches[place].done(0)
+    await answer
+    await producer.stop()
+
+
+async def test_an_event_whose_headers_are_too_large_is_not_given_to_the_brokers(
+    sender: KafkaSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_sender, "MAX_REQUEST_BYTES", 0)
+    with pytest.raises(MessageSizeTooLargeError):
+        await sender.send([record("a")], set())
+    assert Producer.made[0].sent == []
+    await sender.close()
