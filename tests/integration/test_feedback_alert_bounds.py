@@ -119,3 +119,14 @@ async def test_a_figure_of_what_has_been_read_so_far_resolves_nothing(rig: Rig) 
     rig.view.set("route", 2_000, failure_rate=0.0)
     assert await rig.told(second) == [("failure_rate/route", RESOLVED)]
     assert len(await rig.on_the_topic()) == 4
+
+
+async def test_a_list_of_one_rule_does_not_look_through_the_alerts_of_others(rig: Rig) -> None:
+    async with rig.database.pool.acquire() as connection:
+        await connection.execute("SET enable_seqscan = off")
+        plan = await connection.fetch(
+            "EXPLAIN SELECT body FROM alerts WHERE rule = 'breaker_open'"
+            " ORDER BY raised_at DESC, number DESC LIMIT 100"
+        )
+    assert "alerts_by_rule" in str(plan)
+    assert "Sort" not in str(plan)
