@@ -38,7 +38,7 @@ from tools.kafka.cluster import KafkaCluster
 _WARM_S: Final = 15.0
 _SETTLE_S: Final = 10.0
 _LOOK_S: Final = 0.02
-_DRAIN_S: Final = 300.0
+_DRAIN_S: Final = 600.0
 _MORE_MS: Final = 5.0
 # By the places of readers: to count rows would keep PostgreSQL busy while it is measured.
 _PENDING: Final = f"""
