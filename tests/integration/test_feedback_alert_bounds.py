@@ -123,7 +123,7 @@ async def test_a_figure_of_what_has_been_read_so_far_resolves_nothing(rig: Rig) 
 
 async def test_a_list_of_one_rule_does_not_look_through_the_alerts_of_others(rig: Rig) -> None:
     async with rig.database.pool.acquire() as connection:
-        await connection.execute("SET enable_seqscan = off")
+        await connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
         plan = await connection.fetch(
             "EXPLAIN SELECT body FROM alerts WHERE rule = 'breaker_open'"
             " ORDER BY raised_at DESC, number DESC LIMIT 100"
