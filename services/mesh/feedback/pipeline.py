@@ -199,7 +199,11 @@ class FeedbackPipeline:
         """Delivers until cancelled."""
         # Before anything new is sent: what an earlier process left is older.
         if self._replay is None:
-            self._replay = await self._next_file()
+            try:
+                self._replay = await self._next_file()
+            except OSError as error:  # there may be something: what is new goes behind it
+                _log.error("the spool cannot be read yet: %s", error)
+                self._behind.set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._deliver_new(), name="recorder: new outcomes")
             tasks.create_task(self._deliver_spooled(), name="recorder: spooled outcomes")
@@ -238,7 +242,7 @@ class FeedbackPipeline:
             try:
                 back = await self._empty_spool()
             except OSError as error:
-                _log.error("the spool cannot be read: %s", error)
+                _log.error("the spool cannot be read or cleared: %s", error)
                 back = False
             if back:
                 pause_s = _BACKOFF_S[0]

@@ -33,6 +33,9 @@ _REFUSED: Final = ".refused"
 _NAME: Final = re.compile(r"(\d{20})-[0-9a-f]+\.(?:spool|damaged|refused)")
 # The share of the bound that what was set aside may take besides.
 _ASIDE_SHARE: Final = 8
+# What a process is short of for a while.
+_NO_MEANS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_LAST_NUMBER: Final = 10**20 - 1
 # A write that fails with these may succeed with less.
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -51,7 +54,8 @@ class Leftover:
     def discard(self, refused: Sequence[bytes] = ()) -> None:
         """Forgets the file, whose records are delivered, all but the `refused`. Raises OSError.
 
-        Done again, or after `release`, it does nothing.
+        Done again, or after `release`, it does nothing: a disk that keeps the file, such as one that has
+        turned read-only, does not make this process deliver it again.
         """
         if self._lock < 0:
             return
@@ -62,6 +66,9 @@ class Leftover:
                 self.path.rename(self.path.with_suffix(_DAMAGED))
             else:
                 self.path.unlink(missing_ok=True)
+        except OSError:
+            self._spool.skip(self.path)
+            raise
         finally:
             self.release()
 
@@ -85,6 +92,9 @@ class Spool:
         self._out = -1
         self._path: Path | None = None
         self._written = 0
+        self._skipped: set[Path] = set()
+        # Folders whose names are not known to be durable yet.
+        self._made: list[Path] = []
         # Over the file being written: a reader must not close it under a writer.
         self._lock = threading.Lock()
 
@@ -139,6 +149,10 @@ class Spool:
             os.close(out)
         self._sync_names()
 
+    def skip(self, path: Path) -> None:
+        """From now on this process does not find the file, which it cannot remove."""
+        self._skipped.add(path)
+
     def size(self) -> int:
         """Bytes that wait on disk, files of other processes included."""
         return sum(map(_size, self._paths(_SUFFIX)))
@@ -150,16 +164,25 @@ class Spool:
 
     def _hold(self) -> tuple[Path, int] | None:
         for path in self._paths(_SUFFIX):
+            if path in self._skipped:
+                continue
             try:
                 lock = os.open(path, os.O_RDONLY)
             except FileNotFoundError:  # just delivered by another process
                 continue
             except OSError as error:
+                if error.errno in _NO_MEANS:
+                    raise
                 _log.error("%s cannot be opened: %s", path, error)
                 continue
             if path == self._path:
                 self._close()
-            if _locked(lock):
+            try:
+                locked = _locked(lock)
+            except OSError:
+                os.close(lock)
+                raise
+            if locked:
                 return path, lock
             os.close(lock)
         return None
@@ -221,34 +244,45 @@ class Spool:
         if self._out >= 0 and not os.fstat(self._out).st_nlink:  # somebody has cleared the folder
             self._close()
         if self._out < 0:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
             self._trim_aside()
             while self._out < 0:
-                path = self._folder / f"{self._next():020d}-{secrets.token_hex(4)}{_SUFFIX}"
-                out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-                if _locked(out):
-                    self._out, self._path, self._written = out, path, 0
-                else:  # a reader of another process was faster, found it empty and forgot it
-                    os.close(out)
-            try:
-                self._sync_names()
-            except OSError:
-                self._close()
-                raise
+                self._begin()
         return self._out
+
+    def _begin(self) -> None:
+        """A new file, unless a reader of another process is faster. One that cannot be begun is not left."""
+        path = self._folder / f"{self._next():020d}-{secrets.token_hex(4)}{_SUFFIX}"
+        out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        try:
+            if not _locked(out):  # the reader found it empty and forgot it
+                os.close(out)
+                return
+            self._sync_names()
+        except OSError:
+            with suppress(OSError):
+                path.unlink()
+            os.close(out)
+            raise
+        self._out, self._path, self._written = out, path, 0
+
+    def _make_folder(self) -> None:
+        if not self._folder.exists():
+            self._made += [one for one in (self._folder, *self._folder.parents) if not one.exists()]
+            self._folder.mkdir(parents=True, exist_ok=True)
+        while self._made:
+            with suppress(PermissionError):  # of a folder that may be passed and not be read
+                _sync_folder(self._made[-1].parent)
+            self._made.pop()
 
     def _next(self) -> int:
         """One more than any name has. What is gone was delivered: nothing older is ordered by it."""
         matches = (_NAME.fullmatch(name) for name in os.listdir(self._folder))
-        return 1 + max((int(match[1]) for match in matches if match), default=0)
+        return min(1 + max((int(match[1]) for match in matches if match), default=0), _LAST_NUMBER)
 
     def _sync_names(self) -> None:
         """A new file is durable only with its name."""
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(self._folder)
 
     def _trim_aside(self) -> None:
         """Forgets the oldest of what was set aside, if it is too much."""
@@ -279,6 +313,14 @@ def _write_all(out: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(out, rest) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _locked(file: int) -> bool:
