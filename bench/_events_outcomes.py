@@ -14,6 +14,7 @@ import os
 import time
 import uuid
 from array import array
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -122,6 +123,7 @@ class Sender:
         self._maker = Maker(agents)
         self.acks = Times()
         self.by_second = array("L")
+        self.errors: Counter[str] = Counter()
         self.stored = 0
         self._began = 0.0
 
@@ -162,13 +164,17 @@ class Sender:
                 tasks.create_task(self._call(at))
 
     async def _call(self, at: float) -> None:
-        if self._size == 1:
-            one = await self._stub.RecordOutcome(pb.RecordOutcomeRequest(event=self._maker.one()), timeout=60)
-            self._answered(at, not one.duplicate)
-            return
-        request = pb.RecordOutcomesRequest(events=self._maker.batch(self._size))
-        answer = await self._stub.RecordOutcomes(request, timeout=60)
-        self._answered(at, answer.stored)
+        try:
+            if self._size == 1:
+                request = pb.RecordOutcomeRequest(event=self._maker.one())
+                stored = not (await self._stub.RecordOutcome(request, timeout=60)).duplicate
+            else:
+                batch = pb.RecordOutcomesRequest(events=self._maker.batch(self._size))
+                stored = (await self._stub.RecordOutcomes(batch, timeout=60)).stored
+        except grpc.aio.AioRpcError as error:  # what a service does that is sent more than it can take
+            self.errors[error.code().name] += 1
+        else:
+            self._answered(at, stored)
 
     async def _stream(
         self, due: Iterator[float] | None, *, until: float = 0.0, room: asyncio.Semaphore | None = None
@@ -270,7 +276,7 @@ async def steady(
     """At `rate` for `seconds` with probes beside; audited together with the `earlier` ones."""
     sender, probe, ended = Sender(stub, size), Probe(stub), asyncio.Event()
     await sender.open_loop(rate, min(seconds, 5.0), way)  # warm
-    sender.acks.values.clear()
+    sender.acks = Times()
     before, cpu = sender.stored, cpu_seconds(running.state)
     memory: list[float] = []
     every_s = _SAMPLE_EVERY_S[seconds > 300]
@@ -294,6 +300,7 @@ async def steady(
         "acked_per_s": round(sum(whole) / max(1, len(whole))),
         "slowest_second": min(whole, default=0),
         f"seconds_below_{_WANTED_PER_S}": sum(one < _WANTED_PER_S for one in whole),
+        "errors": dict(sender.errors),
         **sender.acks.figures("ack"),
         "list_lag": probe.lists.figures("lag"),
         "watch_lag": probe.watches.figures("lag"),
@@ -331,7 +338,7 @@ async def saturated(stub: Any, *, seconds: float, size: int, at_a_time: int, way
     """As fast as it goes."""
     sender = Sender(stub, size)
     await sender.closed_loop(min(seconds, 3.0), at_a_time, way)
-    sender.acks.values.clear()
+    sender.acks = Times()
     rate = await sender.closed_loop(seconds, at_a_time, way)
     result = {
         "way": way,
