@@ -1,15 +1,16 @@
 """Where readers on Kafka stand when it changes under them: nothing is left lying, nothing is read again."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import asyncpg
 import pytest
-from aiokafka import ConsumerRecord
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 
-from services.mesh.events import Record
+from services.mesh.events import Record, kafka_broadcast, kafka_client, kafka_group
 from services.mesh.events.kafka_client import KafkaOptions
 from tests.contract.events_rig import GUARD_S, KafkaRig, Seen, kafka_rig, message, settled
 from tests.kafka_brokers import Kafka
@@ -103,3 +104,32 @@ def test_a_producers_time_that_is_none_keeps_nobody_from_reading(stamp_ms: int) 
     raw = ConsumerRecord("t", 0, 7, stamp_ms, 0, b"k", b"v", None, 1, 1, ())
     record = KafkaOptions("nowhere:1").to_record(raw)
     assert (record.time, record.position) == (datetime(1970, 1, 1, tzinfo=UTC), 7)
+
+
+async def test_a_reader_that_no_broker_it_knows_has_answered_for_a_minute_looks_for_others(
+    rig: KafkaRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may have other addresses by now, of which it would never hear."""
+    process = await rig.bus()
+    group, wide = Seen(), Seen()
+    process.start(process.bus.consume("g", ["brief"], group))
+    process.start(process.bus.broadcast(["brief"], wide))
+    await process.publish(message("k", "1", topic="brief"))
+    await group.enough(1)
+    await wide.enough(1)
+    made: list[AIOKafkaConsumer] = []
+    now = time.time
+
+    class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    for module in (kafka_group, kafka_broadcast):
+        monkeypatch.setattr(module, "AIOKafkaConsumer", Consumer)
+    monkeypatch.setattr(kafka_client.time, "time", lambda: now() + (0 if len(made) > 1 else 61))
+    await until(lambda: len(made) > 1, "both have begun anew")
+    await process.publish(message("k", "2", topic="brief"))
+    for seen in (group, wide):
+        await seen.enough(2)
+        assert seen.values() == ["1", "2"]

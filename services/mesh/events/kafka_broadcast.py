@@ -15,7 +15,7 @@ from services.mesh.events.bus import BroadcastHandler, PoisonMessage, Record
 from services.mesh.events.causes import serving
 from services.mesh.events.handling import Patience
 from services.mesh.events.inbox import event_digest
-from services.mesh.events.kafka_client import KafkaOptions
+from services.mesh.events.kafka_client import KafkaOptions, unless_cut_off
 from services.mesh.events.kafka_group import Raw
 from services.mesh.events.kafka_mark import Mark
 from services.mesh.events.kafka_watch import KafkaWatch
@@ -86,7 +86,9 @@ class KafkaBroadcastConsumer:
 
     async def _session(self) -> None:
         names = [self._options.name_in_cluster(topic) for topic in self._topics]
-        consumer = AIOKafkaConsumer(*names, **self._options.consumer(None, from_start=self._from_start))
+        # Who stood somewhere leaves nothing out: what is gone from there is gone, or the log is another.
+        from_start = self._from_start or bool(self._marks)
+        consumer = AIOKafkaConsumer(*names, **self._options.consumer(None, from_start=from_start))
         try:
             await consumer.start()
             self._consumer = consumer
@@ -101,12 +103,12 @@ class KafkaBroadcastConsumer:
                     consumer.seek(partition, mark.back)
                     self._doubtful.add(partition)
             ends = await consumer.end_offsets(partitions)
-            for partition in partitions:
-                # Fixes the place of a reader that leaves the past out before anybody relies on it.
-                position = await consumer.position(partition)
-                self._marks.setdefault(partition, Mark(position))
+            # Fixes the place of a reader that leaves the past out before anybody relies on it; all at once.
+            begins = {partition: Mark(await consumer.position(partition)) for partition in partitions}
+            self._marks = {**begins, **self._marks}
             while True:
                 fetched = await consumer.getmany(timeout_ms=_POLL_MS)
+                unless_cut_off(consumer)
                 if set(consumer.assignment()) != set(partitions):
                     return  # a topic has more partitions now, or is gone: the library begins all of them anew
                 for partition, raw in fetched.items():

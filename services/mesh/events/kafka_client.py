@@ -1,12 +1,14 @@
 """What all clients of the Kafka adapter share: connection options, names, the form of a record."""
 
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
-from aiokafka import ConsumerRecord
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka.errors import KafkaConnectionError
 
 from services.mesh import kafka_security
 from services.mesh.events.bus import Record
@@ -21,6 +23,8 @@ _HEARTBEAT_MS: Final = 2_000
 _LINGER_MS: Final = 10
 # After this long a reader sees a topic, or partitions of one, that did not exist when it began.
 _METADATA_MAX_AGE_MS: Final = 10_000
+# Many times that.
+_CUT_OFF_S: Final = 60.0
 # Of events for one partition that go in one request: some 200 of them. The library says 16 KiB.
 _BATCH_BYTES: Final = 128 << 10
 MAX_REQUEST_BYTES: Final = 1 << 20
@@ -127,6 +131,18 @@ class KafkaOptions:
             time=_time(raw.timestamp),
             source=known.source,
         )
+
+
+def unless_cut_off(consumer: AIOKafkaConsumer) -> None:
+    """KafkaConnectionError if no broker that a consumer knows has told it anything for a minute.
+
+    The library asks only those it was told of; where all have moved meanwhile, only a new consumer finds them
+    by the addresses of the settings. There is no public way to learn of it.
+    """
+    cluster = getattr(getattr(consumer, "_client", None), "cluster", None)
+    heard_ms = getattr(cluster, "_last_successful_refresh_ms", 0)
+    if heard_ms and time.time() * 1000 - heard_ms > _CUT_OFF_S * 1000:
+        raise KafkaConnectionError("no broker has answered for long")
 
 
 def _time(stamp_ms: int) -> datetime:

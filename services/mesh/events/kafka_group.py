@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 
 from services.mesh.events.bus import Record
 from services.mesh.events.handling import FencedError, Handling, Patience
-from services.mesh.events.kafka_client import KafkaOptions
+from services.mesh.events.kafka_client import KafkaOptions, unless_cut_off
 from services.mesh.events.kafka_mark import Mark
 from services.mesh.events.kafka_watch import KafkaWatch
 from services.mesh.events.metering import Meter
@@ -132,6 +132,7 @@ class KafkaGroupConsumer:
             while True:
                 self._resume(consumer)
                 fetched = await consumer.getmany(timeout_ms=_POLL_MS)
+                unless_cut_off(consumer)
                 for partition, raw in fetched.items():
                     if partition in consumer.assignment():  # it may have gone while another was handled
                         await self._take(consumer, partition, raw)
