@@ -112,6 +112,15 @@ def spooled(folder: Path) -> list[str]:
     return names
 
 
+def drained(spool: Spool) -> list[bytes]:
+    """All records that are there, oldest first, forgotten."""
+    back: list[bytes] = []
+    while (found := spool.oldest()) is not None:
+        back += found.records
+        found.discard()
+    return back
+
+
 async def _unsent(_events: object) -> Collection[int]:
     raise AssertionError("nothing runs that would send")
 

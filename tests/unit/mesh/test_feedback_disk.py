@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from recorder_rig import Service, acknowledged, event, pipeline, running, spooled
+from recorder_rig import Service, acknowledged, drained, event, pipeline, running, spooled
 
 from services.mesh.feedback import pipeline as module
 from services.mesh.feedback.frames import frame
@@ -56,14 +56,6 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(monkeypatch)
-
-
-def drained(spool: Spool) -> list[bytes]:
-    back: list[bytes] = []
-    while (found := spool.oldest()) is not None:
-        back += found.records
-        found.discard()
-    return back
 
 
 @pytest.mark.parametrize("room", [0, 1, 16])

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from recorder_rig import Service, acknowledged, event, pipeline, running
+from recorder_rig import Service, acknowledged, drained, event, pipeline, running
 
 from services.mesh.feedback import pipeline as module
 from services.mesh.feedback.frames import frame
@@ -22,14 +22,6 @@ READ_ONLY = OSError(errno.EROFS, "Read-only file system")
 @pytest.fixture
 def service() -> Service:
     return Service()
-
-
-def drained(spool: Spool) -> list[bytes]:
-    back: list[bytes] = []
-    while (found := spool.oldest()) is not None:
-        back += found.records
-        found.discard()
-    return back
 
 
 def descriptors() -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recorder_rig import idle_pipeline
 from waymesh.feedback.v1 import feedback_service_pb2
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus
 
@@ -14,7 +15,6 @@ from services.mesh.chain.server.validation import check
 from services.mesh.errors import InvalidArgument
 from services.mesh.feedback import Action, DispatchResult, FeedbackPipeline, create_dispatcher, recorded
 from services.mesh.feedback.outcome import UNREADABLE, outcome, without_secrets
-from services.mesh.feedback.spool import Spool
 from services.mesh.redact import MASK
 from services.mesh.telemetry import Telemetry
 
@@ -67,13 +67,9 @@ class Agent:
         return input_data
 
 
-async def unsent(_events: object) -> None:
-    raise AssertionError("nothing runs that would send")
-
-
 @pytest.fixture
 def pipeline(tmp_path: Path) -> FeedbackPipeline:
-    return FeedbackPipeline(send=unsent, spool=Spool(tmp_path))
+    return idle_pipeline(tmp_path)
 
 
 async def echo(input_data: Any, context: Mapping[str, Any]) -> Any:

@@ -12,18 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from recorder_rig import drained
 
 from services.mesh.feedback.frames import OVERHEAD, frame, read
 from services.mesh.feedback.spool import Spool
-
-
-def drained(spool: Spool) -> list[bytes]:
-    """All that can be read back, delivered."""
-    back: list[bytes] = []
-    while (found := spool.oldest()) is not None:
-        back += found.records
-        found.discard()
-    return back
 
 
 def numbered(count: int) -> list[bytes]:
