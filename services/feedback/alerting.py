@@ -169,7 +169,6 @@ class Alerting:
             self._set_back(work)
         for _, signal in signals:
             self._hear(work, signal)
-        # The loop serves callers while percentiles of many agents are looked for.
         if self._refused:
             _log.warning(
                 "%d signals of subjects that are new make no alerts: %d are known already",
@@ -177,7 +176,9 @@ class Alerting:
                 len(self._conditions) - len(self._measured),
             )
             self._refused = 0
-        self._measure(work, await asyncio.to_thread(self._look, view), behind)
+        # The loop serves callers while figures of many agents are looked at.
+        for before, then in await asyncio.to_thread(self._look, view, now, behind):
+            self._take(work, before, then)
         self._pass_time(work)
         self._release(work)
 
@@ -222,22 +223,22 @@ class Alerting:
         )
         self._take(work, before, alerts.hear(rule, before, heard, work.now))
 
-    def _look(self, view: MetricsView) -> list[tuple[MetricRule, str, Figure]]:
-        """Figures that are above, and those of agents that were."""
+    def _look(self, view: MetricsView, now: datetime, behind: bool) -> list[tuple[Condition, alerts.Step]]:
+        """What changes by figures that are above, and by those of agents that were: of few, mostly."""
         found = []
         for rule in self._rules.metrics:
             known = {
                 one.subject for key in self._measured if (one := self._conditions[key]).rule == rule.name
             }
             current = view.figures(rule.window, rule.metric, rule.threshold, known)
-            found += [(rule, agent, current.get(agent, _NO_FIGURE)) for agent in sorted(known.union(current))]
+            for agent in sorted(known.union(current)):
+                before = self._conditions.get(key_of(rule.name, "", agent)) or Condition(rule.name, "", agent)
+                if behind and before.raised:
+                    continue
+                step = alerts.measure(rule, before, *current.get(agent, _NO_FIGURE), now)
+                if step[0] is not before:
+                    found.append((before, step))
         return found
-
-    def _measure(self, work: _Work, found: Sequence[tuple[MetricRule, str, Figure]], behind: bool) -> None:
-        for rule, agent, (value, outcomes) in found:
-            before = self._conditions.get(key_of(rule.name, "", agent)) or Condition(rule.name, "", agent)
-            if not (behind and before.raised):
-                self._take(work, before, alerts.measure(rule, before, value, outcomes, work.now))
 
     def _pass_time(self, work: _Work) -> None:
         while self._timers and self._timers[0][0] <= work.now:
