@@ -202,7 +202,7 @@ class KafkaGroupConsumer:
         if self._places.get(partition) is not place or before == mark:
             return
         statement, rest = (_FIRST, ()) if before is None else (_ADVANCE, (before.next,))
-        if await self._pool.fetchval(statement, *self._key(partition), mark.next, mark.last, *rest) is None:
+        if await self._pool.fetchval(statement, *self._key(partition), mark.next, mark.proof, *rest) is None:
             self._lost(consumer, partition, place, seen[0].offset)
         else:
             place.mark = mark
@@ -210,7 +210,7 @@ class KafkaGroupConsumer:
     async def _handle(self, partition: TopicPartition, place: Place, batch: list[Record]) -> bool:
         before, mark = place.mark, Mark.behind(batch[-1])
         statement, rest = (_FIRST, ()) if before is None else (_ADVANCE, (before.next,))
-        arguments = (*self._key(partition), mark.next, mark.last, *rest)
+        arguments = (*self._key(partition), mark.next, mark.proof, *rest)
 
         async def advance(connection: asyncpg.Connection) -> bool:
             return await connection.fetchval(statement, *arguments) is not None
@@ -237,7 +237,7 @@ class KafkaGroupConsumer:
 
     async def _stored(self, partition: TopicPartition) -> Mark | None:
         row = await self._pool.fetchrow(_STORED, *self._key(partition))
-        return None if row is None else Mark(row["next"], row["last"])
+        return None if row is None else Mark.stored(row["next"], row["last"])
 
     def _key(self, partition: TopicPartition) -> tuple[str, str, int]:
         return self._group, self._options.name_here(partition.topic), partition.partition

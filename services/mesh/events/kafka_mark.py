@@ -25,6 +25,20 @@ class Mark:
         """The place behind a record."""
         return cls(record.position + 1, event_digest(record))
 
+    @classmethod
+    def stored(cls, following: int, proof: bytes | None) -> Self:
+        """The place that a store holds, with its proof. One of another place proves nothing: a process that
+        keeps none has moved on since.
+        """
+        if proof is None or not proof.endswith(_bytes(following)):
+            return cls(following)
+        return cls(following, proof.removesuffix(_bytes(following)))
+
+    @property
+    def proof(self) -> bytes | None:
+        """What to store beside `next`."""
+        return None if self.last is None else self.last + _bytes(self.next)
+
     @property
     def back(self) -> int:
         """Offset to read from to see whether the log is still the same one."""
@@ -38,3 +52,7 @@ class Mark:
         if first.position < self.back:
             return False
         return first.position >= self.next or event_digest(first) == self.last
+
+
+def _bytes(offset: int) -> bytes:
+    return offset.to_bytes(8, "big")

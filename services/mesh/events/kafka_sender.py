@@ -108,6 +108,8 @@ class KafkaSender:
         late: Callable[[], None] | None,
     ) -> None:
         """ProducerClosed if another send ends the producer, which leaves no answer to these."""
+        if self._line is not line:  # just now, while we waited for it
+            raise ProducerClosed
         sending = asyncio.create_task(self._send(line.producer, records, acknowledged))
         line.sends.add(sending)
         began = time.monotonic()
