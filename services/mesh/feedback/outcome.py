@@ -182,7 +182,6 @@ def without_secrets(event: OutcomeEvent) -> OutcomeEvent:
     """The event as it may be stored: payloads and texts redacted. Done again, it changes nothing more."""
     clean = OutcomeEvent()
     clean.CopyFrom(event)
-    put_names_right(clean)
     for name in _PAYLOADS:
         if clean.HasField(name):
             payload = getattr(clean, name)
@@ -196,7 +195,16 @@ def without_secrets(event: OutcomeEvent) -> OutcomeEvent:
     tags = [recordable(tag) for tag in clean.tags]
     if tags != list(clean.tags):
         clean.tags[:] = [tag[:_MAX_NAME] for tag in tags]
-    put_names_right(clean)  # of one that had to be cut, blanks alone may be left
+    return clean
+
+
+def fit_to_record(event: OutcomeEvent) -> OutcomeEvent:
+    """An event that others made, as it may be recorded: within bounds, its names put right, redacted."""
+    named = OutcomeEvent()
+    named.CopyFrom(within_bounds(event))
+    put_names_right(named)
+    clean = without_secrets(named)
+    put_names_right(clean)  # of a name that had to be cut, blanks alone may be left
     return clean
 
 

@@ -16,7 +16,7 @@ from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus
 
 from services.mesh.client import ClientFactory
 from services.mesh.errors import MeshError
-from services.mesh.feedback.outcome import unreadable, within_bounds, without_secrets
+from services.mesh.feedback.outcome import fit_to_record, unreadable
 from services.mesh.feedback.receipts import Receipt
 from services.mesh.feedback.replay import Replay, Size
 from services.mesh.feedback.spool import Leftover, Spool
@@ -135,7 +135,7 @@ class FeedbackPipeline:
         if not self.enabled:
             return self._refused(event)
         try:
-            clean = without_secrets(within_bounds(event))
+            clean = fit_to_record(event)
         except Exception:
             self.lost("an event")
             return self._refused(event)

@@ -14,7 +14,7 @@ from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 from services.mesh.chain.server.validation import check
 from services.mesh.errors import InvalidArgument
 from services.mesh.feedback.names import clean_name, is_name
-from services.mesh.feedback.outcome import SUCCESS, Links, put_names_right, without_secrets
+from services.mesh.feedback.outcome import SUCCESS, Links, fit_to_record, put_names_right
 from services.mesh.feedback.outcome import outcome as made
 
 # Of ASCII, of Latin 1, and those that turn the direction of what follows.
@@ -114,9 +114,9 @@ def test_the_recorder_makes_of_any_name_one_that_is_taken(name: str) -> None:
 def test_what_is_recorded_is_never_refused_for_its_names(names: list[str]) -> None:
     name = "".join(names)
     given_event = outcome(**dict.fromkeys(OUTCOME_NAMES, name or "a"), tags=names)
-    clean = without_secrets(given_event)
+    clean = fit_to_record(given_event)
     check(clean)
-    assert without_secrets(clean) == clean
+    assert fit_to_record(clean) == clean
     error = type("E" if "\0" in name else name[:9] or "E", (Exception,), {})()
     check(
         made(
@@ -127,13 +127,13 @@ def test_what_is_recorded_is_never_refused_for_its_names(names: list[str]) -> No
 
 
 def test_names_of_blanks_that_only_were_cut_are_no_names() -> None:
-    clean = without_secrets(outcome(workflow_id=" " * 120 + "pin: 1"))
+    clean = fit_to_record(outcome(workflow_id=" " * 120 + "pin: 1"))
     check(clean)
     assert "workflow_id" not in [field.name for field, _ in clean.ListFields()] or clean.workflow_id.strip()
 
 
 def test_names_keep_what_can_be_seen_of_them() -> None:
-    clean = without_secrets(
+    clean = fit_to_record(
         outcome(agent_name="a\nb", event_id="\x1b1", tags=["x\ty", " ", ""], agent_type="  ")
     )
     assert (clean.agent_name, clean.event_id, list(clean.tags), clean.agent_type) == (
