@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
+import psutil
 
 from bench._events_callers import Apart, Phase
 from bench._mesh import say
@@ -53,8 +54,25 @@ def quantile_ms(phases: list[Phase], q: float) -> float:
     return round(ordered[min(len(ordered) - 1, int(q * len(ordered)))] * 1000, 2) if ordered else 0.0
 
 
-def figures(phase: Phase) -> dict[str, Any]:
+class Idle:
+    """The share of the machine's time that nobody used, by phase: where it is low, figures say less."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._before = psutil.cpu_times()
+        self.shares: dict[str, float] = {}
+
+    def begin(self, phase: str) -> None:
+        now = psutil.cpu_times()
+        spent = [after - before for after, before in zip(now, self._before, strict=True)]
+        idle = now.idle - self._before.idle
+        self.shares[self._phase] = round(idle / sum(spent), 2) if sum(spent) else 0.0
+        self._phase, self._before = phase, now
+
+
+def figures(phase: Phase, idle: float) -> dict[str, Any]:
     return {
+        "machine_idle": idle,
         "calls": len(phase.seconds),
         "errors": dict(phase.errors),
         "ack_p50_ms": quantile_ms([phase], 0.5),
@@ -95,31 +113,37 @@ async def outage(
         "ENABLE_OUTCOME_LOGGING": "false",
     }
     with running([sys.executable, "-m", "services.feedback"], environment):
-        callers = Apart(f"127.0.0.1:{port}", per_s, folder)
+        callers, idle = Apart(f"127.0.0.1:{port}", per_s, folder), Idle()
+
+        def begin(phase: str) -> None:
+            callers.begin(phase)
+            idle.begin(phase)
+
         try:
             async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool:
-                callers.begin("warm")
+                begin("warm")
                 await asyncio.sleep(_WARM_S)
-                callers.begin("before")
+                begin("before")
                 await asyncio.sleep(calm_s)
-                callers.begin("away")
+                begin("away")
                 await asyncio.gather(cluster.kill(), asyncio.sleep(away_s))
-                callers.begin("back")
+                begin("back")
                 backlog = await pool.fetchval(_PENDING)
                 say(f"{backlog} events wait; the brokers come back")
                 _, (first_s, drained_per_s) = await asyncio.gather(cluster.start(), drained(pool, per_s))
                 say(f"they went at {drained_per_s:,.0f} a second")
-                callers.begin("settling")
+                begin("settling")
                 await cluster.in_sync()
                 await asyncio.sleep(_SETTLE_S)
-                callers.begin("after")
+                begin("after")
                 await asyncio.sleep(calm_s)
-                callers.begin("leader_killed")
+                begin("leader_killed")
                 leader = await cluster.leader_of(AGENT_OUTCOMES, 0)
                 await cluster.kill(leader)
                 await asyncio.sleep(calm_s / 2)
                 await cluster.start(leader)
                 await asyncio.sleep(calm_s / 2)
+                idle.begin("")
                 phases, ids = await callers.end()
                 await drained(pool, 0)
         finally:
@@ -131,7 +155,10 @@ async def outage(
     return {
         "offered_per_s": per_s,
         "away_s": away_s,
-        **{name: figures(phases[name]) for name in ("before", "away", "back", "after", "leader_killed")},
+        **{
+            name: figures(phases[name], idle.shares[name])
+            for name in ("before", "away", "back", "after", "leader_killed")
+        },
         "base_p99_ms": base_ms,
         "base_p99_apart_ms": round(apart, 2),
         "away_p99_ms": away_ms,
