@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from services.mesh.json_limits import PLAIN_DEPTH
 from services.mesh.secret_names import Naming, is_secret_name, naming
-from services.mesh.secret_pairs import MASK, NAMING_KEYS, PLAIN_NUMBER, SPOKEN, VALUE_KEYS, mask_pairs
+from services.mesh.secret_pairs import MASK, NAMING_KEYS, PLAIN_NUMBER, VALUE_KEYS, mask_pairs
 
 __all__ = [
     "COUNT_LIMIT", "MASK", "MAX_DEPTH", "MAX_VALUES", "TOO_DEEP", "TOO_LARGE", "is_clean_text",
@@ -96,7 +96,7 @@ _NAME: Final = re.compile(r"[\w.-]{1,128}")
 _SUSPICIOUS: Final = re.compile(
     r"(?i)[=:@＝：]|\d-\d|bearer|basic|eyJ|[sr]k[-_]|gh[pousr]_|github_pat|xox|AKIA|AIza|hf_|glpat|-----BEGIN"
     r"|(?<![\w.])--?\w|[\"'`]\s{0,8},|%3[ad]|</"
-    rf"|{SPOKEN}[ \t]{{1,8}}[\"'`]"
+    r"|(?<=[dety])[ \t]{1,8}[\"'`]"  # as those of SPOKEN end
 )
 # A secret without one of these characters is at least as long as this: a key of Stripe (`sk_live_…`), before
 # a JSON Web Token (17) and a key of AWS (20).
