@@ -198,8 +198,10 @@ SELECT t.name, count(*), t.compacted, t.retention, sum(
 FROM bus.topics t JOIN bus.partitions p ON p.topic = t.name JOIN bus.heads h USING (part)
 GROUP BY t.name ORDER BY t.name
 """
+# Without what is there no more: its time was over, or a relay has sent it on to Kafka.
 _LAGS = """
-SELECT p.topic, o.group_name, sum(h.last - o.position)::bigint
+SELECT p.topic, o.group_name, sum(h.last - greatest(o.position, coalesce(
+  (SELECT position - 1 FROM bus.log WHERE part = p.part ORDER BY position LIMIT 1), h.last)))::bigint
 FROM bus.offsets o JOIN bus.partitions p USING (part) JOIN bus.heads h USING (part)
 GROUP BY 1, 2 ORDER BY 1, 2
 """

@@ -136,6 +136,8 @@ class ChangeConsumer:
         """One batch: allocation for those who wait or have become free, another look for those who carry."""
         for record in records:
             event = decode_value(record, OrderEvent)
+            if event.WhichOneof("entity") is None:
+                raise PoisonMessage(record, "entity: names neither an order nor a courier")
             order = event.order
             if not event.HasField("order") or Status(order.status) is not Status.ASSIGNED:
                 self._allocate_soon()

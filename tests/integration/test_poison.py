@@ -144,6 +144,8 @@ def matrix(subject: Subject, name: str) -> list[Raw]:
             binary(strange.SerializeToString(), subject.word.rpartition(".")[2]),
             binary(nan.SerializeToString(), subject.number.rpartition(".")[2]),
         ]
+    else:
+        fields += [Raw(b"{}", "neither an order nor a courier"), Raw(b'{"of_later": 1}', "neither an order")]
     return [
         Raw(good(1), None),
         Raw(b"{", "not JSON"),
