@@ -51,7 +51,7 @@ def account(
 def test_when_everything_is_there_once_nothing_is_found() -> None:
     found = account()
     assert found.clean
-    assert (found.stored, found.published) == (4, 3)
+    assert (found.stored, found.published, found.stored_only) == (4, 3, 1)
 
 
 def test_what_is_stored_beyond_what_was_acknowledged_is_no_fault() -> None:

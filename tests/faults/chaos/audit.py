@@ -38,6 +38,8 @@ class Account:
     out_of_order: list[Finding] = field(default_factory=list)
     stored: int = 0
     published: int = 0
+    stored_only: int = 0
+    """Acknowledged deliveries: there is no topic for them."""
 
     @property
     def clean(self) -> bool:
@@ -57,6 +59,7 @@ def settle(
     account = Account()
     _once(account, OUTCOME, acknowledged[OUTCOME], outcomes)
     _once(account, DELIVERY, acknowledged[DELIVERY], deliveries)
+    account.stored_only = len(acknowledged[DELIVERY])
     _newest(account, acknowledged[ORDER], orders)
     everybody = list(readers)
     for seen in everybody:

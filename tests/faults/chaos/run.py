@@ -75,6 +75,7 @@ class Result:
             "acknowledged": self.acknowledged,
             "stored": self.account.stored,
             "published": self.account.published,
+            "stored_only": self.account.stored_only,
             "lost": len(self.account.lost),
             "duplicates": len(self.account.duplicates),
             "out_of_order": len(self.account.out_of_order),
