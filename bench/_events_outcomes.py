@@ -9,13 +9,14 @@ more of it than a number for each second and each batch.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import math
 import os
 import time
 import uuid
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -33,6 +34,8 @@ from services.mesh.feedback.outcome import SUCCESS, outcome
 from services.mesh.store import connect
 
 _STREAMS: Final = 4
+# A service ends connections, and the streams on them, after some minutes.
+_STREAM_LASTS_S: Final = 45.0
 _PROBE: Final = "bench-probe"
 _PROBE_EVERY_S: Final = 0.1
 _SAMPLE_EVERY_S: Final = (5.0, 15.0)
@@ -133,11 +136,10 @@ class Sender:
         step = self._size / rate
         began = self._began = time.perf_counter() + 0.1
         self.by_second = array("L", bytes(array("L").itemsize * math.ceil(seconds)))
-        run = self._stream if way == "stream" else self._calls
+        run = self._streams if way == "stream" else self._calls
         async with asyncio.TaskGroup() as tasks:
             for lane in range(lanes):
-                batches = range(lane, int(seconds / step), lanes)
-                tasks.create_task(run(began + step * n for n in batches))
+                tasks.create_task(run([began + step * n for n in range(lane, int(seconds / step), lanes)]))
 
     async def closed_loop(self, seconds: float, at_a_time: int, way: str) -> float:
         """`at_a_time` batches under way without a pause; outcomes a second."""
@@ -157,7 +159,14 @@ class Sender:
                     tasks.create_task(worker())
         return (self.stored - stored) / (time.perf_counter() - began)
 
-    async def _calls(self, due: Iterator[float]) -> None:
+    async def _streams(self, due: Sequence[float]) -> None:
+        """One after the other."""
+        while due:
+            few = bisect.bisect(due, due[0] + _STREAM_LASTS_S)
+            await self._stream(iter(due[:few]))
+            due = due[few:]
+
+    async def _calls(self, due: Sequence[float]) -> None:
         async with asyncio.TaskGroup() as tasks:
             for at in due:
                 await asyncio.sleep(max(0.0, at - time.perf_counter()))
@@ -247,9 +256,14 @@ class Probe:
         self.lists.values.append(time.perf_counter() - acked)
 
     async def _watch(self) -> None:
-        async for answer in self._stub.WatchOutcomes(pb.WatchOutcomesRequest(agent_name=_PROBE)):
-            self._seen[answer.event.event_id] = time.perf_counter()
-            self._both(answer.event.event_id)
+        while True:
+            try:
+                async for answer in self._stub.WatchOutcomes(pb.WatchOutcomesRequest(agent_name=_PROBE)):
+                    self._seen[answer.event.event_id] = time.perf_counter()
+                    self._both(answer.event.event_id)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:  # its connection has come of age
+                    raise
 
     def _both(self, id_: str) -> None:
         if id_ in self._acked and id_ in self._seen:
