@@ -36,9 +36,10 @@ _SECRET_PARTS: Final = (
     "sessionid",
     "bearer",
 )
-# What looks like one of these and is none, once the words are joined.
+# What looks like one of these and is none, once the words are joined. Looked for in each word alone: there is
+# no bypass in `standby_password`.
 _INNOCENT: Final = re.compile(
-    r"secretar(?:y|ies|iat)|(?:dis|post|score|wild|flash|time)card|compass|bypass|cookiecutter"
+    r"secretar(?:y|ies|iat)|(?:dis|post|score|wild|flash|time)card|(?:com|by)pass(?![wpc])|cookiecutter"
 )
 # Each only as a word of its own (`user_ssn`, not `session`; `pin`, not `mapping`).
 _SECRET_WORDS: Final = frozenset(
@@ -50,7 +51,7 @@ _TOKENS: Final = frozenset({"token", "tokens"})
 _COUNTING_WORDS: Final = frozenset(
     "used count max min total prompt completion input output limit budget per usage cost price".split()  # noqa: SIM905
 )
-# Words that make a name with any of the secret words an amount: pass_rate, auth_duration_ms, pin_lat.
+# Last words that make a name with any of the secret words an amount: pass_rate, auth_duration_ms, pin_lat.
 _MEASURES: Final = frozenset(
     "count rate ratio share percent ms seconds minutes duration latency lat lon latitude longitude".split()  # noqa: SIM905
 )
@@ -83,9 +84,7 @@ def _naming(name: str) -> Naming:
         name = unicodedata.normalize("NFKC", name.replace("\u212a", "k"))
         name = "".join(char for char in name if unicodedata.category(char) != "Cf")  # nobody sees these
     words = [word.lower() for word in _WORDS.findall(name)]
-    joined = "".join(words)
-    if _INNOCENT.search(joined) is not None:
-        joined = _INNOCENT.sub(" ", joined)
+    joined = "".join(_INNOCENT.sub(" ", word) for word in words)
     if any(part in joined for part in _SECRET_PARTS):
         return Naming.SECRET
     found = {word for word in words if word in _SECRET_WORDS or word.endswith(_SECRET_ENDS)}
@@ -95,7 +94,7 @@ def _naming(name: str) -> Naming:
         return Naming.NOTHING
     if found <= _TOKENS and ("tokens" in found or not _COUNTING_WORDS.isdisjoint(words)):
         return Naming.COUNT
-    return Naming.SECRET if _MEASURES.isdisjoint(words) else Naming.COUNT
+    return Naming.COUNT if words[-1] in _MEASURES else Naming.SECRET
 
 
 _remembered: Final = lru_cache(maxsize=4096)(_naming)

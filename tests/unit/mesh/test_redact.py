@@ -65,6 +65,14 @@ from services.mesh.redact import (
         *("security_code", "passport", "bank_account", "pass\u200bword", "my_cookie", "auth_tokens"),
         *("pass", "passcode", "signature", "session_id", "sessionId", "otp", "jwt", "authtoken", "pw"),
         *("\uff50assword", "pa\u017fsword", "to\u212aen", "x" * 300 + "_password"),
+        *(
+            "standby_password",
+            "StandbyPassword",
+            "standbypassword",
+            "example.com.password",
+            "telecomPasscode",
+        ),
+        *("share_pin", "rate_card", "ms_auth"),
     ],
 )
 def test_these_names_say_secret(name: str) -> None:
