@@ -14,6 +14,7 @@ from services.mesh import kafka_security
 from services.mesh.events.bus import Record
 from services.mesh.events.cloud_events import from_headers
 from services.mesh.events.kafka_connections import end_if_reset
+from services.mesh.events.kafka_metadata import ask_calmly
 from services.mesh.events.topics import AGENT_METRICS, AGENT_OUTCOMES
 from services.mesh.settings import MeshSettings
 
@@ -83,6 +84,7 @@ class KafkaOptions:
     def connection(self) -> dict[str, Any]:
         """Arguments of every client."""
         end_if_reset()
+        ask_calmly()
         return {
             "bootstrap_servers": self.bootstrap_servers,
             "security_protocol": self.security_protocol,
