@@ -124,6 +124,33 @@ async def test_a_partition_whose_brokers_are_away_holds_up_no_other(
     ]
 
 
+async def test_while_one_partition_waits_the_others_do_not_look_at_the_balance_each_time(
+    process: Process, brokers: Brokers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    look = KafkaRelay._balance
+
+    async def counted(self: KafkaRelay) -> None:
+        nonlocal looks
+        looks += 1
+        await look(self)
+
+    monkeypatch.setattr(KafkaRelay, "_balance", counted)
+    await process.publish(message("held", "0"), message("k1", "0s", topic="state"))
+    await brokers.has("0s")
+    async with relaying(process, Brokers(brokers.taken)):  # which makes the first one look while it waits
+        async with asyncio.timeout(GUARD_S):
+            while await process.pool.fetchval("SELECT count(DISTINCT owner) FROM bus.offsets") < 2:
+                await asyncio.sleep(0.01)
+    before = looks
+    for number in range(40):
+        await process.publish(message("k1", f"{number}s", topic="state"))
+        await brokers.has(f"{number}s")
+    assert looks - before < 10
+    brokers.open.set()
+    await gone(process)
+
+
 async def test_what_was_refused_late_is_sent_again(process: Process, brokers: Brokers) -> None:
     await process.publish(message("held", "1"), message("k1", "2", topic="state"))
     await brokers.has("2")

@@ -117,7 +117,8 @@ class KafkaRelay(GroupConsumer):
         handling = RelayHandling(pool, log, sender, meter, watch)
         super().__init__(pool, log, link, GROUP, topics, handling, _BATCH, meter)
         self._under_way: dict[int, asyncio.Task[None]] = {}
-        self._kept = False
+        # Those that were under way at the last look at the balance.
+        self._kept: set[int] = set()
 
     async def _handle_all(self, batches: Sequence[Batch]) -> None:
         """Goes on without those that take long: their brokers may be away for minutes."""
@@ -133,12 +134,12 @@ class KafkaRelay(GroupConsumer):
                 send.result()
 
     def _done(self, cursor: Cursor, send: asyncio.Task[None]) -> None:
-        self._under_way.pop(cursor.partition.part, None)
+        part = cursor.partition.part
+        self._under_way.pop(part, None)
         cursor.pending = True
         self._wake.set()
         failed = not send.cancelled() and send.exception() is not None
-        if failed or self._kept:  # as after any turn that failed; or somebody may wait for this partition
-            self._kept = False
+        if failed or part in self._kept:  # as after any turn that failed; or somebody may wait for it
             self._balance_at = 0.0
 
     def _busy(self) -> Collection[int]:
@@ -146,7 +147,7 @@ class KafkaRelay(GroupConsumer):
         return self._under_way.keys()
 
     async def _balance(self) -> None:
-        self._kept = bool(self._under_way)
+        self._kept = set(self._under_way)
         await super()._balance()
 
     async def _leave(self) -> None:
