@@ -421,7 +421,10 @@ class Windows:
                 self._publish(window, agent, now, self._final)
             del self._windows[window.spec.name, window.start]
         for start in [start for start in self._panes if start < kept_from]:
-            self._apart -= len(self._panes.pop(start))
+            by_agent = self._panes.pop(start)
+            self._apart -= len(by_agent)
+            # The latencies of all together know this; else only a full garbage collection would free it.
+            by_agent.clear()
             self._crowds.discard(start)
             flows = self._flows.pop(start, None)
             if flows is not None:

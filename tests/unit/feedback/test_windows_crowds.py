@@ -1,9 +1,12 @@
 """Thousands of agents: what alerts are judged by is never behind, and memory has its bounds."""
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from waymesh.feedback.v1.metrics_pb2 import AgentMetrics
@@ -141,6 +144,22 @@ def test_memory_of_a_crowd_is_free_again_when_its_time_is_over() -> None:
         windows.add(dataclasses.replace(some, stored_at=some.at), {}, at)
         made = {one.agent_name for one in windows.flush(at, cost=ALL) if not one.revision}
         assert made == {TOGETHER, "a", "b"}
+
+
+def test_memory_of_what_is_over_is_free_at_once(request: pytest.FixtureRequest) -> None:
+    gc.disable()
+    request.addfinalizer(gc.enable)
+    windows = Windows(SPECS, 600 * SECOND)
+    for minute in range(60):
+        at = NOON + minute * 60 * SECOND
+        some = columns(["a"], at=at)
+        windows.add(dataclasses.replace(some, stored_at=some.at), {}, at)
+        windows.flush(at, cost=ALL, closing=ALL)
+        if minute == 0:
+            [first] = windows._panes[at]["a"].latencies.runs()
+            held = weakref.ref(first)
+            del first
+    assert held() is None
 
 
 def test_outcomes_stamped_far_ahead_are_in_no_window() -> None:
