@@ -233,9 +233,9 @@ class Alerting:
             current = view.figures(rule.window, rule.metric, rule.threshold, known)
             for agent in sorted(known.union(current)):
                 before = self._conditions.get(key_of(rule.name, "", agent)) or Condition(rule.name, "", agent)
-                if behind and before.raised:
-                    continue
                 step = alerts.measure(rule, before, *current.get(agent, _NO_FIGURE), now)
+                if behind and before.raised and step[0].phase is not alerts.Phase.FIRING:
+                    continue
                 if step[0] is not before:
                     found.append((before, step))
         return found

@@ -121,6 +121,22 @@ async def test_a_figure_of_what_has_been_read_so_far_resolves_nothing(rig: Rig) 
     assert len(await rig.on_the_topic()) == 4
 
 
+async def test_what_was_calm_and_is_not_begins_to_calm_anew_though_not_all_has_been_read(rig: Rig) -> None:
+    alerting = rig.leader(changed("failure_rate", resolve_for_s=60.0))
+    rig.view.set("eta", 100, failure_rate=0.5)
+    assert await rig.told(alerting) == [("failure_rate/eta", FIRING)]
+    rig.view.set("eta", 200, failure_rate=0.0)
+    assert await rig.told(alerting) == []
+    rig.after(30)
+    rig.view.set("eta", 300, failure_rate=0.5)
+    assert await rig.step(alerting, behind=True) == []
+    rig.after(40)
+    rig.view.set("eta", 400, failure_rate=0.0)
+    assert await rig.told(alerting) == []
+    rig.after(60)
+    assert await rig.told(alerting) == [("failure_rate/eta", RESOLVED)]
+
+
 async def test_a_list_of_one_rule_does_not_look_through_the_alerts_of_others(rig: Rig) -> None:
     async with rig.database.pool.acquire() as connection:
         await connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
