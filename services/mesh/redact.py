@@ -249,7 +249,8 @@ def _said_by(value: object) -> Naming:
     if isinstance(value, str):
         return naming(value) if _NAME.fullmatch(value) is not None else Naming.NOTHING
     if isinstance(value, list | tuple):
-        return max(map(_said_by, value[:_LONGEST_PATH]), key=_weight, default=Naming.NOTHING)
+        parts = (part for part in value[:_LONGEST_PATH] if isinstance(part, str))
+        return max(map(_said_by, parts), key=_weight, default=Naming.NOTHING)
     return Naming.NOTHING
 
 

@@ -264,6 +264,7 @@ def test_what_has_no_end_has_one_here() -> None:
     circle: list[object] = []
     circle += [circle, circle, {"password": "x"}]
     assert TOO_LARGE in str(redact(circle))[-100:]
+    assert "name" in str(redact({"name": circle}))
     assert len(str(redact(range(10**9)))) < 10 * MAX_VALUES
 
 
