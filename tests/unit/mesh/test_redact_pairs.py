@@ -83,6 +83,7 @@ from services.mesh.redact import MASK, is_clean_text, redact_text
         ("the api_key \"x\" is wrong", f"the api_key \"{MASK}\" is wrong"),
         ("export PASSWORD=$'x y' A=b", f"export PASSWORD={MASK} A=b"),
         ("curl -u user:x https://h", f"curl -u user:{MASK} https://h"),
+        ("curl -u admin:123456 https://h", f"curl -u admin:{MASK} https://h"),
         ("curl --user 'user:x y' https://h", f"curl --user 'user:{MASK}' https://h"),
         # by their form
         ("cannot reach user:x@host", f"cannot reach user:{MASK}@host"),
