@@ -1,6 +1,7 @@
 """`waymesh replay`."""
 
 import asyncio
+import secrets
 import time
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def command() -> None:
     "--seed", type=click.IntRange(0), default=1, show_default=True, help="Which fixes are injected."
 )
 @click.option(
-    "--run", "run_id", help="Part of every id; the same again changes nothing.  [default: the time]"
+    "--run", "run_id", help="Part of every id; the same again changes nothing.  [default: a new one]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line instead of tables.")
 def gps(
@@ -94,7 +95,7 @@ def gps(
     except BadTraceError as error:
         raise CliError(str(error)) from error
     plan = schedule.plan(traces, side_by_side=couriers, duplicates=duplicates, disorder=disorder, seed=seed)
-    recording = Recording(traces, run_id or time.strftime("%Y%m%dT%H%M%S", time.gmtime()))
+    recording = Recording(traces, run_id or new_run_id())
     try:
         outcome = asyncio.run(run_with_progress(recording, plan, speed=speed, quiet=as_json))
     except ReplayError as error:
@@ -109,3 +110,8 @@ def gps(
             "the mesh counted something else than was sent (or others sent fixes meanwhile): "
             + "; ".join(report.differences)
         )
+
+
+def new_run_id() -> str:
+    """The time, for people, and something random: replays that start in the same second are fleets apart."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from services.mesh.events.kafka_topics import create_topics
@@ -63,6 +64,38 @@ async def test_a_group_reads_a_topic_that_was_made_anew_from_its_start(
     await settled(again)
     assert after.values() == [f"new {n}" for n in range(number)]
     assert "where group g stands: the topic was made anew, it is read from 0 on" in caplog.text
+
+
+async def test_a_group_whose_place_kafka_still_has_reads_a_topic_that_was_made_anew_from_its_start(
+    rig: KafkaRig,
+) -> None:
+    """As many events as before, and Kafka says that the group stands at their end: so it is with a cluster
+    restored from a copy, and for a moment with one that is slow to forget.
+    """
+    process = await rig.bus()
+    before, after = Seen(), Seen()
+    reader = process.bus.consume("g", ["brief"], before)
+    reading = process.start(reader)
+    await process.publish(*(message("k", f"old {n}", topic="brief") for n in range(20)))
+    await before.enough(20)
+    await settled(reader)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+
+    await delete(rig, "brief")
+    await create(rig, "brief")
+    await process.publish(*(message("k", f"new {n}", topic="brief") for n in range(20)))
+    await process.relayed()
+    place = TopicPartition(rig.options.name_in_cluster("brief"), 0)
+    client = AIOKafkaConsumer(**rig.options.consumer("g"))
+    await client.start()
+    client.assign([place])
+    await client.commit({place: 20})
+    await client.stop()
+
+    process.start(process.bus.consume("g", ["brief"], after))
+    await after.enough(20)
+    assert after.values() == [f"new {n}" for n in range(20)]
 
 
 async def test_readers_that_stay_miss_nothing_of_a_topic_that_is_made_anew_under_them(

@@ -131,6 +131,7 @@ class KafkaGroupConsumer:
             self._consumer = consumer
             while True:
                 self._resume(consumer)
+                await self._look_up(consumer)
                 fetched = await consumer.getmany(timeout_ms=_POLL_MS)
                 unless_cut_off(consumer)
                 for partition, raw in fetched.items():
@@ -144,16 +145,31 @@ class KafkaGroupConsumer:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(consumer.stop(), _STOP_S)
 
+    async def _look_up(self, consumer: AIOKafkaConsumer) -> None:
+        """Goes on where the store says with what was assigned just now.
+
+        What Kafka was told may be behind what we did, ahead of a store restored from a backup, or of a topic
+        that was there before: at the end of one with just as many other events nothing comes that shows it.
+        """
+        for partition in consumer.assignment() - self._places.keys():
+            place = self._places[partition] = Place(Patience(self._max_batch))
+            await self._from_store(consumer, partition, place)
+
+    async def _from_store(self, consumer: AIOKafkaConsumer, partition: TopicPartition, place: Place) -> bool:
+        """Whether the store knows where the group stands; then reading goes on there."""
+        place.mark = await self._stored(partition)
+        if place.mark is None:
+            return False
+        place.known = place.doubtful = True
+        self._seek(consumer, partition, place, place.mark.back)
+        return True
+
     async def _take(self, consumer: AIOKafkaConsumer, partition: TopicPartition, raw: Sequence[Raw]) -> None:
         place = self._places.setdefault(partition, Place(Patience(self._max_batch)))
         if not place.known:
-            place.mark = await self._stored(partition)
-            place.known, place.first = True, raw[0].offset
-            if place.mark is not None:
-                # What Kafka was told may be behind what we did, or ahead of a store restored from a backup.
-                place.doubtful = True
-                self._seek(consumer, partition, place, place.mark.back)
+            if await self._from_store(consumer, partition, place):
                 return
+            place.known, place.first = True, raw[0].offset
         if place.mark is not None and (place.doubtful or raw[0].offset < place.mark.next):
             place.doubtful = False
             if not place.mark.fits(self._options.to_record(raw[0])):
