@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-async def until(holds: Callable[[], bool], what: str, *, guard_s: float = 30.0) -> None:
+async def until(holds: Callable[[], bool], what: str, *, guard_s: float = 120.0) -> None:
     """Returns as soon as `holds`; fails after the guard, which only keeps a broken test from hanging."""
     deadline = time.monotonic() + guard_s
     while not holds():

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KEY = "wm_contract"
 SERVICES = ("feedback", "eta", "route")
 # Only keeps a mesh that does not start from holding the run.
-GUARD_S = 90.0
+GUARD_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)

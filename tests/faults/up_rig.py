@@ -20,7 +20,7 @@ from services.cli.environment import SERVICES
 from services.cli.state import MeshState, ProcessId, load
 from tools.kafka import ports
 
-GUARD_S = 90.0
+GUARD_S = 180.0
 # Nothing but the load itself bounds a client.
 UNLIMITED: dict[str, Any] = {"WAYMESH_RATE_PER_S": "1000000", "WAYMESH_RATE_BURST": "1000000"}
 WAYMESH = (sys.executable, "-c", "from services.cli import main; main()")

@@ -24,7 +24,7 @@ from services.mesh.settings import load
 from services.mesh.store import Store
 from services.mesh.telemetry import Telemetry
 
-GUARD_S = 60.0
+GUARD_S = 120.0
 # 2024-08-28T10:30:00Z
 START_S = 1_724_841_000
 

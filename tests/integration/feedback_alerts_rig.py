@@ -136,7 +136,7 @@ class Rig:
 
         reader = self.bus.broadcast(["agent-alerts"], read)
         running = asyncio.create_task(reader.run())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await reader.caught_up.wait()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -120,7 +120,7 @@ class Mesh:
 
     async def until(self, topic: str, holds: Callable[[list[Record]], bool]) -> list[Record]:
         """Waits until what was published on the topic so far satisfies `holds`."""
-        async with asyncio.timeout(20), self.news:
+        async with asyncio.timeout(60), self.news:
             await self.news.wait_for(lambda: holds(self.seen[topic]))
         return self.seen[topic]
 
@@ -242,7 +242,7 @@ def fix(driver: str, order_id: str, stage: int, at: float, place: Location | Non
 
 async def eventually(probe: Callable[[], Awaitable[Any]]) -> Any:
     """What `probe` gives once it gives something; for what only the store can tell."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (found := await probe()):
             await asyncio.sleep(0.01)
     return found

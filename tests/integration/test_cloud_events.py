@@ -40,7 +40,7 @@ from tests.kafka_brokers import Brokers, Kafka
 from tests.running_mesh import RunningMesh, running_mesh
 from tools.kafka.look import Look, Lying
 
-GUARD_S = 90.0
+GUARD_S = 180.0
 WIRE = [path.read_bytes() for path in sorted((Path(__file__).parents[1] / "wire").glob("outcome_*.json"))]
 KINDS: Mapping[str, type[Proto]] = {
     "gps-events": GpsEvent,

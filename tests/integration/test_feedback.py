@@ -332,7 +332,7 @@ async def test_outcomes_from_the_topic_are_stored_and_bad_ones_become_dead_lette
         )
     watch = stub.WatchOutcomes(pb.WatchOutcomesRequest(cursor="")).__aiter__()
     await anext(watch)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await listed(stub):
             await record(stub, event(99))
             await anext(watch)
@@ -345,7 +345,7 @@ async def test_outcomes_from_the_topic_are_stored_and_bad_ones_become_dead_lette
             done.set()
 
     reader = asyncio.create_task(bus.broadcast(["dead-letters"], read).run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await done.wait()
     reader.cancel()
     await asyncio.gather(reader, return_exceptions=True)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
 
 FIRING, RESOLVED = AlertState.ALERT_STATE_FIRING, AlertState.ALERT_STATE_RESOLVED
-GUARD_S = 60.0
+GUARD_S = 120.0
 PLAN = "/waymesh.route.v1.RouteService/PlanRoutes"
 
 

@@ -172,7 +172,7 @@ async def test_two_leaders_at_once_do_not_raise_an_alert_twice(rig: Rig) -> None
     async with rig.database.transaction() as connection:
         messages = await second.step(connection, rig.view, rig.now)
         slower = asyncio.create_task(rig.step())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not await waits():
                 await asyncio.sleep(0.01)
         await rig.bus.publish(connection, messages)

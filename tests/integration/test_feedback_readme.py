@@ -22,7 +22,7 @@ from tests.running_mesh import ROOT
 README = (ROOT / "services" / "feedback" / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 ADDRESS = "127.0.0.1:50053"
-GUARD_S = 60.0
+GUARD_S = 120.0
 # What the example takes as given: one outcome that is taken, one that breaks a rule.
 OUTCOMES = """
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent

@@ -21,7 +21,7 @@ from services.mesh.errors import AlreadyExists, InvalidArgument, from_status
 from services.mesh.store import connect
 from services.mesh.telemetry import Telemetry
 
-GUARD_S = 60.0
+GUARD_S = 120.0
 
 
 @pytest.fixture

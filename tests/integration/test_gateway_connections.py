@@ -34,7 +34,7 @@ def head(line: str, *headers: str, host: str = "localhost", key: str = KEY) -> b
 async def test_a_body_that_never_begins_is_a_504_and_the_end(
     listener: str, path: str, key: str, framing: str
 ) -> None:
-    async with gateway(timeout_ms=100) as rig, asyncio.timeout(10):
+    async with gateway(timeout_ms=100) as rig, asyncio.timeout(60):
         client = rig.client(listener)
         await write(client, head(f"POST {path}", framing, key=key))
         reply = await client.receive()
@@ -43,7 +43,7 @@ async def test_a_body_that_never_begins_is_a_504_and_the_end(
 
 
 async def test_a_drain_waits_for_no_body_that_does_not_come() -> None:
-    async with gateway(timeout_ms=60_000) as rig, asyncio.timeout(10):
+    async with gateway(timeout_ms=60_000) as rig, asyncio.timeout(60):
         rig.gateway.http._arriving_s = 0.0
         silent, dripping, headless = (rig.client("agent-demo") for _ in range(3))
         await write(silent, head("POST /run", "Content-Length: 100", key=""))
@@ -68,7 +68,7 @@ LAST_CHUNKS = b"%x\r\n%s\r\n0\r\n" % (len(BODY), BODY)
 
 async def test_trailers_are_no_headers() -> None:
     late = f"X-API-Key: {KEY}\r\nX-Request-Id: late\r\n\r\n".encode()
-    async with gateway() as rig, asyncio.timeout(10):
+    async with gateway() as rig, asyncio.timeout(60):
         client = rig.client()
         await write(client, head("POST /execute", CHUNKED) + LAST_CHUNKS + late)
         reply = await client.receive()
@@ -85,7 +85,7 @@ async def test_trailers_are_no_headers() -> None:
 )
 @pytest.mark.parametrize("at_once", [True, False])
 async def test_trailers_are_as_large_as_heads_may_be(piece: bytes, at_once: bool) -> None:
-    async with gateway() as rig, asyncio.timeout(10):
+    async with gateway() as rig, asyncio.timeout(60):
         client = rig.client("agent-demo")
         begun = head("POST /run", CHUNKED, key="") + LAST_CHUNKS
         if at_once:
@@ -119,7 +119,7 @@ async def drip(client: Client, piece: bytes) -> None:
 
 @pytest.mark.parametrize(("key", "status"), [("wm_wrong", 401), (KEY, 504)])
 async def test_a_body_that_drips_after_its_answer_ends_the_connection(key: str, status: int) -> None:
-    async with gateway(timeout_ms=100) as rig, asyncio.timeout(10):
+    async with gateway(timeout_ms=100) as rig, asyncio.timeout(60):
         rig.gateway.http._connections.arrival_s = 0.1
         client = rig.client()
         reader = await write(client, head("POST /execute", "Content-Length: 100000", key=key) + b"{")
@@ -132,7 +132,7 @@ async def test_a_body_that_drips_after_its_answer_ends_the_connection(key: str, 
 
 
 async def test_empty_lines_do_not_keep_a_connection() -> None:
-    async with gateway() as rig, asyncio.timeout(10):
+    async with gateway() as rig, asyncio.timeout(60):
         rig.gateway.http._connections.arrival_s = 0.1
         client = rig.client()
         assert (await client.ask("GET", "/health/live")).status == 200
@@ -140,7 +140,7 @@ async def test_empty_lines_do_not_keep_a_connection() -> None:
 
 
 async def test_a_body_that_came_after_its_answer_leaves_the_connection_as_it_was() -> None:
-    async with gateway(keep_alive_s=0.2) as rig, asyncio.timeout(10):
+    async with gateway(keep_alive_s=0.2) as rig, asyncio.timeout(60):
         rig.gateway.http._connections.arrival_s = 60
         client = rig.client()
         for _ in range(2):
@@ -176,7 +176,7 @@ async def test_what_follows_a_request_does_not_take_its_answer(
         await go_on.wait()
         return await took_in(request, context)
 
-    async with gateway({"ReportGps": waits}) as rig, asyncio.timeout(10):
+    async with gateway({"ReportGps": waits}) as rig, asyncio.timeout(60):
         client = rig.client()
         if at_once:
             await write(client, WHOLE * requests + broken)
@@ -206,7 +206,7 @@ async def test_hanging_up_cancels_the_rpc_whatever_followed_its_request() -> Non
             cancelled.set()
             raise
 
-    async with gateway({"ReportGps": waits}) as rig, asyncio.timeout(10):
+    async with gateway({"ReportGps": waits}) as rig, asyncio.timeout(60):
         client = rig.client()
         await write(client, WHOLE + b"garbage\r\n\r\n")
         await arrived.wait()
@@ -221,7 +221,7 @@ async def test_a_next_head_that_does_not_come_waits_for_the_answer_before_it() -
         await go_on.wait()
         return await took_in(request, context)
 
-    async with gateway({"ReportGps": waits}) as rig, asyncio.timeout(10):
+    async with gateway({"ReportGps": waits}) as rig, asyncio.timeout(60):
         rig.gateway.http._connections.arrival_s = 0.05
         client = rig.client()
         reader = await write(client, WHOLE + b"GET /hea")
@@ -233,7 +233,7 @@ async def test_a_next_head_that_does_not_come_waits_for_the_answer_before_it() -
 
 
 async def test_a_method_that_no_path_has_is_a_request_like_any_other() -> None:
-    async with gateway() as rig, asyncio.timeout(10):
+    async with gateway() as rig, asyncio.timeout(60):
         client = rig.client()
         for _ in range(2):
             odd = head("FOO /execute", f"Content-Length: {len(BODY)}", "X-Request-Id: odd")
@@ -252,7 +252,7 @@ async def test_a_method_that_no_path_has_is_a_request_like_any_other() -> None:
     ["FOO /execute", "FOO /execute HTTP/2.0", "FOO  /execute HTTP/1.1", "F(O /execute HTTP/1.1", "FOO"],
 )
 async def test_what_does_not_look_like_a_request_is_no_http(line: str) -> None:
-    async with gateway() as rig, asyncio.timeout(10):
+    async with gateway() as rig, asyncio.timeout(60):
         client = rig.client()
         await write(client, f"{line}\r\nHost: x\r\n\r\n".encode())
         reply = await client.receive()
@@ -260,7 +260,7 @@ async def test_what_does_not_look_like_a_request_is_no_http(line: str) -> None:
 
 
 async def test_the_rest_of_a_broken_head_is_no_request_of_its_own() -> None:
-    async with gateway() as rig, asyncio.timeout(10):
+    async with gateway() as rig, asyncio.timeout(60):
         client = rig.client()
         assert (await client.ask("GET", "/health/live")).status == 200
         await write(client, b"GET /health/live HTTP/1.1\r\nContent-Length: 0\r\nX-Text: some ")

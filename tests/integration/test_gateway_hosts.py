@@ -24,7 +24,7 @@ OTHER = [
 @pytest.mark.parametrize("path", ["/run", "/health", "/none"])
 @pytest.mark.parametrize("host", OTHER)
 async def test_a_runtime_on_loopback_serves_no_other_name(host: str, path: str) -> None:
-    async with gateway() as rig, asyncio.timeout(10):
+    async with gateway() as rig, asyncio.timeout(60):
         client = rig.client("agent-demo")
         client.sent_host = host
         if path == "/run":
@@ -38,7 +38,7 @@ async def test_a_runtime_on_loopback_serves_no_other_name(host: str, path: str) 
 
 @pytest.mark.parametrize("listener", ["agent-demo", "agent-custom"])
 async def test_a_runtime_on_loopback_serves_loopback_by_any_name_and_port(listener: str) -> None:
-    async with gateway() as rig, asyncio.timeout(10):
+    async with gateway() as rig, asyncio.timeout(60):
         client = rig.client(listener)
         for host in LOCAL:
             client.sent_host = host
@@ -46,7 +46,7 @@ async def test_a_runtime_on_loopback_serves_loopback_by_any_name_and_port(listen
 
 
 async def test_the_public_listener_and_an_open_runtime_have_the_names_that_others_give_them() -> None:
-    async with gateway(runtime_host="0.0.0.0") as rig, asyncio.timeout(10):
+    async with gateway(runtime_host="0.0.0.0") as rig, asyncio.timeout(60):
         for listener, path, key in (("gateway", "/execute", KEY), ("agent-demo", "/run", None)):
             client = rig.client(listener)
             client.sent_host = "waymesh.example"
@@ -67,7 +67,7 @@ async def test_the_public_listener_and_an_open_runtime_have_the_names_that_other
 async def test_what_must_come_once_is_a_400_otherwise(
     listener: str, headers: tuple[str, ...], named: str
 ) -> None:
-    async with gateway() as rig, asyncio.timeout(10):
+    async with gateway() as rig, asyncio.timeout(60):
         client = rig.client(listener)
         _, writer = await client.connect()
         writer.write("\r\n".join(["GET /health HTTP/1.1", *headers, "", ""]).encode())
@@ -77,7 +77,7 @@ async def test_what_must_come_once_is_a_400_otherwise(
 
 
 async def test_http_1_0_knows_no_host() -> None:
-    async with gateway() as rig, asyncio.timeout(10):
+    async with gateway() as rig, asyncio.timeout(60):
         client = rig.client()
         _, writer = await client.connect()
         writer.write(b"GET /health HTTP/1.0\r\n\r\n")

@@ -23,7 +23,7 @@ _TABLE = """
 CREATE TABLE entries (n int NOT NULL CHECK (n >= 0), UNIQUE (n) DEFERRABLE INITIALLY DEFERRED);
 """
 _GATE = 7
-_GUARD_S = 60.0
+_GUARD_S = 120.0
 
 
 class Book:

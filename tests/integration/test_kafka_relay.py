@@ -20,7 +20,7 @@ from services.mesh.events.postgres_reader import Batch
 from services.mesh.store import connect
 from tests.contract.events_rig import TOPICS, Process, message
 
-GUARD_S = 30.0
+GUARD_S = 120.0
 NOWHERE = KafkaOptions("127.0.0.1:1")
 
 

@@ -26,7 +26,7 @@ from tools.kafka.ports import free_ports
 
 # Spans leave at once: a test waits for them.
 _EXPORT_EVERY_MS = 20
-_GUARD_S = 60.0
+_GUARD_S = 120.0
 
 
 class LastHop(EtaServiceServicer):
