@@ -83,9 +83,9 @@ class Windows:
 
     `grace`: how long after its end a window closes by the clock. `pause`: how long a published window stays
     as it is at least, so that many outcomes that come late make one correction. `limits`: latencies, in
-    milliseconds, that alerts compare percentiles with. `agents`: how many are told apart. `rest`: for what
-    ended so long before the watermark hardly anything comes any more, and memory goes before speed: workflows
-    are strangers again, and latencies of all agents together are put together of theirs when they are needed.
+    milliseconds, that alerts compare percentiles with. `agents`: how many are told apart. `rest`: a window
+    that ended so long before the watermark gets hardly anything more and is kept small: it forgets which
+    workflows it has seen, and percentiles over all agents are made from each agent's when asked for.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ _HEARTBEAT_MS: Final = 2_000
 _LINGER_MS: Final = 10
 # After this long a reader sees a topic, or partitions of one, that did not exist when it began.
 _METADATA_MAX_AGE_MS: Final = 10_000
-# Many times that.
+# A consumer that learned nothing of the cluster for so long, many times that age, starts anew.
 _CUT_OFF_S: Final = 60.0
 # Of events for one partition that go in one request: some 200 of them. The library says 16 KiB.
 _BATCH_BYTES: Final = 128 << 10

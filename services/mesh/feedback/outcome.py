@@ -211,7 +211,8 @@ def fit_to_record(event: OutcomeEvent) -> OutcomeEvent:
 def put_names_right(event: OutcomeEvent) -> None:
     """Makes the event's ids, names and tags such as the contract takes. Done again, it changes nothing.
 
-    Identities as well, the same into the same: of an event that would be refused nothing would be left.
+    Identities as well, the same into the same: of an event that would be refused nothing would be left. An
+    event_id or run_id without a character to keep becomes a new one.
     """
     for name in (*_NAME_LIMITS, "event_id", "parent_event_id"):
         given = getattr(event, name)
