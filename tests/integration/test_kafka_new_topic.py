@@ -93,8 +93,10 @@ async def test_a_group_whose_place_kafka_still_has_reads_a_topic_that_was_made_a
     await client.commit({place: 20})
     await client.stop()
 
-    process.start(process.bus.consume("g", ["brief"], after))
+    again = process.bus.consume("g", ["brief"], after)
+    process.start(again)
     await after.enough(20)
+    await settled(again)
     assert after.values() == [f"new {n}" for n in range(20)]
 
 

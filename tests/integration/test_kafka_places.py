@@ -9,8 +9,9 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 
-from services.mesh.events import Record, kafka_broadcast, kafka_client, kafka_group
+from services.mesh.events import Consumer, Record, kafka_broadcast, kafka_client, kafka_group
 from services.mesh.events.kafka_client import KafkaOptions
 from tests.contract.events_rig import GUARD_S, KafkaRig, Seen, kafka_rig, message, settled
 from tests.kafka_brokers import Kafka
@@ -48,6 +49,34 @@ async def test_a_member_that_another_has_overtaken_goes_on_without_a_further_eve
     assert seen.batches[-1][-1].value == b"19"
     handled = [batch for batch in seen.batches if batch[0].position >= 6]
     assert [record.value.decode() for batch in handled for record in batch] == [str(n) for n in range(5, 20)]
+
+
+async def test_members_that_come_while_others_are_slow_to_join_again_end_nobodys_session(
+    rig: KafkaRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    join = GroupCoordinator._do_rejoin_group
+
+    async def slowly(self: GroupCoordinator, subscription: object) -> object:
+        await asyncio.sleep(0.5)  # longer than a turn of the reader, which has nothing to do meanwhile
+        return await join(self, subscription)
+
+    monkeypatch.setattr(GroupCoordinator, "_do_rejoin_group", slowly)
+    process = await rig.bus()
+    seen = Seen()
+    members: list[Consumer] = []
+    for number in range(3):
+        members.append(process.bus.consume("g", ["moves"], seen))
+        process.start(members[-1])
+        await process.publish(*(message(f"k{n}", f"{number} {n}") for n in range(40)))
+        await seen.enough(40 * (number + 1))
+
+        def shared() -> bool:
+            held = [set(member.lag()) for member in members]
+            return all(held) and sum(map(len, held)) == 4 and sum(sum(m.lag().values()) for m in members) == 0
+
+        await until(shared, "each has partitions of its own and has handled them")
+    assert sorted(seen.values()) == sorted(f"{number} {n}" for number in range(3) for n in range(40))
+    assert not [record for record in caplog.records if "joins again" in record.getMessage()]
 
 
 async def test_partitions_that_are_added_are_read_and_the_others_not_again(rig: KafkaRig) -> None:

@@ -19,6 +19,7 @@ from services.mesh.events.kafka_client import KafkaOptions, unless_cut_off
 from services.mesh.events.kafka_mark import Mark
 from services.mesh.events.kafka_watch import KafkaWatch
 from services.mesh.events.metering import Meter
+from services.mesh.store.failures import is_transient
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +89,8 @@ class KafkaGroupConsumer:
         self._unwanted = ("ce_source", unless_from.encode()) if unless_from else None
         self._metered_at = 0.0
         self._places: dict[TopicPartition, Place] = {}
+        # Whose places are still to be looked up.
+        self._assigned: set[TopicPartition] = set()
         self._consumer: AIOKafkaConsumer | None = None
         self._commit_at = 0.0
         self.caught_up = asyncio.Event()
@@ -102,6 +105,8 @@ class KafkaGroupConsumer:
             except Exception as error:
                 if isinstance(error, KafkaError | TimeoutError):
                     self._watch.failed(self._trouble, error)
+                elif is_transient(error):
+                    _log.warning("group %s joins again: %s", self._group, type(error).__name__)
                 else:
                     _log.warning("group %s joins again", self._group, exc_info=error)
             lasted = time.monotonic() - began > _RESTART_S[1]
@@ -110,10 +115,14 @@ class KafkaGroupConsumer:
 
     def lag(self) -> Mapping[tuple[str, int], int]:
         """Events not yet handled, by (topic, partition), as of the last fetch of each."""
-        found = {}
+        found: dict[tuple[str, int], int] = {}
         consumer = self._consumer
+        if consumer is None:
+            return found
+        # The place of one that has gone is there until we are told which ones have come.
+        held = consumer.assignment()
         for partition, place in self._places.items():
-            high = consumer.highwater(partition) if consumer is not None else None
+            high = consumer.highwater(partition) if partition in held else None
             if high is not None and place.known:
                 name = self._options.name_here(partition.topic)
                 begin = place.first if place.mark is None else place.mark.next
@@ -124,8 +133,9 @@ class KafkaGroupConsumer:
         """From joining to leaving the group."""
         consumer = AIOKafkaConsumer(**self._options.consumer(self._group))
         self._places.clear()
+        self._assigned.clear()
         names = [self._options.name_in_cluster(topic) for topic in self._topics]
-        consumer.subscribe(topics=names, listener=_Forget(self._places))
+        consumer.subscribe(topics=names, listener=_Changes(self._places, self._assigned))
         try:
             await consumer.start()
             self._consumer = consumer
@@ -151,7 +161,13 @@ class KafkaGroupConsumer:
         What Kafka was told may be behind what we did, ahead of a store restored from a backup, or of a topic
         that was there before: at the end of one with just as many other events nothing comes that shows it.
         """
-        for partition in consumer.assignment() - self._places.keys():
+        # A rebalance may come while the store is asked: it says anew which these are.
+        while self._assigned:
+            partition = self._assigned.pop()
+            if partition in consumer.assignment():
+                consumer.resume(
+                    partition
+                )  # some of it may have been handled, and failed, before we were told
             place = self._places[partition] = Place(Patience(self._max_batch))
             await self._from_store(consumer, partition, place)
 
@@ -167,6 +183,7 @@ class KafkaGroupConsumer:
     async def _take(self, consumer: AIOKafkaConsumer, partition: TopicPartition, raw: Sequence[Raw]) -> None:
         place = self._places.setdefault(partition, Place(Patience(self._max_batch)))
         if not place.known:
+            self._assigned.discard(partition)
             if await self._from_store(consumer, partition, place):
                 return
             place.known, place.first = True, raw[0].offset
@@ -261,7 +278,7 @@ class KafkaGroupConsumer:
     def _resume(self, consumer: AIOKafkaConsumer) -> None:
         now = time.monotonic()
         for partition, place in self._places.items():
-            if place.paused and place.patience.retry_at <= now:
+            if place.paused and place.patience.retry_at <= now and partition in consumer.assignment():
                 consumer.resume(partition)
                 place.paused = False
 
@@ -288,16 +305,18 @@ class KafkaGroupConsumer:
                 self._meter.lag(topic, partition, events)
 
 
-class _Forget(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Forgets partitions that come or go: their places are read from the store again."""
+class _Changes(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Forgets where partitions stood that come or go, and notes those that come. All do at each rebalance."""
 
-    def __init__(self, places: dict[TopicPartition, Place]) -> None:
+    def __init__(self, places: dict[TopicPartition, Place], assigned: set[TopicPartition]) -> None:
         self._places = places
+        self._assigned = assigned
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        for partition in revoked:
-            self._places.pop(partition, None)
+        self._places.clear()
+        self._assigned.clear()
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        for partition in assigned:
-            self._places.pop(partition, None)
+        # Records of one that has gone may have been handled since it was revoked.
+        self._places.clear()
+        self._assigned.update(assigned)
