@@ -28,7 +28,8 @@ TOPICS: Mapping[str, Topic] = {
     for topic in (
         Topic("moves", 4),
         Topic("state", 2, compacted=True, retention=None),
-        Topic("brief", 1, retention=timedelta(0)),
+        Topic("lone", 1),
+        Topic("brief", 1, retention=timedelta(0)),  # on Kafka gone at any moment
         Topic(DEAD_LETTERS, 1),
     )
 }

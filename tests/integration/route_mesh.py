@@ -119,9 +119,9 @@ class Mesh:
             await self.bus.publish(conn, [Message(topic, key, value, event_id, "test", content_type)])
 
     async def until(self, topic: str, holds: Callable[[list[Record]], bool]) -> list[Record]:
-        """Waits until what was published on the topic so far satisfies `holds`."""
+        """Waits until something was published on the topic and all of it so far satisfies `holds`."""
         async with asyncio.timeout(60), self.news:
-            await self.news.wait_for(lambda: holds(self.seen[topic]))
+            await self.news.wait_for(lambda: bool(self.seen[topic]) and holds(self.seen[topic]))
         return self.seen[topic]
 
 

@@ -36,12 +36,12 @@ async def test_a_member_that_another_has_overtaken_goes_on_without_a_further_eve
             await process.pool.execute("UPDATE bus.kafka_offsets SET next = next + 5")
         await seen(connection, records)
 
-    reader = process.bus.consume("g", ["brief"], handle)
+    reader = process.bus.consume("g", ["lone"], handle)
     process.start(reader)
-    await process.publish(message("k", "first", topic="brief"))
+    await process.publish(message("k", "first", topic="lone"))
     await settled(reader)
     overtaking.set()
-    await process.publish(*(message("k", f"{n}", topic="brief") for n in range(20)))
+    await process.publish(*(message("k", f"{n}", topic="lone") for n in range(20)))
     async with asyncio.timeout(GUARD_S):
         while await process.pool.fetchval("SELECT next FROM bus.kafka_offsets") < 21:
             await asyncio.sleep(0.01)
@@ -82,11 +82,11 @@ async def test_members_that_come_while_others_are_slow_to_join_again_end_nobodys
 async def test_partitions_that_are_added_are_read_and_the_others_not_again(rig: KafkaRig) -> None:
     process = await rig.bus()
     group, wide, late = Seen(), Seen(), Seen()
-    await process.publish(*(message("k", f"{n}", topic="brief") for n in range(30)))
+    await process.publish(*(message("k", f"{n}", topic="lone") for n in range(30)))
     await process.relayed()
-    process.start(process.bus.consume("g", ["brief"], group))
-    process.start(process.bus.broadcast(["brief"], wide))
-    without_past = process.bus.broadcast(["brief"], late, from_start=False)
+    process.start(process.bus.consume("g", ["lone"], group))
+    process.start(process.bus.broadcast(["lone"], wide))
+    without_past = process.bus.broadcast(["lone"], late, from_start=False)
     process.start(without_past)
     await group.enough(30)
     await wide.enough(30)
@@ -95,13 +95,13 @@ async def test_partitions_that_are_added_are_read_and_the_others_not_again(rig: 
     admin = AIOKafkaAdminClient(**rig.options.connection())
     await admin.start()
     try:
-        await admin.create_partitions({rig.options.name_in_cluster("brief"): NewPartitions(4)})
+        await admin.create_partitions({rig.options.name_in_cluster("lone"): NewPartitions(4)})
     finally:
         await admin.close()
     sent = 30
     places: set[int] = set()
     while len(places) < 4:  # until the relay knows the new ones
-        await process.publish(*(message(f"k{n}", f"{n}", topic="brief") for n in range(sent, sent + 20)))
+        await process.publish(*(message(f"k{n}", f"{n}", topic="lone") for n in range(sent, sent + 20)))
         sent += 20
         await wide.enough(sent)
         places = {record.partition for record in wide.records}
@@ -112,16 +112,16 @@ async def test_partitions_that_are_added_are_read_and_the_others_not_again(rig: 
 
 async def test_a_reader_that_leaves_the_past_out_misses_nothing_between_two_runs(rig: KafkaRig) -> None:
     process = await rig.bus()
-    await process.publish(message("k", "old", topic="brief"))
+    await process.publish(message("k", "old", topic="lone"))
     await process.relayed()
     seen = Seen()
-    reader = process.bus.broadcast(["brief"], seen, from_start=False)
+    reader = process.bus.broadcast(["lone"], seen, from_start=False)
     reading = process.start(reader)
     async with asyncio.timeout(GUARD_S):
         await reader.caught_up.wait()
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
-    await process.publish(message("k", "between", topic="brief"))
+    await process.publish(message("k", "between", topic="lone"))
     await process.relayed()
     process.start(reader)
     await seen.enough(1)
@@ -141,9 +141,9 @@ async def test_a_reader_that_no_broker_it_knows_has_answered_for_a_minute_looks_
     """They may have other addresses by now, of which it would never hear."""
     process = await rig.bus()
     group, wide = Seen(), Seen()
-    process.start(process.bus.consume("g", ["brief"], group))
-    process.start(process.bus.broadcast(["brief"], wide))
-    await process.publish(message("k", "1", topic="brief"))
+    process.start(process.bus.consume("g", ["lone"], group))
+    process.start(process.bus.broadcast(["lone"], wide))
+    await process.publish(message("k", "1", topic="lone"))
     await group.enough(1)
     await wide.enough(1)
     made: list[AIOKafkaConsumer] = []
@@ -158,7 +158,7 @@ async def test_a_reader_that_no_broker_it_knows_has_answered_for_a_minute_looks_
         monkeypatch.setattr(module, "AIOKafkaConsumer", Consumer)
     monkeypatch.setattr(kafka_client.time, "time", lambda: now() + (0 if len(made) > 1 else 61))
     await until(lambda: len(made) > 1, "both have begun anew")
-    await process.publish(message("k", "2", topic="brief"))
+    await process.publish(message("k", "2", topic="lone"))
     for seen in (group, wide):
         await seen.enough(2)
         assert seen.values() == ["1", "2"]

@@ -75,10 +75,13 @@ class KafkaBroadcastConsumer:
 
     def lag(self) -> Mapping[tuple[str, int], int]:
         """Events not yet handled, by (topic, partition), as of the last fetch of each."""
-        found = {}
+        found: dict[tuple[str, int], int] = {}
         consumer = self._consumer
+        if consumer is None:
+            return found
+        held = consumer.assignment()  # not all, once a topic has gone
         for partition, mark in self._marks.items():
-            high = consumer.highwater(partition) if consumer is not None else None
+            high = consumer.highwater(partition) if partition in held else None
             if high is not None:
                 name = self._options.name_here(partition.topic)
                 found[name, partition.partition] = max(0, high - mark.next)
