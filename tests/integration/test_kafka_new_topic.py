@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from services.mesh.events.kafka_topics import create_topics
-from tests.contract.events_rig import GUARD_S, TOPICS, KafkaRig, Seen, kafka_rig, message, settled
+from tests.contract.events_rig import GUARD_S, TOPICS, KafkaRig, Process, Seen, kafka_rig, message, settled
 from tests.kafka_brokers import Kafka
 
 
@@ -38,25 +38,29 @@ async def create(rig: KafkaRig, topic: str) -> None:
             await asyncio.sleep(0.05)
 
 
+async def handled_and_made_anew(rig: KafkaRig, process: Process, old: int, new: int) -> None:
+    """Group g has handled all old events and is gone; the topic of that name has other events now."""
+    before = Seen()
+    reader = process.bus.consume("g", ["lone"], before)
+    reading = process.start(reader)
+    await process.publish(*(message("k", f"old {n}", topic="lone") for n in range(old)))
+    await before.enough(old)
+    await settled(reader)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    await delete(rig, "lone")
+    await create(rig, "lone")
+    await process.publish(*(message("k", f"new {n}", topic="lone") for n in range(new)))
+    await process.relayed()
+
+
 # Fewer than there were, as many, and more: then no offset tells the one log from the other.
 @pytest.mark.parametrize("number", [30, 50, 80])
 async def test_a_group_reads_a_topic_that_was_made_anew_from_its_start(
     rig: KafkaRig, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     process = await rig.bus()
-    before = Seen()
-    reader = process.bus.consume("g", ["lone"], before)
-    reading = process.start(reader)
-    await process.publish(*(message("k", f"old {n}", topic="lone") for n in range(50)))
-    await before.enough(50)
-    await settled(reader)
-    reading.cancel()
-    await asyncio.gather(reading, return_exceptions=True)
-
-    await delete(rig, "lone")
-    await create(rig, "lone")
-    await process.publish(*(message("k", f"new {n}", topic="lone") for n in range(number)))
-    await process.relayed()
+    await handled_and_made_anew(rig, process, 50, number)
     after = Seen()
     again = process.bus.consume("g", ["lone"], after)
     process.start(again)
@@ -73,19 +77,7 @@ async def test_a_group_whose_place_kafka_still_has_reads_a_topic_that_was_made_a
     restored from a copy, and for a moment with one that is slow to forget.
     """
     process = await rig.bus()
-    before, after = Seen(), Seen()
-    reader = process.bus.consume("g", ["lone"], before)
-    reading = process.start(reader)
-    await process.publish(*(message("k", f"old {n}", topic="lone") for n in range(20)))
-    await before.enough(20)
-    await settled(reader)
-    reading.cancel()
-    await asyncio.gather(reading, return_exceptions=True)
-
-    await delete(rig, "lone")
-    await create(rig, "lone")
-    await process.publish(*(message("k", f"new {n}", topic="lone") for n in range(20)))
-    await process.relayed()
+    await handled_and_made_anew(rig, process, 20, 20)
     place = TopicPartition(rig.options.name_in_cluster("lone"), 0)
     client = AIOKafkaConsumer(**rig.options.consumer("g"))
     await client.start()
@@ -93,6 +85,7 @@ async def test_a_group_whose_place_kafka_still_has_reads_a_topic_that_was_made_a
     await client.commit({place: 20})
     await client.stop()
 
+    after = Seen()
     again = process.bus.consume("g", ["lone"], after)
     process.start(again)
     await after.enough(20)
