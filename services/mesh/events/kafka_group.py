@@ -165,9 +165,8 @@ class KafkaGroupConsumer:
         while self._assigned:
             partition = self._assigned.pop()
             if partition in consumer.assignment():
-                consumer.resume(
-                    partition
-                )  # some of it may have been handled, and failed, before we were told
+                # Some of it may have been tried in vain, and held, before we were told.
+                consumer.resume(partition)
             place = self._places[partition] = Place(Patience(self._max_batch))
             await self._from_store(consumer, partition, place)
 
