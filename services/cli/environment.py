@@ -63,6 +63,11 @@ SERVICES: Final = (
         PortSpec("route admin", "WAYMESH_ROUTE_ADMIN_PORT", _ADMIN_BASE + 1),
     ),
     ServiceSpec(
+        "agents",
+        PortSpec("agents", "WAYMESH_AGENTS_PORT", 50054),
+        PortSpec("agents admin", "WAYMESH_AGENTS_ADMIN_PORT", _ADMIN_BASE + 3),
+    ),
+    ServiceSpec(
         "gateway",
         _GATEWAY_PORT,
         _GATEWAY_PORT,

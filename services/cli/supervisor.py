@@ -307,7 +307,7 @@ class Supervisor:
         screen = self._screen
         screen.line()
         screen.line(f"  gateway   http://{gateway}   docs http://{gateway}/docs")
-        for name in ("eta", "route", "feedback"):
+        for name in ("eta", "route", "feedback", "agents"):
             entry = self.address(name)
             metrics = f"http://{entry.host}:{entry.admin_port}/metrics"
             screen.line(f"  {name:<9} {entry}   metrics {metrics}")

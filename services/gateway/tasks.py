@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import waymesh
 from google.protobuf import message_factory
@@ -15,6 +15,9 @@ from waymesh.task.v1 import task_pb2
 
 from services.mesh import json_codec
 from services.mesh.errors import FieldViolation, MeshError
+
+# Services that are not called as their domain is.
+_SERVICES: Final[Mapping[str, str]] = {"agent": "agents"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,8 +120,7 @@ def _task(file: FileDescriptor, method: MethodDescriptor) -> Task | None:
     return Task(
         name=said.name,
         summary=said.summary,
-        # waymesh.eta.v1 → eta
-        owner=file.package.split(".")[1],
+        owner=_owner(file),
         path=f"/{method.containing_service.full_name}/{method.name}",
         request=_class(request),
         response=_class(method.output_type),
@@ -133,6 +135,12 @@ def _task(file: FileDescriptor, method: MethodDescriptor) -> Task | None:
         ),
         lists=json_codec.lists(method.output_type),
     )
+
+
+def _owner(file: FileDescriptor) -> str:
+    """The service that serves a package: waymesh.eta.v1 → eta."""
+    domain = file.package.split(".")[1]
+    return _SERVICES.get(domain, domain)
 
 
 def _class(descriptor: Descriptor) -> type[Message]:

@@ -129,6 +129,7 @@ class MeshSettings(BaseSettings):
     eta_target: Target = Field("127.0.0.1:50051", validation_alias="WAYMESH_ETA_TARGET")
     route_target: Target = Field("127.0.0.1:50052", validation_alias="WAYMESH_ROUTE_TARGET")
     feedback_target: Target = Field("127.0.0.1:50053", validation_alias="WAYMESH_FEEDBACK_TARGET")
+    agents_target: Target = Field("127.0.0.1:50054", validation_alias="WAYMESH_AGENTS_TARGET")
     drain_s: float = Field(5.0, validation_alias="WAYMESH_DRAIN_S", ge=0, le=600)
     max_message_mib: int = Field(64, validation_alias="WAYMESH_MAX_MESSAGE_MIB", ge=1, le=1024)
     max_concurrent_rpcs: int | None = Field(

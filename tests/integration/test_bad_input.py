@@ -445,7 +445,7 @@ def test_nothing_secret_of_a_refused_request_is_told_or_logged(
 
 
 def test_no_service_took_any_of_it_for_a_fault_of_its_own(mesh: RunningMesh) -> None:
-    services = {"gateway", "eta", "route", "feedback"}
+    services = {"gateway", "eta", "route", "feedback", "agents"}
     lines = [(service, json.loads(line)) for service, line in mesh.logs()]
     assert {service for service, _ in lines} == services
     # Were levels written otherwise than they are looked for here, nothing would ever be found.

@@ -26,6 +26,7 @@ DRIVER_ALLOCATIONS: Final = "driver-allocations"
 AGENT_OUTCOMES: Final = "agent-outcomes"
 AGENT_METRICS: Final = "agent-metrics"
 AGENT_ALERTS: Final = "agent-alerts"
+AGENT_LIFECYCLE: Final = "agent-lifecycle"
 TRAFFIC_UPDATES: Final = "traffic-updates"
 DEAD_LETTERS: Final = "dead-letters"
 
@@ -42,6 +43,7 @@ _ALL: Final = (
     Topic(AGENT_OUTCOMES, 6),
     Topic(AGENT_METRICS, 3),
     Topic(AGENT_ALERTS, 3),
+    Topic(AGENT_LIFECYCLE, 3, retention=timedelta(days=30)),
     # Yesterday's speeds say nothing of now; what is learned from them lives in eta's store.
     Topic(TRAFFIC_UPDATES, 6, compacted=True, retention=timedelta(days=1)),
     Topic(DEAD_LETTERS, 3, retention=timedelta(days=30)),

@@ -24,7 +24,7 @@ def test_each_port_is_moved_by_its_variable_and_admin_ports_by_their_base() -> N
     chosen = ports({"PORT": "8080", "WAYMESH_ETA_PORT": "1234", "PROMETHEUS_PORT": "9500"})
     assert chosen[service("gateway").port] == 8080
     assert chosen[service("eta").port] == 1234
-    assert [chosen[service(name).admin] for name in ("eta", "route", "feedback")] == [9500, 9501, 9502]
+    assert [chosen[service(name).admin] for name in ("eta", "route", "feedback", "agents")] == [9500, 9501, 9502, 9503]
 
 
 def test_port_0_means_free_ports_each_different() -> None:

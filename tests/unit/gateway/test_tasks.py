@@ -16,7 +16,7 @@ def test_every_unary_rpc_of_the_contracts_is_a_task_of_its_owner() -> None:
     assert owners["report_gps"] == owners["predict_eta"] == owners["batch_predict_eta"] == "eta"
     assert owners["optimize_route"] == owners["allocate_drivers"] == owners["cancel_order"] == "route"
     assert owners["record_outcomes"] == "feedback"
-    assert tasks.owners(TABLE) == ["eta", "feedback", "route"]
+    assert tasks.owners(TABLE) == ["agents", "eta", "feedback", "route"]
     assert "watch_eta" not in TABLE
 
 

@@ -112,6 +112,42 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """What the request names is not known so far, and may be soon: the topic that tells of it is still being read.
     The server itself is well. Metadata: `topic`. Comes with RetryInfo. Example: {"topic": "orders"}
     """
+    ERROR_REASON_AGENT_UNKNOWN: _ErrorReason.ValueType  # 60
+    """The agent is not known, or is another tenant's. Metadata: `agent`. Example: {"agent": "night-shift"}"""
+    ERROR_REASON_AGENT_NAME_TAKEN: _ErrorReason.ValueType  # 61
+    """Another agent of the tenant has the name. Metadata: `name`, `agent_id` (of the other one).
+    Example: {"name": "night-shift", "agent_id": "2b6e..."}
+    """
+    ERROR_REASON_STALE_VERSION: _ErrorReason.ValueType  # 62
+    """The agent has changed since. Metadata: `agent_id`, `version` (the newest). Example: {"agent_id": "2b6e...", "version": "4"}"""
+    ERROR_REASON_VERSION_UNKNOWN: _ErrorReason.ValueType  # 63
+    """The agent never had that version. Metadata: `agent_id`, `version`. Example: {"agent_id": "2b6e...", "version": "9"}"""
+    ERROR_REASON_CAPABILITY_UNKNOWN: _ErrorReason.ValueType  # 64
+    """There is no such tool. Metadata: `capability_id`. Example: {"capability_id": "open_door"}"""
+    ERROR_REASON_AGENT_BUILT_IN: _ErrorReason.ValueType  # 65
+    """The agent comes with Waymesh: it cannot be deleted, nor changed by other tenants. Metadata: `agent`.
+    Example: {"agent": "eta"}
+    """
+    ERROR_REASON_AGENT_DELETED: _ErrorReason.ValueType  # 66
+    """The agent is deleted; reverting it brings it back. Metadata: `agent_id`. Example: {"agent_id": "2b6e..."}"""
+    ERROR_REASON_RUN_UNKNOWN: _ErrorReason.ValueType  # 67
+    """The run is not known, or is another tenant's. Metadata: `run_id`. Example: {"run_id": "run_1"}"""
+    ERROR_REASON_RUN_CANCELLED: _ErrorReason.ValueType  # 68
+    """The run was cancelled. Metadata: `run_id`. Example: {"run_id": "run_1"}"""
+    ERROR_REASON_RUN_INTERRUPTED: _ErrorReason.ValueType  # 69
+    """The process that had the run ended before the run did. Metadata: `run_id`. Example: {"run_id": "run_1"}"""
+    ERROR_REASON_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 70
+    """A budget of money or tokens is used up. Metadata: `budget` (`key`, `agent` or `run`), `name`, `limit`.
+    Example: {"budget": "agent", "name": "eta", "limit": "max_cost_usd_per_day"}
+    """
+    ERROR_REASON_MODEL_FAILED: _ErrorReason.ValueType  # 71
+    """A model did not give an answer that could be used. Metadata: `model`. Example: {"model": "gpt-5-mini"}"""
+    ERROR_REASON_TOOL_REFUSED: _ErrorReason.ValueType  # 72
+    """A tool may not do this in this run. Metadata: `tool`. Example: {"tool": "get_order"}"""
+    ERROR_REASON_TOOL_ARGUMENTS: _ErrorReason.ValueType  # 73
+    """What a tool was given is wrong. Metadata: `tool`. Violations: one per argument.
+    Example: {"tool": "calculate_delivery_time"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the `reason` of google.rpc.ErrorInfo (without the prefix), domain `waymesh`.
@@ -207,5 +243,41 @@ Example: {"expected": "81", "found": "80"}
 ERROR_REASON_NOT_READ_YET: ErrorReason.ValueType  # 49
 """What the request names is not known so far, and may be soon: the topic that tells of it is still being read.
 The server itself is well. Metadata: `topic`. Comes with RetryInfo. Example: {"topic": "orders"}
+"""
+ERROR_REASON_AGENT_UNKNOWN: ErrorReason.ValueType  # 60
+"""The agent is not known, or is another tenant's. Metadata: `agent`. Example: {"agent": "night-shift"}"""
+ERROR_REASON_AGENT_NAME_TAKEN: ErrorReason.ValueType  # 61
+"""Another agent of the tenant has the name. Metadata: `name`, `agent_id` (of the other one).
+Example: {"name": "night-shift", "agent_id": "2b6e..."}
+"""
+ERROR_REASON_STALE_VERSION: ErrorReason.ValueType  # 62
+"""The agent has changed since. Metadata: `agent_id`, `version` (the newest). Example: {"agent_id": "2b6e...", "version": "4"}"""
+ERROR_REASON_VERSION_UNKNOWN: ErrorReason.ValueType  # 63
+"""The agent never had that version. Metadata: `agent_id`, `version`. Example: {"agent_id": "2b6e...", "version": "9"}"""
+ERROR_REASON_CAPABILITY_UNKNOWN: ErrorReason.ValueType  # 64
+"""There is no such tool. Metadata: `capability_id`. Example: {"capability_id": "open_door"}"""
+ERROR_REASON_AGENT_BUILT_IN: ErrorReason.ValueType  # 65
+"""The agent comes with Waymesh: it cannot be deleted, nor changed by other tenants. Metadata: `agent`.
+Example: {"agent": "eta"}
+"""
+ERROR_REASON_AGENT_DELETED: ErrorReason.ValueType  # 66
+"""The agent is deleted; reverting it brings it back. Metadata: `agent_id`. Example: {"agent_id": "2b6e..."}"""
+ERROR_REASON_RUN_UNKNOWN: ErrorReason.ValueType  # 67
+"""The run is not known, or is another tenant's. Metadata: `run_id`. Example: {"run_id": "run_1"}"""
+ERROR_REASON_RUN_CANCELLED: ErrorReason.ValueType  # 68
+"""The run was cancelled. Metadata: `run_id`. Example: {"run_id": "run_1"}"""
+ERROR_REASON_RUN_INTERRUPTED: ErrorReason.ValueType  # 69
+"""The process that had the run ended before the run did. Metadata: `run_id`. Example: {"run_id": "run_1"}"""
+ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 70
+"""A budget of money or tokens is used up. Metadata: `budget` (`key`, `agent` or `run`), `name`, `limit`.
+Example: {"budget": "agent", "name": "eta", "limit": "max_cost_usd_per_day"}
+"""
+ERROR_REASON_MODEL_FAILED: ErrorReason.ValueType  # 71
+"""A model did not give an answer that could be used. Metadata: `model`. Example: {"model": "gpt-5-mini"}"""
+ERROR_REASON_TOOL_REFUSED: ErrorReason.ValueType  # 72
+"""A tool may not do this in this run. Metadata: `tool`. Example: {"tool": "get_order"}"""
+ERROR_REASON_TOOL_ARGUMENTS: ErrorReason.ValueType  # 73
+"""What a tool was given is wrong. Metadata: `tool`. Violations: one per argument.
+Example: {"tool": "calculate_delivery_time"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

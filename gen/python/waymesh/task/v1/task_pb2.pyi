@@ -29,6 +29,7 @@ class TaskOptions(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     BODY_FIELD_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the task: the RPC's name in snake_case, such as `predict_eta`. Unique over all services."""
     body_field: _builtins.str
@@ -37,20 +38,55 @@ class TaskOptions(_message.Message):
     """
     summary: _builtins.str
     """One line for people, shown in the OpenAPI document."""
+    @_builtins.property
+    def stream(self) -> Global___TaskStream:
+        """The streaming RPC of the same service that tells of the task as it is done, for `Accept: text/event-stream`.
+        Unset: the task does not stream.
+        """
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         body_field: _builtins.str = ...,
         summary: _builtins.str = ...,
+        stream: Global___TaskStream | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stream", b"stream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_field", b"body_field", "name", b"name", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_field", b"body_field", "name", b"name", "stream", b"stream", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskOptions: _TypeAlias = TaskOptions  # noqa: Y015
+
+@_typing.final
+class TaskStream(_message.Message):
+    """TaskStream is how a task becomes a stream of events. The RPC's request and response have a text `cursor`; the name
+    of an event is that of the response's one `oneof` field that is set. Events `result` and `error` are the last.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """Name of a server-streaming RPC of the same service."""
+    field: _builtins.str
+    """Field of its request that takes the task's request."""
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "method", b"method"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskStream: _TypeAlias = TaskStream  # noqa: Y015
 
 TASK_FIELD_NUMBER: _builtins.int
 task: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___TaskOptions]

@@ -1,0 +1,1 @@
+"""Agents: tasks in words, answered by engines and, where there is one, a model."""

@@ -1,0 +1,5 @@
+"""`python -m services.agents`."""
+
+from services.agents.server import main
+
+main()
