@@ -11,6 +11,7 @@ from services.mesh.chain.client.call import ClientCall, ClientLink, Headers
 from services.mesh.chain.client.deadline import DeadlineLink
 from services.mesh.chain.client.errors import ErrorsLink
 from services.mesh.chain.client.metrics import MetricsLink
+from services.mesh.chain.client.principal import PrincipalLink
 from services.mesh.chain.client.request_id import RequestIdLink
 from services.mesh.chain.client.retry import RetryLink
 from services.mesh.chain.client.trace import TraceLink
@@ -30,7 +31,13 @@ class ClientChain:
         retry: RetryLink,
         timeout_s: float | None,
     ) -> None:
-        outer: list[ClientLink] = [TraceLink(telemetry), RequestIdLink(), MetricsLink(telemetry), breaker]
+        outer: list[ClientLink] = [
+            TraceLink(telemetry),
+            RequestIdLink(),
+            PrincipalLink(),
+            MetricsLink(telemetry),
+            breaker,
+        ]
         inner: list[ClientLink] = [DeadlineLink(), ErrorsLink()]
         names = [*(link.name for link in outer), retry.name, *(link.name for link in inner)]
         order.require(names, order.CLIENT, order.CLIENT_REASONS)

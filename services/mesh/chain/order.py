@@ -12,11 +12,12 @@ class Place(NamedTuple):
     because: str
 
 
-SERVER: Final = ("request_id", "trace", "metrics", "log", "errors", "deadline", "validation")
-CLIENT: Final = ("trace", "request_id", "metrics", "breaker", "retry", "deadline", "errors")
+SERVER: Final = ("request_id", "principal", "trace", "metrics", "log", "errors", "deadline", "validation")
+CLIENT: Final = ("trace", "request_id", "principal", "metrics", "breaker", "retry", "deadline", "errors")
 
 SERVER_REASONS: Final = (
     Place("request_id", ("trace", "log"), "spans and lines carry the id"),
+    Place("principal", ("errors", "deadline", "validation"), "what goes wrong goes wrong for somebody"),
     Place("trace", ("metrics", "log", "errors"), "every line below names the trace, the log's own too"),
     Place("metrics", ("errors", "deadline", "validation"), "rejected calls are counted with their code"),
     Place("log", ("errors", "deadline", "validation"), "rejected calls are logged with their code"),
@@ -27,6 +28,7 @@ CLIENT_REASONS: Final = (
     Place("trace", ("breaker", "retry"), "a refused call has its span, and all attempts share one"),
     Place("trace", ("request_id",), "the span carries the id"),
     Place("request_id", ("retry",), "all attempts are one request"),
+    Place("principal", ("retry",), "all attempts are made for the same"),
     Place("metrics", ("breaker", "retry"), "what the caller waited for is counted, refusals too"),
     Place("breaker", ("retry",), "a call is one outcome, however often it was tried"),
     Place("retry", ("deadline",), "each attempt gets what is left then, not what was left at first"),

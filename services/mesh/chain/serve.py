@@ -16,6 +16,7 @@ from services.mesh.chain.server.deadline import DeadlineLink
 from services.mesh.chain.server.errors import ErrorsLink
 from services.mesh.chain.server.log import LogLink
 from services.mesh.chain.server.metrics import MetricsLink
+from services.mesh.chain.server.principal import PrincipalLink
 from services.mesh.chain.server.request_id import RequestIdLink
 from services.mesh.chain.server.stream import ResponseStream
 from services.mesh.chain.server.trace import TraceLink
@@ -34,6 +35,7 @@ def server_links(telemetry: Telemetry) -> list[ServerLink]:
     """The links of a server, outermost first."""
     links: list[ServerLink] = [
         RequestIdLink(),
+        PrincipalLink(),
         TraceLink(telemetry),
         MetricsLink(telemetry),
         LogLink(),

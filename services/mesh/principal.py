@@ -1,0 +1,97 @@
+"""For whom the work at hand is done: the tenant and the API key of the request, in a context variable.
+
+The gateway sets it from the key that a request came with; within the mesh it travels as metadata. It says who
+asks, not what he may do: that is for the service that owns the data, which keeps tenants apart by it.
+"""
+
+import re
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+from urllib.parse import quote, unquote
+
+TENANT_KEY: Final = "x-waymesh-tenant"
+API_KEY_KEY: Final = "x-waymesh-key"
+CALLER_KEY: Final = "x-waymesh-caller"
+
+DEFAULT_TENANT: Final = "default"
+MAX_NAME: Final = 128
+
+_TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_KEY: Final = re.compile(r"[0-9a-f]{12}")
+# What goes along as it is of a name, besides letters, digits and `-._~`; the rest is percent-encoded.
+_PLAIN: Final = "!#$&'()*+/:@^`|"
+# No name is longer than this on the way: four bytes a character, three digits a byte.
+_MAX_SENT: Final = MAX_NAME * 12
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """`tenant` owns what is asked for; `key` is the API key's id, 12 hexadecimal digits, empty where none was
+    used; `name` is shown to people as who did something.
+    """
+
+    tenant: str = DEFAULT_TENANT
+    key: str = ""
+    name: str = ""
+
+
+DEFAULT: Final = Principal()
+_current: ContextVar[Principal] = ContextVar("waymesh_principal", default=DEFAULT)
+current = _current.get
+set_current = _current.set
+reset_current = _current.reset
+
+
+def is_tenant(given: object) -> bool:
+    """Whether this may name a tenant: 1 to 64 letters, digits, `.`, `_`, `-`; the first a letter or digit."""
+    return isinstance(given, str) and _TENANT.fullmatch(given) is not None
+
+
+def is_name(given: object) -> bool:
+    """Whether this may be shown as a name: 1 to 128 characters, each of which can be seen."""
+    return isinstance(given, str) and 1 <= len(given) <= MAX_NAME and given.isprintable()
+
+
+@lru_cache(maxsize=1024)
+def headers_of(principal: Principal) -> tuple[tuple[str, str], ...]:
+    """What goes along with a call that is made for somebody; nothing for the default."""
+    pairs = []
+    if principal.tenant != DEFAULT_TENANT and is_tenant(principal.tenant):
+        pairs.append((TENANT_KEY, principal.tenant))
+    if _KEY.fullmatch(principal.key) is not None:
+        pairs.append((API_KEY_KEY, principal.key))
+    if is_name(principal.name):
+        pairs.append((CALLER_KEY, quote(principal.name, safe=_PLAIN)))
+    return tuple(pairs)
+
+
+def of_metadata(metadata: Mapping[str, str | bytes]) -> Principal:
+    """Who a call is made for. What is not well-formed counts as not sent."""
+    tenant = metadata.get(TENANT_KEY)
+    key = metadata.get(API_KEY_KEY)
+    caller = metadata.get(CALLER_KEY)
+    if tenant is None and key is None and caller is None:
+        return DEFAULT
+    return _read(tenant, key, caller)
+
+
+@lru_cache(maxsize=1024)
+def _read(tenant: str | bytes | None, key: str | bytes | None, caller: str | bytes | None) -> Principal:
+    return Principal(
+        tenant if isinstance(tenant, str) and is_tenant(tenant) else DEFAULT_TENANT,
+        key if isinstance(key, str) and _KEY.fullmatch(key) is not None else "",
+        _name(caller),
+    )
+
+
+def _name(sent: str | bytes | None) -> str:
+    if not isinstance(sent, str) or len(sent) > _MAX_SENT:
+        return ""
+    try:
+        name = unquote(sent, errors="strict")
+    except UnicodeDecodeError:
+        return ""
+    return name if is_name(name) else ""

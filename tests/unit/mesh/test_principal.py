@@ -1,0 +1,75 @@
+"""For whom a call is made, in and out of headers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.mesh import principal
+from services.mesh.chain.client.call import Headers
+from services.mesh.principal import Principal, headers_of, of_metadata
+
+KEY = "0123456789ab"
+
+tenants = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
+names = st.text(min_size=1, max_size=128).filter(str.isprintable)
+keys = st.from_regex(r"[0-9a-f]{12}", fullmatch=True)
+
+
+def test_nobody_has_been_named_at_first():
+    assert principal.current() is principal.DEFAULT
+    assert Principal("default", "", "") == principal.DEFAULT
+
+
+def test_the_default_costs_a_call_nothing():
+    assert headers_of(principal.DEFAULT) == ()
+    assert headers_of(Principal()) == ()
+    assert of_metadata({"x-request-id": "1"}) is principal.DEFAULT
+
+
+@given(st.builds(Principal, tenants, keys | st.just(""), names | st.just("")))
+def test_whoever_is_named_arrives_as_he_was_named(who: Principal):
+    sent = headers_of(who)
+    assert Headers(sent).unsendable() is None
+    assert of_metadata(dict(sent)) == who
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("x-waymesh-tenant", ""),
+        ("x-waymesh-tenant", "a" * 65),
+        ("x-waymesh-tenant", "-a"),
+        ("x-waymesh-tenant", "a b"),
+        ("x-waymesh-tenant", "a\n"),
+        ("x-waymesh-tenant", "ä"),
+        ("x-waymesh-tenant", b"acme"),
+        ("x-waymesh-key", "0123456789AB"),
+        ("x-waymesh-key", "0123456789abc"),
+        ("x-waymesh-key", ""),
+        ("x-waymesh-caller", ""),
+        ("x-waymesh-caller", "%ff"),
+        ("x-waymesh-caller", "%00"),
+        ("x-waymesh-caller", "a%0Ab"),
+        ("x-waymesh-caller", "a" * 129),
+        ("x-waymesh-caller", "%61" * 100_000),
+    ],
+)
+def test_what_is_not_well_formed_counts_as_not_sent(header: str, value: str | bytes):
+    assert of_metadata({header: value}) == principal.DEFAULT
+
+
+def test_one_bad_header_takes_nothing_from_the_others():
+    sent = {"x-waymesh-tenant": "acme", "x-waymesh-key": "no", "x-waymesh-caller": "night shift"}
+    assert of_metadata(sent) == Principal("acme", "", "night shift")
+
+
+@pytest.mark.parametrize("who", [Principal("a b"), Principal(key="x"), Principal(name="a\nb")])
+def test_what_could_not_be_read_is_not_sent(who: Principal):
+    assert headers_of(who) == ()
+
+
+def test_it_holds_for_the_work_at_hand_alone():
+    token = principal.set_current(Principal("acme", KEY, "ops"))
+    assert principal.current().tenant == "acme"
+    principal.reset_current(token)
+    assert principal.current() is principal.DEFAULT
