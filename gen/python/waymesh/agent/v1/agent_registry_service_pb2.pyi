@@ -29,8 +29,8 @@ class CreateAgentRequest(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     AGENT_ID_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
-    """Its identity, at most 128 characters. Empty: made from the tenant and the name, so that the same request again
-    finds the same agent.
+    """Its identity, at most 128 letters, digits, `.`, `_`, `:` and `-`, a letter or digit first. Empty: made from the
+    tenant and the name, and the same request again finds the agent of that name.
     """
     @_builtins.property
     def spec(self) -> _definition_pb2.AgentSpec:
