@@ -23,9 +23,12 @@ def command() -> None:
 @click.argument("name")
 @click.option("--rate", type=Number(0, min_open=True), help="Requests a second; WAYMESH_RATE_PER_S without.")
 @click.option("--burst", type=click.IntRange(1), help="Requests at once; WAYMESH_RATE_BURST without.")
-def add(name: str, rate: float | None, burst: int | None) -> None:
+@click.option("--tenant", help="Whose agents and runs it works with; 'default' without.")
+def add(name: str, rate: float | None, burst: int | None, tenant: str | None) -> None:
     """Make a key for NAME. It is printed once; only a hash of it is kept."""
     arguments = ["add", name]
+    if tenant is not None:
+        arguments += ["--tenant", tenant]
     if rate is not None:
         arguments += ["--rate", str(rate)]
     if burst is not None:
@@ -35,7 +38,7 @@ def add(name: str, rate: float | None, burst: int | None) -> None:
 
 @command.command("list")
 def list_() -> None:
-    """Show all keys by id and name, with their limits; never a key itself."""
+    """Show all keys by id and name, with tenant and limits; never a key itself."""
     _hand_over(["list"])
 
 

@@ -9,6 +9,7 @@ from services.gateway.key_sync import KeySync
 from services.gateway.keys import KeyRing
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.spans import Spans
+from services.mesh.principal import set_current
 from services.mesh.telemetry import Telemetry
 
 _log = logging.getLogger("services.gateway.requests")
@@ -43,7 +44,10 @@ class Edge:
         )
 
     async def authenticate(self, exchange: Exchange) -> None:
-        """Raises Unauthenticated for a missing or wrong key, ResourceExhausted beyond the key's rate."""
+        """All that is done from now on is done for who holds the key, whatever the request says besides.
+
+        Raises Unauthenticated for a missing or wrong key, ResourceExhausted beyond the key's rate.
+        """
         given = exchange.headers.get(b"x-api-key")
         if not given:
             raise faults.key_missing()
@@ -53,3 +57,4 @@ class Edge:
         wait_s = client.bucket.take()
         if wait_s > 0:
             raise faults.rate_limited(client.bucket.rate, wait_s)
+        set_current(client.principal)

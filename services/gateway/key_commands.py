@@ -14,6 +14,7 @@ from services.gateway.limits import Rate
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import MIGRATIONS, SCHEMA, KeyStore
 from services.mesh.errors import MeshError
+from services.mesh.principal import DEFAULT_TENANT, is_tenant
 from services.mesh.settings import SettingsError, load
 from services.mesh.store import MigrationError, Store, running_dsn
 
@@ -52,7 +53,7 @@ async def _add(options: argparse.Namespace, store: KeyStore, settings: GatewaySe
     if options.rate is not None or options.burst is not None:
         rate = Rate(options.rate or settings.rate_per_s, options.burst or settings.rate_burst)
     key = new_key()
-    kept = ApiKey(digest_of(key.encode()), options.name, rate)
+    kept = ApiKey(digest_of(key.encode()), options.name, rate, tenant=options.tenant)
     await store.add(kept)
     _say(f"{key}")
     sys.stderr.write(f"key {kept.key_id} ({options.name}) is valid now; it is not shown again\n")
@@ -61,12 +62,13 @@ async def _add(options: argparse.Namespace, store: KeyStore, settings: GatewaySe
 
 async def _list(_options: argparse.Namespace, store: KeyStore, settings: GatewaySettings) -> int:
     keys = await store.all()
-    _say(f"{'ID':<12}  {'NAME':<24}  {'REQUESTS/S':>10}  {'BURST':>7}  {'ADDED':<20}  STATE")
+    _say(f"{'ID':<12}  {'NAME':<24}  {'TENANT':<16}  {'REQUESTS/S':>10}  {'BURST':>7}  {'ADDED':<20}  STATE")
     for key in keys:
         rate = key.rate or Rate(settings.rate_per_s, settings.rate_burst)
         state = "valid" if key.revoked_at is None else f"revoked {_time(key.revoked_at)}"
         added = _time(key.created_at)
-        _say(f"{key.key_id}  {key.name:<24}  {rate.per_s:>10g}  {rate.burst:>7}  {added:<20}  {state}")
+        held = f"{key.key_id}  {key.name:<24}  {key.tenant:<16}"
+        _say(f"{held}  {rate.per_s:>10g}  {rate.burst:>7}  {added:<20}  {state}")
     return 0
 
 
@@ -90,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = keys.add_subparsers(required=True, metavar="add|list|revoke")
     add = commands.add_parser("add", help="make a key and show it, once")
     add.add_argument("name", type=_name, help="whom it is for, 1 to 128 characters")
+    add.add_argument(
+        "--tenant",
+        type=_tenant,
+        default=DEFAULT_TENANT,
+        help=f"whose agents and runs it works with; '{DEFAULT_TENANT}' without",
+    )
     add.add_argument("--rate", type=_positive, help="requests a second; the gateway's default without")
     add.add_argument("--burst", type=_count, help="requests at once; the gateway's default without")
     add.set_defaults(run=_add)
@@ -103,6 +111,14 @@ def _parser() -> argparse.ArgumentParser:
 def _name(text: str) -> str:
     if not 1 <= len(text) <= 128 or not text.isprintable():
         raise argparse.ArgumentTypeError("must be 1 to 128 printable characters")
+    return text
+
+
+def _tenant(text: str) -> str:
+    if not is_tenant(text):
+        raise argparse.ArgumentTypeError(
+            "must be 1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit"
+        )
     return text
 
 

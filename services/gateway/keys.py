@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from services.gateway.limits import Rate, TokenBucket
+from services.mesh.principal import DEFAULT_TENANT, Principal, is_tenant
 
 _log = logging.getLogger(__name__)
 
@@ -36,13 +37,14 @@ def digest_of(key: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as it is kept. `rate` None: the gateway's default."""
+    """A key as it is kept. `rate` None: the gateway's default. Who holds it acts for `tenant`."""
 
     digest: bytes
     name: str
     rate: Rate | None = None
     created_at: datetime | None = None
     revoked_at: datetime | None = None
+    tenant: str = DEFAULT_TENANT
 
     @property
     def key_id(self) -> str:
@@ -52,10 +54,11 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who holds a valid key, and how often it may still call."""
+    """Who holds a valid key, for whom it acts, and how often it may still call."""
 
     key: ApiKey
     bucket: TokenBucket
+    principal: Principal
 
 
 class KeyRing:
@@ -93,7 +96,7 @@ class KeyRing:
             bucket = (
                 old.bucket if old is not None and old.bucket.rate == rate else TokenBucket(rate, self._clock)
             )
-            clients[key.digest] = Client(key, bucket)
+            clients[key.digest] = Client(key, bucket, Principal(key.tenant, key.key_id, key.name))
         self._revoked = frozenset(revoked)
         self._clients = clients
 
@@ -130,16 +133,21 @@ def _to_json(key: ApiKey) -> dict[str, object]:
         "digest": key.digest.hex(),
         "name": key.name,
         "rate": None if key.rate is None else [key.rate.per_s, key.rate.burst],
+        "tenant": key.tenant,
         "revoked_at": None if key.revoked_at is None else key.revoked_at.isoformat(),
     }
 
 
 def _from_json(entry: dict[str, object]) -> ApiKey:
     rate, revoked_at = entry["rate"], entry["revoked_at"]
+    tenant = entry.get("tenant", DEFAULT_TENANT)  # files of before keys had one
+    if not is_tenant(tenant):
+        raise ValueError
     return ApiKey(
         bytes.fromhex(str(entry["digest"])),
         str(entry["name"]),
         Rate(float(rate[0]), int(rate[1])) if isinstance(rate, list) else None,
         None,
         datetime.fromisoformat(revoked_at) if isinstance(revoked_at, str) else None,
+        str(tenant),
     )

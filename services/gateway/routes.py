@@ -16,6 +16,7 @@ from services.gateway.openapi import document
 from services.gateway.settings import GatewaySettings
 from services.gateway.status import Status
 from services.mesh import json_codec
+from services.mesh.principal import Principal, set_current
 
 # What the answers of a runtime say besides.
 RUNTIMES: Final[Mapping[str, Mapping[str, str]]] = {
@@ -95,6 +96,7 @@ class RuntimeRoutes:
         self._executor = executor
         self._status = status
         self._more = RUNTIMES[name]
+        self._principal = Principal(name=name)
 
     @property
     def routes(self) -> Routes:
@@ -104,6 +106,7 @@ class RuntimeRoutes:
     async def run(self, exchange: Exchange) -> Answer:
         """POST /run."""
         self._edge.admit()
+        set_current(self._principal)
         answer, _ = await self._executor.run(exchange, self._name)
         return _success(exchange, answer, self._more)
 

@@ -15,11 +15,11 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOOK_S: Final = 2.0
 
 _ALL: Final = """
-SELECT key_id, name, digest, rate_per_s, burst, created_at, revoked_at
+SELECT key_id, name, digest, rate_per_s, burst, tenant, created_at, revoked_at
 FROM api_keys ORDER BY created_at, key_id
 """
 _INSERT: Final = """
-INSERT INTO api_keys (key_id, name, digest, rate_per_s, burst) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO api_keys (key_id, name, digest, rate_per_s, burst, tenant) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT DO NOTHING
 """
 _REVOKE: Final = """
@@ -55,7 +55,9 @@ class KeyStore:
         """Keeps a key; False if it was there before, also if it is revoked."""
         rate, burst = (key.rate.per_s, key.rate.burst) if key.rate is not None else (None, None)
         try:
-            done: str = await self._store.pool.execute(_INSERT, key.key_id, key.name, key.digest, rate, burst)
+            done: str = await self._store.pool.execute(
+                _INSERT, key.key_id, key.name, key.digest, rate, burst, key.tenant
+            )
         except Exception as error:
             raise _typed(error) from error
         return done.endswith(" 1")
@@ -73,7 +75,7 @@ def _key(row: asyncpg.Record) -> ApiKey:
     rate = None
     if row["rate_per_s"] is not None and row["burst"] is not None:
         rate = Rate(row["rate_per_s"], row["burst"])
-    return ApiKey(row["digest"], row["name"], rate, row["created_at"], row["revoked_at"])
+    return ApiKey(row["digest"], row["name"], rate, row["created_at"], row["revoked_at"], row["tenant"])
 
 
 def _typed(error: Exception) -> Exception:

@@ -12,6 +12,7 @@ from typing import Any
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from waymesh.agent.v1 import agent_registry_service_pb2_grpc, agent_service_pb2_grpc
 from waymesh.eta.v1 import eta_service_pb2_grpc, gps_stream_pb2
 from waymesh.route.v1 import route_service_pb2_grpc
 
@@ -84,7 +85,7 @@ class Client:
             f"Host: {self.sent_host}",
             *(f"{k}: {v}" for k, v in headers.items()),
         ]
-        if method == "POST" and "Transfer-Encoding" not in headers:
+        if method in ("POST", "PUT", "PATCH") and "Transfer-Encoding" not in headers:
             lines.append(f"Content-Length: {len(body)}")
         writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
         await writer.drain()
@@ -143,6 +144,22 @@ class Route(route_service_pb2_grpc.RouteServiceServicer):  # type: ignore[misc]
             setattr(self, name, handler)
 
 
+class Agents(agent_service_pb2_grpc.AgentServiceServicer):  # type: ignore[misc]
+    """The same for runs of agents."""
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        for name, handler in handlers.items():
+            setattr(self, name, handler)
+
+
+class Registry(agent_registry_service_pb2_grpc.AgentRegistryServiceServicer):  # type: ignore[misc]
+    """The same for agents themselves."""
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        for name, handler in handlers.items():
+            setattr(self, name, handler)
+
+
 @dataclass
 class Rig:
     """A gateway and what stands behind it."""
@@ -174,6 +191,7 @@ async def gateway(
     eta: Mapping[str, Handler] = {},
     *,
     route: Mapping[str, Handler] | None = None,
+    agents: Mapping[str, Any] | None = None,
     tracing: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
@@ -182,25 +200,38 @@ async def gateway(
     processors = [SimpleSpanProcessor(exporter)] if tracing else []
     async with AsyncExitStack() as stack:
 
-        async def serve(name: str, add: Any, servicer: object) -> GrpcServer:
+        async def serve(name: str, *servicers: tuple[Any, object]) -> GrpcServer:
             telemetry = Telemetry.create(name, span_processors=processors)
             server = GrpcServer(
                 name, host="127.0.0.1", port=0, admin_port=None, telemetry=telemetry, grace_s=1.0
             )
-            server.add(add, servicer)
+            for add, servicer in servicers:
+                server.add(add, servicer)
             await server.start()
             stack.push_async_callback(server.stop)
             return server
 
-        eta_server = await serve("eta", eta_service_pb2_grpc.add_EtaServiceServicer_to_server, Eta(eta))
+        eta_server = await serve("eta", (eta_service_pb2_grpc.add_EtaServiceServicer_to_server, Eta(eta)))
         targets = {"eta_target": f"127.0.0.1:{eta_server.port}"}
         if route is not None:
             route_server = await serve(
-                "route", route_service_pb2_grpc.add_RouteServiceServicer_to_server, Route(route)
+                "route", (route_service_pb2_grpc.add_RouteServiceServicer_to_server, Route(route))
             )
             targets["route_target"] = f"127.0.0.1:{route_server.port}"
         else:
             targets["route_target"] = "127.0.0.1:1"  # nobody listens there
+        if agents is not None:
+            served = await serve(
+                "agents",
+                (agent_service_pb2_grpc.add_AgentServiceServicer_to_server, Agents(agents)),
+                (
+                    agent_registry_service_pb2_grpc.add_AgentRegistryServiceServicer_to_server,
+                    Registry(agents),
+                ),
+            )
+            targets["agents_target"] = f"127.0.0.1:{served.port}"
+        else:
+            targets["agents_target"] = "127.0.0.1:1"
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         options = {
             "port": 0,

@@ -1,36 +1,17 @@
 """API keys: added and revoked while requests go on, kept hashed, known while PostgreSQL is away."""
 
 import asyncio
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from gateway_rig import GPS, KEY, Client, gateway
+from key_commands import keys
 
 from services.gateway.keys import Snapshot, digest_of
 from services.mesh.store import connect
 from tests.processes import until
 
-ROOT = Path(__file__).resolve().parents[2]
 AWAY = "postgresql://nobody@127.0.0.1:1/none"
-
-
-async def keys(dsn: str, *arguments: str, data_dir: Path | None = None) -> tuple[int, str, str]:
-    """`python -m services.gateway keys …`: exit code, stdout, stderr."""
-    environ = {**os.environ, "DATABASE_URL": dsn}
-    if data_dir is not None:
-        environ["WAYMESH_DATA_DIR"] = str(data_dir)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.gateway", "keys", *arguments),
-        env=environ,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    return process.returncode or 0, out.decode(), err.decode()
 
 
 async def status(client: Client, key: str) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from services.gateway.keys import ApiKey, KeyRing, Snapshot, digest_of, new_key
 from services.gateway.limits import Rate
+from services.mesh.principal import Principal
 
 DEFAULT = Rate(200, 400)
 NOW = datetime(2024, 8, 28, tzinfo=UTC)
@@ -93,3 +94,33 @@ def test_a_snapshot_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     for broken in ("", "{", "[1]", '[{"digest":"zz"}]', "null"):
         path.write_text(broken)
         assert Snapshot(path).load() == []
+
+
+def test_who_holds_a_key_acts_for_its_tenant() -> None:
+    key = ApiKey(digest_of(b"wm_a"), "night shift", tenant="acme")
+    found = ring(key, api_key("wm_b")).find(b"wm_a")
+    assert found is not None
+    assert found.principal == Principal("acme", key.key_id, "night shift")
+
+
+def test_a_snapshot_keeps_tenants(tmp_path: Path) -> None:
+    snapshot = Snapshot(tmp_path / "keys.json")
+    snapshot.save([ApiKey(digest_of(b"a"), "a", tenant="acme"), api_key("b")])
+    assert [key.tenant for key in snapshot.load()] == ["acme", "default"]
+
+
+def test_a_snapshot_of_before_keys_had_tenants_is_the_default_ones(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    snapshot = Snapshot(path)
+    snapshot.save([api_key("a")])
+    path.write_text(path.read_text().replace('"tenant": "default", ', ""))
+    assert "tenant" not in path.read_text()
+    assert [key.tenant for key in snapshot.load()] == ["default"]
+
+
+def test_a_snapshot_with_what_names_no_tenant_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    snapshot = Snapshot(path)
+    snapshot.save([ApiKey(digest_of(b"a"), "a", tenant="acme")])
+    path.write_text(path.read_text().replace('"acme"', '"a b"'))
+    assert snapshot.load() == []
