@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from waymesh.feedback.v1.feedback_service_pb2 import RecordSignalsRequest
 from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
@@ -19,6 +19,9 @@ from services.mesh.settings import GrpcSettings
 from services.mesh.store import Store
 from services.mesh.telemetry import Telemetry
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor
+
 S = TypeVar("S", bound=GrpcSettings)
 
 _SIGNALS_S: Final = 5.0
@@ -31,14 +34,16 @@ class GrpcService(ABC, Generic[S]):
     hears of health checks that fail and of breakers that open.
     """
 
-    def __init__(self, name: str, settings: S, dsn: str) -> None:
+    def __init__(
+        self, name: str, settings: S, dsn: str, *, span_processors: "Sequence[SpanProcessor]" = ()
+    ) -> None:
         self.name = name
         self.settings = settings
         self._dsn = dsn
         # The one place that makes the name: on every bus a group is called as it is in the cluster.
         self.group = f"{settings.kafka_group_id}.{name}"
         self.lifecycle = Lifecycle(name, drain_s=settings.drain_s)
-        self.telemetry = Telemetry.create(name, settings)
+        self.telemetry = Telemetry.create(name, settings, span_processors=span_processors)
         self.server = GrpcServer(
             name,
             host=settings.bind_host,

@@ -38,11 +38,13 @@ def recorded(
     agent_type: str = "engine",
     capture: bool = True,
     without: Collection[str] = (),
+    untouched: Collection[str] = (),
     hooks: Hooks | None = None,
 ) -> Servicer:
     """The same servicer; each of its RPCs that is a task is counted now and leaves one outcome.
 
-    Those in `without` are counted only. The outcome's agent is the telemetry's service, its action the task's
+    Those in `without` are counted only; those in `untouched` not even that, since they leave outcomes of
+    their own. The outcome's agent is the telemetry's service, its action the task's
     name. A caller's fault is a failure of severity warning; a degraded answer is `partial`.
 
     `hooks` run around each task, those in `without` included, with the request as the action's input and the
@@ -52,7 +54,7 @@ def recorded(
     hooks = Hooks() if hooks is None else hooks
     for method in service.methods:
         task = method.GetOptions().Extensions[task_pb2.task]
-        if not task.name:
+        if not task.name or task.name in untouched:
             continue
         bare: Handler = getattr(servicer, method.name)
         leaves = task.name not in without

@@ -1,0 +1,145 @@
+"""What a run does, as it does it: its steps for the record, events for its stream, and what it spends."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from google.protobuf import struct_pb2
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from waymesh.agent.v1 import run_event_pb2 as event_pb
+from waymesh.agent.v1 import run_pb2 as pb
+from waymesh.agent.v1.agent_service_pb2 import StreamRunResponse
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_MODEL_FAILED
+
+from services.agents.llm import Attempt, ModelReply
+from services.agents.structs import struct
+from services.agents.tools import ToolOutcome
+from services.mesh import json_codec
+from services.mesh.errors import MeshError, Unavailable, to_status
+
+# Evidence of a tool that is used again and again is told up to here.
+MAX_EVIDENCE: Final = 16
+_NANO: Final = 1_000_000_000
+
+Emit = Callable[[StreamRunResponse], None]
+
+
+@dataclass(slots=True)
+class Journal:
+    """Written by one run alone. `emit` passes an event on to whoever watches."""
+
+    emit: Emit
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    steps: list[pb.RunStep] = field(default_factory=list)
+    evidence: list[pb.Evidence] = field(default_factory=list)
+    usage: pb.Usage = field(default_factory=pb.Usage)
+    _cost_nano_usd: int = 0
+
+    def model_answered(self, reply: ModelReply) -> None:
+        """A model gave an answer, or asked for tools."""
+        self.usage.model = reply.model
+        if reply.cached:
+            self.usage.cached_answers += 1
+        else:
+            self._spend(reply.tokens.input, reply.tokens.output, reply.cost_nano_usd, reply.latency_ms)
+        self._step(
+            pb.STEP_KIND_MODEL,
+            reply.model,
+            reply.latency_ms,
+            input_tokens=reply.tokens.input,
+            output_tokens=reply.tokens.output,
+            cost_usd=0.0 if reply.cached else reply.cost_nano_usd / _NANO,
+        )
+
+    def model_failed(self, attempt: Attempt) -> None:
+        """A call to a model came to nothing; it may have cost all the same."""
+        tokens = attempt.tokens
+        self._spend(tokens.input, tokens.output, attempt.cost_nano_usd, attempt.latency_ms)
+        error = Unavailable(
+            f"{attempt.error_kind}: {attempt.message}",
+            reason=ERROR_REASON_MODEL_FAILED,
+            metadata={"model": attempt.model},
+        )
+        self._step(
+            pb.STEP_KIND_MODEL,
+            attempt.model,
+            attempt.latency_ms,
+            input_tokens=tokens.input,
+            output_tokens=tokens.output,
+            cost_usd=attempt.cost_nano_usd / _NANO,
+            error=error,
+        )
+
+    def tool_begins(self, place: int, name: str, arguments: Mapping[str, Any]) -> None:
+        """A tool is about to be used, in this place after the steps so far."""
+        call = event_pb.ToolCall(step=len(self.steps) + place, name=name, arguments=struct(arguments))
+        self.emit(StreamRunResponse(tool_call=call))
+
+    def tool_answered(self, outcome: ToolOutcome) -> None:
+        """A tool gave a result or refused."""
+        self.usage.tool_calls += 1
+        step = self._step(
+            pb.STEP_KIND_TOOL,
+            outcome.name,
+            outcome.duration_ms,
+            arguments=struct(outcome.arguments),
+            result=None if outcome.result is None else struct(outcome.result),
+            error=outcome.error,
+        )
+        told = event_pb.ToolResult(step=step.step, name=outcome.name, duration_ms=outcome.duration_ms)
+        if outcome.result is not None:
+            told.result.CopyFrom(step.result)
+            self.rests_on(outcome.name, step.result)
+        if outcome.error is not None:
+            told.error.CopyFrom(step.error)
+        self.emit(StreamRunResponse(tool_result=told))
+
+    def engine_answered(self, name: str, duration_ms: float, answer: Message | Mapping[str, Any]) -> None:
+        """An engine said what the answer rests on."""
+        plain = json_codec.to_dict(answer) if isinstance(answer, Message) else answer
+        step = self._step(pb.STEP_KIND_ENGINE, name, duration_ms, result=struct(plain))
+        self.rests_on(name, step.result)
+
+    def engine_failed(self, name: str, duration_ms: float, error: MeshError) -> None:
+        """An engine had no answer."""
+        self._step(pb.STEP_KIND_ENGINE, name, duration_ms, error=error)
+
+    def rests_on(self, source: str, result: struct_pb2.Struct) -> None:
+        """The answer rests on this."""
+        if len(self.evidence) < MAX_EVIDENCE:
+            self.evidence.append(pb.Evidence(source=source, result=result))
+
+    def _spend(self, input_tokens: int, output_tokens: int, cost_nano_usd: int, latency_ms: float) -> None:
+        usage = self.usage
+        usage.model_calls += 1
+        usage.input_tokens += input_tokens
+        usage.output_tokens += output_tokens
+        # Kept whole: sums of rounded dollars drift.
+        self._cost_nano_usd += cost_nano_usd
+        usage.cost_usd = self._cost_nano_usd / _NANO
+        usage.llm_latency_ms += latency_ms
+
+    def _step(
+        self,
+        kind: pb.StepKind.ValueType,
+        name: str,
+        duration_ms: float,
+        *,
+        error: MeshError | None = None,
+        **said: Any,
+    ) -> pb.RunStep:
+        started = Timestamp()
+        started.FromDatetime(self.clock() - timedelta(milliseconds=duration_ms))
+        step = pb.RunStep(
+            step=len(self.steps) + 1,
+            kind=kind,
+            name=name,
+            started_at=started,
+            duration_ms=duration_ms,
+            error=None if error is None else to_status(error),
+            **said,
+        )
+        self.steps.append(step)
+        return step

@@ -1,0 +1,214 @@
+"""A model and its tools, until there is an answer that holds: in shape, and with no number of its own."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from waymesh.agent.v1.definition_pb2 import Capability
+
+from services.agents import prompts
+from services.agents.catalogue import Agent
+from services.agents.grounding import Grounds
+from services.agents.journal import Journal
+from services.agents.links import has_link
+from services.agents.llm import LanguageModels, Ledger, ModelFailure, ModelReply, ModelRequest, ModelSettings
+from services.agents.spans import GenAi
+from services.agents.tools import Scope, Toolbox, ToolOutcome
+from services.agents.voice import Voice
+
+# Calls of tools that one answer of a model may ask for; more are refused.
+_MAX_CALLS_AT_ONCE: Final = 8
+
+
+class NoAnswer(Exception):  # noqa: N818 - it says what there is
+    """No model gave an answer that holds. `reason` is fit for callers."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What a model is to answer from `data`; `schema`: the shape of the answer, None for text."""
+
+    task: str
+    request: str
+    data: Mapping[str, object] = field(default_factory=dict)
+    schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """In what a run takes place."""
+
+    agent: Agent
+    scope: Scope
+    journal: Journal
+    voice: Voice
+    models: ModelSettings
+    max_steps: int
+    ledger: Ledger | None
+    fresh: bool
+    today: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A model's answer; `output` where a shape was asked for. `fallback`: why it is not the first model's."""
+
+    text: str
+    output: Mapping[str, Any] | None
+    fallback: str = ""
+
+
+class Loop:
+    """Runs conversations; one object serves all runs."""
+
+    def __init__(self, models: LanguageModels, toolbox: Toolbox, spans: GenAi) -> None:
+        self._models = models
+        self._toolbox = toolbox
+        self._spans = spans
+
+    @property
+    def available(self) -> bool:
+        """Whether there is a model to ask."""
+        return self._models.available
+
+    async def run(self, brief: Brief, setting: Setting) -> Spoken:
+        """The answer. Raises NoAnswer; CancelledError passes."""
+        return await _Conversation(self._models, self._toolbox, self._spans, brief, setting).run()
+
+
+class _Conversation:
+    def __init__(
+        self, models: LanguageModels, toolbox: Toolbox, spans: GenAi, brief: Brief, setting: Setting
+    ) -> None:
+        self._models = models
+        self._toolbox = toolbox
+        self._spans = spans
+        self._brief = brief
+        self._setting = setting
+        spec = setting.agent.spec
+        self._capabilities: dict[str, Capability] = {
+            one.capability_id: one for one in spec.capabilities if one.capability_id in toolbox.names
+        }
+        self._calls: dict[str, int] = {}
+        self._messages: list[prompts.Chat] = [
+            prompts.system(spec.instructions, agent=setting.agent.name, task=brief.task, today=setting.today),
+            prompts.user(brief.request, brief.data),
+        ]
+        self._sources: list[object] = [brief.request, *brief.data.values()]
+        self._fallback = ""
+
+    async def run(self) -> Spoken:
+        corrected = False
+        for step in range(self._setting.max_steps):
+            last = step + 1 == self._setting.max_steps
+            reply = await self._ask(tools=not last)
+            if reply.tool_uses:
+                self._setting.voice.end(None)
+                await self._use_tools(reply)
+                continue
+            wrong = self._wrong(reply)
+            if not wrong:
+                self._setting.voice.end(None if self._brief.schema is not None else reply.text)
+                return Spoken(reply.text, reply.parsed, self._fallback)
+            self._setting.voice.end(None)
+            if corrected:
+                raise NoAnswer(f"{reply.model}: {wrong[0]}")
+            corrected = True
+            self._messages += [prompts.said(reply.text), prompts.correction(wrong[1])]
+        raise NoAnswer(f"no answer within {self._setting.max_steps} steps")
+
+    async def _ask(self, *, tools: bool) -> ModelReply:
+        setting, voice = self._setting, self._setting.voice
+        offered = self._toolbox.definitions(self._capabilities.values()) if tools else ()
+        request = ModelRequest(
+            messages=tuple(self._messages),
+            tools=offered,
+            schema=self._brief.schema,
+            settings=setting.models,
+            cache_scope=None if setting.fresh else _cache_scope(setting),
+        )
+        streams = voice.wanted and self._brief.schema is None
+        if streams:
+            voice.begin(Grounds(*self._sources), tools_offered=bool(offered))
+        with self._spans.chat(request) as span:
+            try:
+                reply = await self._models.complete(
+                    request,
+                    ledger=setting.ledger,
+                    on_text=voice.hear if streams else None,
+                    on_restart=voice.restart if streams else None,
+                )
+            except ModelFailure as failure:
+                for attempt in failure.attempts:
+                    setting.journal.model_failed(attempt)
+                voice.end(None)
+                raise NoAnswer(failure.reason) from failure
+            span.replied(reply)
+        for attempt in reply.failed:
+            setting.journal.model_failed(attempt)
+        setting.journal.model_answered(reply)
+        if reply.model != setting.models.model and reply.failed:
+            first = reply.failed[0]
+            self._fallback = f"{first.model}: {first.error_kind}"
+        return reply
+
+    async def _use_tools(self, reply: ModelReply) -> None:
+        self._messages.append(
+            prompts.tool_calls(reply.text, [(use.id, use.name, use.arguments) for use in reply.tool_uses])
+        )
+        uses = reply.tool_uses[:_MAX_CALLS_AT_ONCE]
+        journal = self._setting.journal
+        for place, use in enumerate(uses, start=1):
+            journal.tool_begins(place, use.name, _shown(use.arguments))
+        outcomes = await asyncio.gather(*(self._use(use.name, use.arguments) for use in uses))
+        for use, outcome in zip(uses, outcomes, strict=True):
+            journal.tool_answered(outcome)
+            self._messages.append(prompts.tool_result(use.id, outcome.text))
+            if outcome.result is not None:
+                self._sources.append(outcome.result)
+        for use in reply.tool_uses[_MAX_CALLS_AT_ONCE:]:
+            refusal = json.dumps({"error": f"at most {_MAX_CALLS_AT_ONCE} calls at once"})
+            self._messages.append(prompts.tool_result(use.id, refusal))
+
+    async def _use(self, name: str, arguments: str) -> ToolOutcome:
+        capability = self._capabilities.get(name)
+        with self._spans.tool(name) as span:
+            outcome = await self._toolbox.call(name, arguments, self._setting.scope, capability)
+            span.used(outcome)
+        return outcome
+
+    def _wrong(self, reply: ModelReply) -> tuple[str, str] | None:
+        """What is wrong with an answer: for callers, and for the model."""
+        if has_link(reply.text):
+            return "its answer has a link", prompts.NO_LINKS
+        unknown = Grounds(*self._sources).ungrounded(_prose(reply))
+        if unknown:
+            numbers = ", ".join(unknown[:10])
+            return "numbers that no engine gave", prompts.CORRECTION.format(numbers=numbers)
+        return None
+
+
+def _cache_scope(setting: Setting) -> str:
+    agent = setting.agent
+    return f"{setting.scope.tenant}/{agent.agent_id}@{agent.version}"
+
+
+def _prose(reply: ModelReply) -> str:
+    """What an answer says, to be looked through for numbers."""
+    return reply.text if reply.parsed is None else json.dumps(reply.parsed, ensure_ascii=False)
+
+
+def _shown(arguments: str) -> Mapping[str, Any]:
+    """Arguments as a model wrote them, for those who watch."""
+    try:
+        read = json.loads(arguments)
+    except ValueError:
+        return {}
+    return read if isinstance(read, dict) else {}

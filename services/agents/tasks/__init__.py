@@ -1,0 +1,1 @@
+"""What agents can be asked to do, a file each."""

@@ -1,0 +1,60 @@
+"""ask: a question in words, answered by a model with tools, or by the engines that the question points at."""
+
+from typing import Final
+
+from waymesh.agent.v1.agent_service_pb2 import StreamRunResponse
+from waymesh.agent.v1.run_event_pb2 import RunResult
+from waymesh.agent.v1.task_pb2 import AskRequest, AskResponse, RunOptions
+
+from services.agents import engines
+from services.agents.loop import Brief
+from services.agents.tasks.context import Context
+from services.agents.tools import Scope
+
+NAME: Final = "ask"
+AGENT: Final = "dispatcher"
+# The engines' own answer takes calls to them, all at once. In seconds.
+ENGINES_S: Final = 1.0
+
+
+def scope_of(request: AskRequest, scope: Scope) -> None:
+    """What the question and its options name may be looked at."""
+    allow(request.options, scope)
+    scope.words = request.question
+
+
+def allow(options: RunOptions, scope: Scope) -> None:
+    """What options allow."""
+    scope.order_ids.update(options.order_ids)
+    scope.driver_ids.update(options.driver_ids)
+    scope.allow_changes = options.allow_changes
+
+
+async def run(request: AskRequest, context: Context) -> AskResponse:
+    """Raises nothing of its own."""
+
+    async def by_engines() -> str:
+        return await engines_words(request.question, context)
+
+    words = await context.words(Brief(NAME, request.question), by_engines, engine_s=ENGINES_S)
+    journal = context.journal
+    return AskResponse(
+        run_id=context.run_id,
+        answer=words.text,
+        evidence=journal.evidence,
+        usage=journal.usage,
+        degradation=words.degradation,
+    )
+
+
+async def engines_words(question: str, context: Context) -> str:
+    """What the engines have to say to a question."""
+    text, outcomes = await engines.answer(question, context.scope, context.toolbox)
+    for outcome in outcomes:
+        context.journal.tool_answered(outcome)
+    return text
+
+
+def event(response: AskResponse, *, streamed: bool) -> StreamRunResponse:
+    """The last event of its stream."""
+    return StreamRunResponse(result=RunResult(streamed=streamed, ask=response))
