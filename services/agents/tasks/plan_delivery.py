@@ -1,7 +1,7 @@
 """plan_delivery: allocation, then eta and route beside each other, then a critique, as one workflow.
 
-Every step goes through the dispatcher, so that each leaves an outcome that bears the workflow's id. A step whose
-engine is away leaves its part of the plan out and says so; the plan is given all the same.
+Every step goes through the dispatcher, so that each leaves an outcome that bears the workflow's id. A step
+whose engine is away leaves its part of the plan out and says so; the plan is given all the same.
 """
 
 import asyncio

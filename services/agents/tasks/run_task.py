@@ -1,4 +1,4 @@
-"""run_task: whatever an agent was made for; its answer is text, or has the shape the agent's definition asks for."""
+"""run_task: whatever an agent was made for; its answer is text, or has the shape that its definition says."""
 
 import json
 from typing import Final
