@@ -1,4 +1,4 @@
-"""feedback, eta, route and the gateway as processes of their own on one database, like under `waymesh up`."""
+"""feedback, eta, route, agents and the gateway as processes of their own on one database, like under `waymesh up`."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from tools.kafka.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY = "wm_contract"
-SERVICES = ("feedback", "eta", "route")
+SERVICES = ("feedback", "eta", "route", "agents")
 # Only keeps a mesh that does not start from holding the run.
 GUARD_S = 180.0
 

@@ -7,7 +7,7 @@ from tests.faults.traffic import Answer, Traffic, Way, ways
 from tests.faults.up_rig import GUARD_S, Up
 from tests.integration.gateway_rig import Client
 
-SERVICES = ("eta", "route", "gateway", "feedback")
+SERVICES = ("eta", "route", "gateway", "feedback", "agents")
 # An allocation waits for the one before it, however long that takes on a machine that starts processes.
 TIMEOUT_MS = 20_000
 

@@ -37,7 +37,7 @@ async def whole(traffic: Traffic) -> None:
 
 async def test_a_killed_service_costs_503s_or_degraded_answers_and_is_back_soon() -> None:
     async with up(**UNLIMITED) as mesh:
-        for name in ("eta", "route", "feedback"):
+        for name in ("eta", "route", "feedback", "agents"):
             async with Traffic(ways(mesh.gateway_port, mesh.runtime_ports), mesh.key) as traffic:
                 await traffic.more(300)
                 pid = mesh.state.services[name].pid

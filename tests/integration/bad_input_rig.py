@@ -174,10 +174,11 @@ async def rows(dsn: str, *, recorded: bool = False) -> dict[str, tuple[int, str]
             f"{schema}.{table}"
             for schema, table in await connection.fetch(
                 "SELECT schemaname, tablename FROM pg_tables"
-                " WHERE schemaname IN ('gateway', 'eta', 'route', 'feedback', 'bus') ORDER BY 1, 2"
+                " WHERE schemaname IN ('gateway', 'eta', 'route', 'feedback', 'agents', 'bus') ORDER BY 1, 2"
             )
         ]
-        assert {table.split(".")[0] for table in tables} == {"gateway", "eta", "route", "feedback", "bus"}
+        schemas = {table.split(".")[0] for table in tables}
+        assert schemas == {"gateway", "eta", "route", "feedback", "agents", "bus"}
         kept = ("feedback.outcome", "feedback.heads", "bus.")
         found = {}
         for table in tables:

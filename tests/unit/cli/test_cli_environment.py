@@ -14,9 +14,9 @@ from services.mesh.settings import default_data_dir
 def test_default_ports_are_those_of_the_contract() -> None:
     chosen = ports({})
     by_name = {spec.name: chosen[spec.port] for spec in SERVICES}
-    assert by_name == {"gateway": 8000, "eta": 50051, "route": 50052, "feedback": 50053}
+    assert by_name == {"gateway": 8000, "eta": 50051, "route": 50052, "feedback": 50053, "agents": 50054}
     admin = {spec.name: chosen[spec.admin] for spec in SERVICES}
-    assert admin == {"gateway": 8000, "eta": 9101, "route": 9102, "feedback": 9103}
+    assert admin == {"gateway": 8000, "eta": 9101, "route": 9102, "feedback": 9103, "agents": 9104}
     assert [chosen[spec] for spec in service("gateway").others] == [3001, 3002]
 
 
@@ -24,7 +24,8 @@ def test_each_port_is_moved_by_its_variable_and_admin_ports_by_their_base() -> N
     chosen = ports({"PORT": "8080", "WAYMESH_ETA_PORT": "1234", "PROMETHEUS_PORT": "9500"})
     assert chosen[service("gateway").port] == 8080
     assert chosen[service("eta").port] == 1234
-    assert [chosen[service(name).admin] for name in ("eta", "route", "feedback", "agents")] == [9500, 9501, 9502, 9503]
+    admins = [chosen[service(name).admin] for name in ("eta", "route", "feedback", "agents")]
+    assert admins == [9500, 9501, 9502, 9503]
 
 
 def test_port_0_means_free_ports_each_different() -> None:

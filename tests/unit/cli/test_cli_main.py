@@ -85,7 +85,12 @@ sys.exit(f"imported: {heavy} {commands}" if heavy or commands else 0)
     [
         (["nonsense"], {}, 2, "No such command 'nonsense' (see `waymesh --help`)"),
         (["serve", "nonsense"], {}, 2, "'nonsense' is not one of"),
-        (["serve"], {}, 2, "Missing argument 'SERVICE'. Choose from: feedback, eta, route, gateway (see"),
+        (
+            ["serve"],
+            {},
+            2,
+            "Missing argument 'SERVICE'. Choose from: feedback, eta, route, agents, gateway (see",
+        ),
         (["up", "--dem"], {}, 2, "No such option '--dem'. Did you mean '--demo'? (see `waymesh up --help`)"),
         (["keys", "add"], {}, 2, "Missing argument 'NAME' (see `waymesh keys add --help`)"),
         (["replay", "gps", "/nowhere.csv"], {}, 2, "does not exist"),
