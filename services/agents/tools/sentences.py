@@ -1,0 +1,27 @@
+"""Sentences that an engine of ours wrote: their numbers are the engine's, their names are from outside."""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from services.agents.tools.untrusted import cleaned
+
+# Where route's sentences name orders, couriers and skills; all of these are texts from outside.
+_NAMING: Final = (
+    (re.compile(r"^goes with .*?(?=: -?[\d.]+ min more for the courier$|$)", re.S), "goes with other orders"),
+    (re.compile(r"^has the skills .*$", re.S), "has the skills it needs"),
+    (re.compile(r"^no courier has the skills .*$", re.S), "no courier has the skills it needs"),
+    (re.compile(r"(?<= of work cheaper than ).*(?=, the next best$)", re.S), "another courier"),
+    (re.compile(r"^.*(?= would be -?[\d.]+ min of work cheaper but is needed)", re.S), "another courier"),
+)
+_MAX_CHARS: Final = 300
+
+
+def engine_text(text: str, others: Iterable[str] = ()) -> str:
+    """The sentence without names from outside; `others` are ids that must not stand in it."""
+    for pattern, instead in _NAMING:
+        text = pattern.sub(instead, text)
+    for other in sorted(others, key=len, reverse=True):
+        if other:
+            text = re.sub(rf"(?<!\w){re.escape(other)}(?!\w)", "another", text)
+    return cleaned(text, _MAX_CHARS)
