@@ -40,17 +40,23 @@ class Journal:
     def model_answered(self, reply: ModelReply) -> None:
         """A model gave an answer, or asked for tools."""
         self.usage.model = reply.model
+        for attempt in reply.failed:
+            self.model_failed(attempt)
+        # What a reply has cost includes what failed before it.
+        given = reply.tokens.input - sum(one.tokens.input for one in reply.failed)
+        taken = reply.tokens.output - sum(one.tokens.output for one in reply.failed)
+        cost = reply.cost_nano_usd - sum(one.cost_nano_usd for one in reply.failed)
         if reply.cached:
             self.usage.cached_answers += 1
         else:
-            self._spend(reply.tokens.input, reply.tokens.output, reply.cost_nano_usd, reply.latency_ms)
+            self._spend(given, taken, cost, reply.latency_ms)
         self._step(
             pb.STEP_KIND_MODEL,
             reply.model,
             reply.latency_ms,
-            input_tokens=reply.tokens.input,
-            output_tokens=reply.tokens.output,
-            cost_usd=0.0 if reply.cached else reply.cost_nano_usd / _NANO,
+            input_tokens=given,
+            output_tokens=taken,
+            cost_usd=cost / _NANO,
         )
 
     def model_failed(self, attempt: Attempt) -> None:

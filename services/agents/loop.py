@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from waymesh.agent.v1.definition_pb2 import Capability
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_TOOL_REFUSED
 
 from services.agents import prompts
 from services.agents.catalogue import Agent
@@ -18,9 +19,12 @@ from services.agents.llm import LanguageModels, Ledger, ModelFailure, ModelReply
 from services.agents.spans import GenAi
 from services.agents.tools import Scope, Toolbox, ToolOutcome
 from services.agents.voice import Voice
+from services.mesh.errors import ResourceExhausted
 
 # Calls of tools that one answer of a model may ask for; more are refused.
 _MAX_CALLS_AT_ONCE: Final = 8
+# Uses of one tool in one run, unless the capability says otherwise.
+_MAX_CALLS: Final = 10
 
 
 class NoAnswer(Exception):  # noqa: N818 - it says what there is
@@ -151,8 +155,6 @@ class _Conversation:
                 voice.end(None)
                 raise NoAnswer(failure.reason) from failure
             span.replied(reply)
-        for attempt in reply.failed:
-            setting.journal.model_failed(attempt)
         setting.journal.model_answered(reply)
         if reply.model != setting.models.model and reply.failed:
             first = reply.failed[0]
@@ -179,6 +181,9 @@ class _Conversation:
 
     async def _use(self, name: str, arguments: str) -> ToolOutcome:
         capability = self._capabilities.get(name)
+        self._calls[name] = self._calls.get(name, 0) + 1
+        if capability is not None and self._calls[name] > _most_calls(capability):
+            return _used_up(name)
         with self._spans.tool(name) as span:
             outcome = await self._toolbox.call(name, arguments, self._setting.scope, capability)
             span.used(outcome)
@@ -198,6 +203,22 @@ class _Conversation:
 def _cache_scope(setting: Setting) -> str:
     agent = setting.agent
     return f"{setting.scope.tenant}/{agent.agent_id}@{agent.version}"
+
+
+def _most_calls(capability: Capability) -> float:
+    """How often one run may use a tool."""
+    fields = capability.config.fields
+    return fields["max_calls"].number_value if "max_calls" in fields else _MAX_CALLS
+
+
+def _used_up(name: str) -> ToolOutcome:
+    error = ResourceExhausted(
+        "this run has used the tool as often as it may",
+        reason=ERROR_REASON_TOOL_REFUSED,
+        metadata={"tool": name},
+    )
+    text = json.dumps({"error": {"reason": error.reason_name, "message": error.message}})
+    return ToolOutcome(name, {}, None, text, error, 0.0)
 
 
 def _prose(reply: ModelReply) -> str:
