@@ -1,4 +1,4 @@
-"""feedback, eta, route, agents and the gateway as processes of their own on one database, like under `waymesh up`."""
+"""All services and the gateway as processes of their own on one database, like under `waymesh up`."""
 
 import contextlib
 import json

@@ -4,13 +4,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Final
 
 import grpc
 
 from services.gateway import faults
 from services.gateway.edge import Edge
-from services.gateway.exchange import Answer, Exchange, Headers, Receive, Scope, Send
+from services.gateway.events import ERROR, event
+from services.gateway.exchange import Answer, Exchange, Headers, Pieces, Receive, Scope, Send
 from services.gateway.hosts import asks_for_loopback
 from services.mesh import errors, json_codec, logs
 from services.mesh.errors import MeshError
@@ -58,6 +60,7 @@ class App:
         self._sessions += session
         error: MeshError | None = None
         status = _CLIENT_GONE
+        answer: Answer | None = None
         try:
             try:
                 answer = await self._answer(exchange)
@@ -71,7 +74,10 @@ class App:
             status = answer.status
             headers = self._headers(exchange, answer)
             await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": answer.body})
+            if answer.pieces is None:
+                await send({"type": "http.response.body", "body": answer.body})
+            else:
+                error = await self._send(exchange, answer, answer.pieces, send)
         except asyncio.CancelledError:
             # The client has hung up: nobody is left to be answered. Ending here is what the cancel asked for.
             status = _CLIENT_GONE
@@ -85,7 +91,37 @@ class App:
                 self._edge.metrics.ended_here(self.name, status, seconds)
             if span is not None:
                 self._edge.spans.end(span, exchange, status, error)
+            if answer is not None and answer.pieces is not None:
+                self._edge.metrics.streamed(self.name, path, exchange.events, _end(status, error))
             self._note(exchange, status, error, seconds)
+
+    async def _send(self, exchange: Exchange, answer: Answer, pieces: Pieces, send: Send) -> MeshError | None:
+        """The body piece by piece; the error, if any, that it ended with.
+
+        The server's `send` waits while the client does not keep up, and so does whoever makes the pieces.
+        """
+        error: MeshError | None = None
+        async with aclosing(pieces):
+            try:
+                async with asyncio.timeout_at(answer.until):
+                    try:
+                        async for piece in pieces:
+                            await send({"type": "http.response.body", "body": piece, "more_body": True})
+                            exchange.events += 1
+                    except MeshError as raised:
+                        error = raised
+                    except Exception as raised:
+                        _log.exception("%s failed", exchange.path, extra={"fields": {"task": exchange.task}})
+                        error = errors.translate(raised)
+                    last = b"" if error is None else event(ERROR, self._failure(exchange, error).body)
+                    await send({"type": "http.response.body", "body": last, "more_body": bool(last)})
+                    if last:
+                        await send({"type": "http.response.body", "body": b""})
+            except TimeoutError:
+                # Who reads does not keep up, and would hold all that has been sent for ever.
+                exchange.hang_up()
+                error = faults.too_late((answer.until - exchange.began) * 1000)
+        return error
 
     async def _answer(self, exchange: Exchange) -> Answer:
         if exchange.doubtful:
@@ -124,22 +160,27 @@ class App:
         ]
         if answer.status == 204:
             del headers[:2]
+        elif answer.pieces is not None:
+            del headers[1]
         if b"origin" in exchange.headers:
             headers += self._edge.cors.headers(exchange)
         return headers
 
     def _note(self, exchange: Exchange, status: int, error: MeshError | None, seconds: float) -> None:
-        if status < 400:
+        worst = status if error is None else faults.status_of(error)
+        if worst < 400:
             level = logging.DEBUG
-        elif status < 500:
+        elif worst < 500:
             level = logging.INFO
         else:
-            level = logging.ERROR if status == 500 else logging.WARNING
+            level = logging.ERROR if worst == 500 else logging.WARNING
         if not _log.isEnabledFor(level):
             return
         fields: dict[str, object] = {"method": exchange.method, "path": exchange.path[:200], "status": status}
         if exchange.task:
             fields["task"] = exchange.task
+        if exchange.events:
+            fields["events"] = exchange.events
         if error is not None:
             fields["reason"] = error.reason_name
         _log.log(
@@ -150,6 +191,13 @@ class App:
             status,
             extra={"duration_ms": _ms(seconds), "fields": fields},
         )
+
+
+def _end(status: int, error: MeshError | None) -> str:
+    """How a stream ended."""
+    if status == _CLIENT_GONE:
+        return "cancelled"
+    return "complete" if error is None else "failed"
 
 
 def _ended_here(error: MeshError | None) -> bool:

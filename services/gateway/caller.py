@@ -7,7 +7,8 @@ from typing import Any, Final
 from google.protobuf.message import Message
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_TARGET_UNAVAILABLE
 
-from services.gateway.tasks import Task
+from services.gateway.tasks import CURSOR, Stream, Task
+from services.mesh.chain.client.stream import StreamCall
 from services.mesh.chain.invoke import unary
 from services.mesh.chain.method import describe_method
 from services.mesh.client import ClientFactory
@@ -34,6 +35,35 @@ class Caller:
         call = self._chain.begin(self._method, _NO_TIMEOUT, None)
         response: Message = await unary(self._chain, call, self._raw, request, _NO_OPTIONS)
         return response, call.attempts
+
+
+class StreamCaller:
+    """The streaming RPC of one target, ready to be called for a task."""
+
+    def __init__(self, factory: ClientFactory, target: str, stream: Stream) -> None:
+        self.stream = stream
+        self._call = factory.channel(target).unary_stream(
+            stream.path,
+            request_serializer=stream.request.SerializeToString,
+            response_deserializer=stream.response.FromString,
+        )
+
+    def __call__(self, request: Message, cursor: str) -> StreamCall:
+        """The call under way, which goes on after `cursor` if there is one; reading raises MeshErrors."""
+        call: StreamCall = self._call(self.stream.request(**{self.stream.field: request, CURSOR: cursor}))
+        return call
+
+
+def stream_callers(
+    factory: ClientFactory, tasks: Mapping[str, Task], target_of: Callable[[str], str | None]
+) -> dict[str, StreamCaller]:
+    """Task → caller of its stream, for the tasks that have one and whose owner has a target."""
+    found: dict[str, StreamCaller] = {}
+    for name, task in tasks.items():
+        target = target_of(task.owner)
+        if task.stream is not None and target is not None:
+            found[name] = StreamCaller(factory, target, task.stream)
+    return found
 
 
 def callers(

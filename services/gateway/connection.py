@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_MALFORMED_BODY
 
 from services.gateway import faults
-from services.gateway.exchange import ARRIVED
+from services.gateway.exchange import ARRIVED, CONNECTION
 from services.gateway.faults import HttpFault
 from services.gateway.parting import DISCARD_BYTES, Parting
 from services.mesh import json_codec
@@ -76,7 +76,8 @@ class _OneWrite:
     """A transport for one answer that sends head and body together.
 
     uvloop writes at once what it is given: two writes are two system calls, two packets, and a client that
-    wakes up twice. An answer of this gateway always has a body message right after its head.
+    wakes up twice. An answer of this gateway always has a body message right after its head. The pieces of a
+    stream that come later are written as they come.
     """
 
     __slots__ = ("_close", "_head", "_transport")
@@ -268,6 +269,7 @@ class Connection(HttpToolsProtocol):
             cycle.keep_alive = False
         self._discarded = 0
         cycle.scope[ARRIVED] = cycle.message_event.is_set  # type: ignore[typeddict-unknown-key]
+        cycle.scope[CONNECTION] = self  # type: ignore[typeddict-unknown-key]
         if cycle.scope["method"] != "HEAD":  # which has no body to wait for
             cycle.transport = _OneWrite(self.transport, self._end)  # type: ignore[assignment]
         self._running = cycle
@@ -294,6 +296,12 @@ class Connection(HttpToolsProtocol):
         """Ends the connection once what is written has been sent."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
+
+    def hang_up(self) -> None:
+        """Ends the connection in the middle of its answer: whoever reads it does not keep up."""
+        if self._running is not None:
+            self._running.disconnected = True
+        self.transport.abort()
 
     def give_up(self) -> None:
         """Waits no longer for a request that has only begun to arrive; one that is here is left alone."""

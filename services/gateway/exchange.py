@@ -2,9 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from services.gateway import faults
 from services.mesh.request_id import new_request_id
@@ -17,6 +17,8 @@ Headers = list[tuple[bytes, bytes]]
 JSON: Final = b"application/json"
 # Where a scope says whether the next piece of the body is here, so that taking it needs no limit of time.
 ARRIVED: Final = "waymesh.arrived"
+# Where a scope has the connection of its request.
+CONNECTION: Final = "waymesh.connection"
 _NOTHING_YET: Final[Mapping[str, Any]] = {"more_body": True}
 
 # The only headers that anything here looks at.
@@ -31,10 +33,12 @@ _WANTED: Final = frozenset(
         b"tracestate",
         b"origin",
         b"access-control-request-method",
+        b"accept",
+        b"last-event-id",
     }
 )
 # Two of these are no request: whoever stands in front of us may have looked at the other one.
-_ONCE: Final = (b"host", b"x-api-key")
+_ONCE: Final = (b"host", b"x-api-key", b"last-event-id")
 # What is let through from outside: it ends up in logs and headers. The same as between services.
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 _UTF_8: Final = re.compile(
@@ -51,6 +55,7 @@ class Exchange:
         "_scope",
         "began",
         "doubtful",
+        "events",
         "headers",
         "method",
         "path",
@@ -72,6 +77,8 @@ class Exchange:
         self.began = began
         self.service = service
         self.task = ""
+        # How many were sent, where the answer is a stream of them.
+        self.events = 0
         given = self.headers.get(b"x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given) is not None:
             self.request_id = given.decode("ascii")
@@ -82,6 +89,23 @@ class Exchange:
         """A header as text."""
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
+
+    @property
+    def accept(self) -> bytes:
+        """What the client will take; empty if it does not say. The header may come in pieces."""
+        accept = self.headers.get(b"accept", b"")
+        if self.doubtful:
+            return b",".join(value for name, value in self._scope["headers"] if name == b"accept")
+        return accept
+
+    @property
+    def chunked(self) -> bool:
+        """Whether the client knows chunks: an answer of unknown length that it can tell from a broken one."""
+        return bool(self._scope["http_version"] != "1.0")
+
+    def hang_up(self) -> None:
+        """Ends the connection at once, with what is still to be sent."""
+        self._scope[CONNECTION].hang_up()
 
     def check_headers(self) -> None:
         """Raises the fault for 400 if a header that has to be there once is there twice, or Host is not."""
@@ -132,11 +156,25 @@ class Exchange:
         return bytes(body)
 
 
+class Pieces(Protocol):
+    """A body that comes bit by bit."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None:
+        """Nobody wants the rest."""
+
+
 @dataclass(slots=True)
 class Answer:
-    """Status, body, and the headers that are not the same for every answer."""
+    """Status, body, and the headers that are not the same for every answer.
+
+    With `pieces` the body is what these are, each sent at once, all of them `until` then (monotonic).
+    """
 
     status: int
     body: bytes
     content_type: bytes = JSON
     headers: Headers = field(default_factory=list)
+    pieces: Pieces | None = None
+    until: float = 0.0

@@ -1,23 +1,40 @@
 """Runs the task that a body names: JSON in, one RPC, JSON out."""
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from google.protobuf.message import Message
 
 from services.gateway import caller, faults
-from services.gateway.caller import Caller
-from services.gateway.exchange import Exchange
+from services.gateway.accept import preference
+from services.gateway.caller import Caller, StreamCaller
+from services.gateway.events import CONTENT_TYPE, HEADERS, EventStream
+from services.gateway.exchange import Answer, Exchange
 from services.gateway.settings import MAX_TIMEOUT_MS
-from services.gateway.tasks import Task
+from services.gateway.tasks import Stream, Task
 from services.mesh import deadline, json_codec
 from services.mesh.errors import DeadlineExceeded, FieldViolation, MeshError
 
 # How long a long result is written before others have their turn, in seconds.
 _TURN_S: Final = 0.002
 _FIELDS: Final = frozenset({"task", "parameters", "timeout_ms"})
+# How long a client that reads slowly has for what came before the deadline, in seconds.
+_LAST_WORD_S: Final = 5.0
+_VISIBLE: Final = re.compile(rb"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request wants done, and how long that may take. `events`: as a stream of them."""
+
+    task: Task
+    request: Message
+    timeout_ms: float
+    events: bool
 
 
 class Executor:
@@ -27,19 +44,19 @@ class Executor:
         self,
         tasks: Mapping[str, Task],
         callers: Mapping[str, Caller],
+        stream_callers: Mapping[str, StreamCaller],
         *,
         max_body_bytes: int,
         timeout_ms: int,
     ) -> None:
         self.tasks = tasks
         self._callers = callers
+        self._stream_callers = stream_callers
         self._max_body_bytes = max_body_bytes
         self._timeout_ms = timeout_ms
 
-    async def run(self, exchange: Exchange, runtime: str) -> tuple[dict[str, Any], int]:
-        """What goes into the answer, and the attempts it took. `runtime`, if any, answers for the owner.
-
-        The result is a dict, or its JSON where it is long.
+    async def read(self, exchange: Exchange, runtime: str) -> Asked:
+        """What the request wants. `runtime`, if any, answers for the owner. The budget begins.
 
         Raises MeshErrors, their paths from the body's root. Sets `exchange.service` once it is known.
         """
@@ -53,18 +70,24 @@ class Executor:
         exchange.task = name
         exchange.service = runtime or task.owner
         request = task.read({} if parameters is None else parameters)
-        call = self._callers.get(name)
-        if call is None:
+        if name not in self._callers:
             raise caller.no_target(task.owner)
         # The budget began with the request, not with the call.
         deadline.begin(exchange.began + timeout_ms / 1000)
+        accept = exchange.accept
+        events = b"event-stream" in accept and _wants_events(accept, task, exchange)
+        return Asked(task, request, timeout_ms, events)
+
+    async def run(self, asked: Asked) -> tuple[dict[str, Any], int]:
+        """What goes into the answer, and the attempts it took. Raises MeshErrors.
+
+        The result is a dict, or its JSON where it is long.
+        """
+        task = asked.task
         try:
-            response, attempts = await call(request)
+            response, attempts = await self._callers[task.name](asked.request)
         except MeshError as error:
-            if isinstance(error, DeadlineExceeded) and not error.from_peer:
-                # Of the transport: who asked knows better how long the time was.
-                raise faults.too_late(timeout_ms) from error
-            raise task.translate(error) from error
+            raise _told(error, asked) from error
         if task.lists and json_codec.is_long(response, task.lists):
             answer: dict[str, Any] = {"result": await _written(response)}
         else:
@@ -73,6 +96,20 @@ class Executor:
         if degraded is not None:
             answer["degraded"] = degraded
         return answer, attempts
+
+    async def stream(self, asked: Asked, exchange: Exchange) -> Answer:
+        """The events of the task, of which the first has come. Raises MeshErrors."""
+        call = self._stream_callers[asked.task.name]
+        stream = call.stream
+        cursor = _last_event_id(exchange, stream.max_cursor)
+        events = EventStream(call(asked.request, cursor), stream, lambda error: _told(error, asked, stream))
+        try:
+            await events.begin()
+        except BaseException:
+            await events.aclose()
+            raise
+        until = exchange.began + asked.timeout_ms / 1000 + _LAST_WORD_S
+        return Answer(200, b"", CONTENT_TYPE, [*HEADERS], events, until)
 
     def _envelope(self, body: object) -> tuple[str, object, float]:
         """Task, parameters and timeout in milliseconds of a body. Raises InvalidArgument."""
@@ -98,6 +135,40 @@ class Executor:
         if violations:
             raise json_codec.invalid_fields(violations[: json_codec.MAX_VIOLATIONS])
         return name, body.get("parameters"), timeout_ms  # type: ignore[return-value]
+
+
+def _told(error: MeshError, asked: Asked, stream: Stream | None = None) -> MeshError:
+    """An error of the call as the client sees it."""
+    if isinstance(error, DeadlineExceeded) and not error.from_peer:
+        # Of the transport: who asked knows better how long the time was.
+        return faults.too_late(asked.timeout_ms)
+    return asked.task.translate(error, stream)
+
+
+def _wants_events(accept: bytes, task: Task, exchange: Exchange) -> bool:
+    """Raises the fault for 406 if nothing but events will do and there are none."""
+    wanted = preference(accept)
+    if not wanted.events:
+        return False
+    if task.stream is None:
+        why = f"the task {task.name} has no events"
+    elif not exchange.chunked:
+        why = "events are sent over HTTP/1.1 only"
+    else:
+        return wanted.events >= wanted.json
+    if not wanted.json:
+        raise faults.not_acceptable(why)
+    return False
+
+
+def _last_event_id(exchange: Exchange, limit: int) -> str:
+    """After which event the stream goes on; empty: from its beginning. Raises the fault for 400."""
+    given = exchange.headers.get(b"last-event-id", b"")
+    if not given:
+        return ""
+    if len(given) > limit or _VISIBLE.fullmatch(given) is None:
+        raise faults.last_event_id_invalid(limit)
+    return given.decode("ascii")
 
 
 async def _written(response: Message) -> bytes:

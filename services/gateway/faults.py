@@ -14,8 +14,10 @@ from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_DRAINING,
     ERROR_REASON_HEADERS_TOO_LARGE,
     ERROR_REASON_HOST_NOT_LOCAL,
+    ERROR_REASON_INVALID_FIELD,
     ERROR_REASON_MALFORMED_BODY,
     ERROR_REASON_METHOD_NOT_ALLOWED,
+    ERROR_REASON_NOT_ACCEPTABLE,
     ERROR_REASON_OVERLOADED,
     ERROR_REASON_RATE_LIMITED,
     ERROR_REASON_STORE_UNAVAILABLE,
@@ -28,6 +30,7 @@ from services.gateway.limits import Rate, retry_after
 from services.mesh.errors import (
     DEFAULT_RETRY_AFTER_S,
     DeadlineExceeded,
+    FieldViolation,
     InvalidArgument,
     MeshError,
     NotFound,
@@ -92,6 +95,27 @@ def body_too_large(limit_bytes: int) -> HttpFault:
     )
     fault.status = 413
     return fault
+
+
+def not_acceptable(why: str) -> HttpFault:
+    """406: events were asked for, and nothing else will do."""
+    fault = HttpFault(
+        f"{why}: accept application/json",
+        reason=ERROR_REASON_NOT_ACCEPTABLE,
+        metadata={"offered": "application/json"},
+    )
+    fault.status = 406
+    return fault
+
+
+def last_event_id_invalid(limit: int) -> HttpFault:
+    """400."""
+    text = f"must be 1 to {limit} visible characters"
+    return HttpFault(
+        f"Last-Event-ID {text}",
+        reason=ERROR_REASON_INVALID_FIELD,
+        violations=[FieldViolation("Last-Event-ID", text)],
+    )
 
 
 def unsupported_media_type(found: str) -> HttpFault:

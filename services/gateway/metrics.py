@@ -23,6 +23,15 @@ class GatewayMetrics:
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
+        self._events = Counter(
+            "http_events", "Server-Sent Events sent", ["listener", "path"], registry=registry
+        )
+        self._streams = Counter(
+            "http_event_streams",
+            "Streams of events, by how they ended",
+            ["listener", "path", "end"],
+            registry=registry,
+        )
         self.in_flight = Gauge("http_requests_in_flight", "HTTP requests under way", registry=registry)
         self._agent_calls = telemetry.agent_calls
         self._agent_duration = telemetry.agent_duration
@@ -42,6 +51,11 @@ class GatewayMetrics:
             self._by_answer[key] = found
         found[0].inc()
         found[1].observe(seconds)
+
+    def streamed(self, listener: str, path: str, events: int, end: str) -> None:
+        """One stream of events: `complete`, `failed` or `cancelled`."""
+        self._events.labels(listener, path).inc(events)
+        self._streams.labels(listener, path, end).inc()
 
     def ended_here(self, listener: str, status: int, seconds: float) -> None:
         """One task that no service has had: those count theirs themselves, and each is counted once."""

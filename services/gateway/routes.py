@@ -11,7 +11,7 @@ from services.gateway.app import Handler
 from services.gateway.docs import PAGE, PAGE_POLICY
 from services.gateway.edge import Edge
 from services.gateway.exchange import Answer, Exchange
-from services.gateway.execute import Executor
+from services.gateway.execute import Asked, Executor
 from services.gateway.openapi import document
 from services.gateway.settings import GatewaySettings
 from services.gateway.status import Status
@@ -56,12 +56,18 @@ class PublicRoutes:
 
     async def execute(self, exchange: Exchange) -> Answer:
         """POST /execute."""
-        answer, attempts = await self._task(exchange)
+        asked = await self._asked(exchange)
+        if asked.events:
+            return await self._executor.stream(asked, exchange)
+        answer, attempts = await self._executor.run(asked)
         return _success(exchange, answer, {"attempt": attempts})
 
     async def run(self, exchange: Exchange) -> Answer:
         """POST /run, with a key: as a runtime, but the task's owner answers."""
-        answer, _ = await self._task(exchange)
+        asked = await self._asked(exchange)
+        if asked.events:
+            return await self._executor.stream(asked, exchange)
+        answer, _ = await self._executor.run(asked)
         return _success(exchange, answer, {})
 
     async def metrics(self, _exchange: Exchange) -> Answer:
@@ -81,10 +87,10 @@ class PublicRoutes:
     def _document(self) -> bytes:
         return json_codec.dumps(document(self._executor.tasks.values(), self._settings))
 
-    async def _task(self, exchange: Exchange) -> tuple[dict[str, Any], int]:
+    async def _asked(self, exchange: Exchange) -> Asked:
         await self._edge.authenticate(exchange)
         self._edge.admit()
-        return await self._executor.run(exchange, "")
+        return await self._executor.read(exchange, "")
 
 
 class RuntimeRoutes:
@@ -107,7 +113,10 @@ class RuntimeRoutes:
         """POST /run."""
         self._edge.admit()
         set_current(self._principal)
-        answer, _ = await self._executor.run(exchange, self._name)
+        asked = await self._executor.read(exchange, self._name)
+        if asked.events:
+            return await self._executor.stream(asked, exchange)
+        answer, _ = await self._executor.run(asked)
         return _success(exchange, answer, self._more)
 
 

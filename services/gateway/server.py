@@ -14,7 +14,7 @@ from waymesh.feedback.v1.signal_pb2 import Signal
 
 from services.gateway import tasks
 from services.gateway.app import App
-from services.gateway.caller import callers
+from services.gateway.caller import callers, stream_callers
 from services.gateway.cors import Cors
 from services.gateway.edge import Edge
 from services.gateway.execute import Executor
@@ -65,6 +65,7 @@ class Gateway:
         executor = Executor(
             self.tasks,
             callers(self.factory, self.tasks, targets.get),
+            stream_callers(self.factory, self.tasks, targets.get),
             max_body_bytes=settings.max_body_bytes,
             timeout_ms=settings.timeout_ms,
         )

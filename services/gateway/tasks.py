@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import waymesh
+from buf.validate import validate_pb2
 from google.protobuf import message_factory
-from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from waymesh.mesh.v1 import degradation_pb2
 from waymesh.task.v1 import task_pb2
@@ -16,8 +17,28 @@ from waymesh.task.v1 import task_pb2
 from services.mesh import json_codec
 from services.mesh.errors import FieldViolation, MeshError
 
+# Field of a streaming RPC's request and response: where it goes on from, and where it is.
+CURSOR: Final = "cursor"
+# Characters of a cursor, where the contract sets no limit.
+_MAX_CURSOR: Final = 256
+
 # Services that are not called as their domain is.
 _SERVICES: Final[Mapping[str, str]] = {"agent": "agents"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """The RPC that tells of a task as it is done."""
+
+    path: str
+    request: type[Message]
+    response: type[Message]
+    # Of its request: what takes the task's request.
+    field: str
+    # Of its response: the oneof whose member that is set is the event's name.
+    events: str
+    # Characters of a cursor, at most.
+    max_cursor: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +58,7 @@ class Task:
     degradations: tuple[str, ...]
     # Lists of the response, which may be long.
     lists: tuple[json_codec.List, ...]
+    stream: Stream | None
 
     def read(self, parameters: object) -> Message:
         """The request for `parameters`. Raises InvalidArgument, paths from the body's root."""
@@ -51,19 +73,26 @@ class Task:
                 return {"source": said.source, "reason": said.reason}
         return None
 
-    def blame(self, violation: FieldViolation) -> FieldViolation:
-        """A violation of the request, told by the owner, as one of the HTTP body."""
+    def blame(self, violation: FieldViolation, stream: Stream | None = None) -> FieldViolation:
+        """A violation of the request, told by the owner, as one of the HTTP body.
+
+        With `stream`, of the request that its RPC takes.
+        """
         path = violation.field
+        if stream is not None:
+            if path == CURSOR:
+                return FieldViolation("Last-Event-ID", violation.description)
+            path = path.removeprefix(stream.field).removeprefix(".")
         if self.body_field:
             path = path.removeprefix(self.body_field).removeprefix(".")
         joint = "" if not path or path.startswith("[") else "."
         return FieldViolation(f"parameters{joint}{path}", violation.description)
 
-    def translate(self, error: MeshError) -> MeshError:
+    def translate(self, error: MeshError, stream: Stream | None = None) -> MeshError:
         """An error of the owner, its paths from the body's root."""
         if not error.from_peer or not error.violations:
             return error
-        violations = [self.blame(each) for each in error.violations]
+        violations = [self.blame(each, stream) for each in error.violations]
         return type(error)(
             json_codec.invalid_fields(violations).message,
             reason=error.reason,
@@ -134,6 +163,39 @@ def _task(file: FileDescriptor, method: MethodDescriptor) -> Task | None:
             and not field.is_repeated
         ),
         lists=json_codec.lists(method.output_type),
+        stream=_stream(method, said) if said.HasField("stream") else None,
+    )
+
+
+def _stream(method: MethodDescriptor, said: task_pb2.TaskOptions) -> Stream:
+    """Raises ValueError if the contract does not keep to what TaskStream says."""
+    told = method.containing_service.methods_by_name.get(said.stream.method)
+    if told is None or not told.server_streaming or told.client_streaming:
+        raise ValueError(
+            f"task {said.name}: {said.stream.method} is no RPC of its service that streams its response"
+        )
+    request, response = told.input_type, told.output_type
+    taken = request.fields_by_name.get(said.stream.field)
+    if taken is None or taken.is_repeated or taken.message_type is not method.input_type:
+        raise ValueError(
+            f"task {said.name}: {request.name}.{said.stream.field} does not take {method.input_type.name}"
+        )
+    cursors = [each.fields_by_name.get(CURSOR) for each in (request, response)]
+    if any(each is None or each.is_repeated or each.type != FieldDescriptor.TYPE_STRING for each in cursors):
+        raise ValueError(f"task {said.name}: {request.name} and {response.name} need a text `{CURSOR}`")
+    oneofs = [each.name for each in response.oneofs if not each.name.startswith("_")]
+    if len(oneofs) != 1:
+        raise ValueError(
+            f"task {said.name}: {response.name} has {len(oneofs)} oneofs, where one names the event"
+        )
+    rules = request.fields_by_name[CURSOR].GetOptions().Extensions[validate_pb2.field]
+    return Stream(
+        path=f"/{told.containing_service.full_name}/{told.name}",
+        request=_class(request),
+        response=_class(response),
+        field=said.stream.field,
+        events=oneofs[0],
+        max_cursor=rules.string.max_len or _MAX_CURSOR,
     )
 
 

@@ -31,9 +31,10 @@ class Answers:
 
 EXECUTOR = Executor(
     TASKS,
-    {name: Answers(task) for name, task in TASKS.items()},
+    {name: Answers(task) for name, task in TASKS.items()},  # type: ignore[misc]
+    {},
     max_body_bytes=1 << 20,
-    timeout_ms=10_000,  # type: ignore[dict-item]
+    timeout_ms=10_000,
 )
 
 
@@ -49,7 +50,7 @@ def exchange(
 
 def run(body: bytes) -> dict[str, Any]:
     async def once() -> dict[str, Any]:
-        return (await EXECUTOR.run(exchange(body), ""))[0]
+        return (await EXECUTOR.run(await EXECUTOR.read(exchange(body), "")))[0]
 
     return asyncio.run(once())
 

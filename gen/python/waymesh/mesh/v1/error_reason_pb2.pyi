@@ -42,6 +42,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The content type is not JSON. Metadata: `content_type`. Example: {"content_type": "text/plain"}"""
     ERROR_REASON_HEADERS_TOO_LARGE: _ErrorReason.ValueType  # 8
     """The headers are larger than allowed. Metadata: `limit_bytes`. Example: {"limit_bytes": "16384"}"""
+    ERROR_REASON_NOT_ACCEPTABLE: _ErrorReason.ValueType  # 9
+    """The request accepts nothing that is to be had here. Metadata: `offered`. Example: {"offered": "application/json"}"""
     ERROR_REASON_API_KEY_MISSING: _ErrorReason.ValueType  # 10
     """No API key came with the request. No metadata."""
     ERROR_REASON_API_KEY_INVALID: _ErrorReason.ValueType  # 11
@@ -174,6 +176,8 @@ ERROR_REASON_UNSUPPORTED_MEDIA_TYPE: ErrorReason.ValueType  # 7
 """The content type is not JSON. Metadata: `content_type`. Example: {"content_type": "text/plain"}"""
 ERROR_REASON_HEADERS_TOO_LARGE: ErrorReason.ValueType  # 8
 """The headers are larger than allowed. Metadata: `limit_bytes`. Example: {"limit_bytes": "16384"}"""
+ERROR_REASON_NOT_ACCEPTABLE: ErrorReason.ValueType  # 9
+"""The request accepts nothing that is to be had here. Metadata: `offered`. Example: {"offered": "application/json"}"""
 ERROR_REASON_API_KEY_MISSING: ErrorReason.ValueType  # 10
 """No API key came with the request. No metadata."""
 ERROR_REASON_API_KEY_INVALID: ErrorReason.ValueType  # 11
