@@ -12,7 +12,7 @@ import pytest
 
 from services.mesh.store import EmbeddedPostgres, connect
 
-pytest_plugins = ["tests.kafka_brokers"]
+pytest_plugins = ["tests.kafka_brokers", "tests.mock_openai.fixture"]
 
 _numbers = itertools.count(1)
 

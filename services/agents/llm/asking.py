@@ -1,0 +1,230 @@
+"""One `complete`: the models in their order, each with its tries, its waits and its share of the time."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+from services.agents.llm import backoff
+from services.agents.llm.answer import Answer
+from services.agents.llm.body import Body, complete
+from services.agents.llm.cache import Cache, Kept, key_of
+from services.agents.llm.config import ModelsConfig
+from services.agents.llm.kinds import RULES, CallError, ErrorKind
+from services.agents.llm.ledger import Hold, Ledger
+from services.agents.llm.pace import LEAST_CALL_S, Pace
+from services.agents.llm.reply import Attempt, ModelFailure, ModelReply, Tokens
+from services.agents.llm.request import ModelRequest
+from services.agents.llm.schema import Shape
+from services.agents.llm.slots import Slots
+from services.agents.llm.telling import CallerError, Telling
+from services.agents.llm.transport import Transport
+from services.agents.llm.verdict import Usable, judge
+from services.mesh import errors
+from services.mesh.breaker import Breaker, State
+from services.mesh.deadline import Clock
+
+_LOG: Final = logging.getLogger(__name__)
+_REASON_CHARS: Final = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all calls of a process share."""
+
+    config: ModelsConfig
+    transport: Transport
+    slots: Slots
+    cache: Cache
+    breaker: Callable[[str], Breaker]
+    clock: Clock
+    sleep: Callable[[float], Awaitable[None]]
+    jitter: Callable[[], float]
+    # Runs to its end even if the caller is cancelled.
+    finish: Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
+
+
+class Asking:
+    """Asks for one reply. `run` once."""
+
+    def __init__(
+        self,
+        means: Means,
+        request: ModelRequest,
+        shape: Shape | None,
+        ledger: Ledger | None,
+        telling: Telling,
+        pace: Pace,
+    ) -> None:
+        self._means = means
+        self._request = request
+        self._shape = shape
+        self._body = Body(request, shape, means.config.limit_field)
+        self._ledger = ledger
+        self._telling = telling
+        self._pace = pace
+        self._failed: list[Attempt] = []
+        self._refusal: errors.MeshError | None = None
+
+    async def run(self, models: tuple[str, ...]) -> ModelReply:
+        """The first good reply. Raises ModelFailure, or CallerError around what the caller raised."""
+        for place, model in enumerate(models):
+            body = self._body.of(model)
+            key = None
+            if self._request.cache_scope is not None:
+                key = key_of(self._means.config.base_url, self._request.cache_scope, body)
+                kept = self._means.cache.get(key)
+                if kept is not None:
+                    return self._replay(model, kept)
+            reply = await self._ask(model, body, models[place + 1 :])
+            if reply is not None:
+                if key is not None and reply.finish_reason != "length":
+                    self._means.cache.put(key, Kept(reply.text, reply.tool_uses, reply.finish_reason))
+                return reply
+        raise self._failure() from self._refusal
+
+    def _replay(self, model: str, kept: Kept) -> ModelReply:
+        """A kept answer, told as one piece."""
+        parsed = self._shape.read(kept.text) if self._shape is not None and not kept.tool_uses else None
+        self._telling.piece(kept.text)
+        return self._reply(
+            model, Usable(kept.text, kept.tool_uses, parsed, kept.finish_reason), Tokens(), 0, True
+        )
+
+    async def _ask(self, model: str, body: bytes, others: tuple[str, ...]) -> ModelReply | None:
+        """All tries of one model; None if it has no answer."""
+        tries = 0
+        ends: float | None = None  # of its share, which begins when its first call may
+        while True:
+            tries += 1
+            began = self._means.clock()
+            try:
+                await self._place()
+                try:
+                    if ends is None:
+                        after = sum(self._means.breaker(other).state is not State.OPEN for other in others)
+                        began = self._means.clock()
+                        ends = began + self._pace.share_s(self._request.settings.timeout_s, after)
+                    return await self._try(model, body, ends - self._means.clock())
+                finally:
+                    self._means.slots.give_back()
+            except CallError as error:
+                self._note(model, error, began)
+                if tries >= error.tries or ends is None:
+                    return None
+                wait_s = backoff.wait_s(tries, error.retry_after_s, self._means.jitter())
+                if self._means.clock() + wait_s + LEAST_CALL_S > ends:
+                    return None
+            await self._means.sleep(wait_s)
+
+    async def _place(self) -> None:
+        """Waits for a place among the calls under way, as long as there is time for a call."""
+        spare_s = self._pace.left_s() - LEAST_CALL_S
+        if spare_s <= 0:
+            raise CallError(ErrorKind.OUT_OF_TIME)
+        if not await self._means.slots.take(spare_s):
+            raise CallError(ErrorKind.BUSY)
+
+    async def _try(self, model: str, body: bytes, share_s: float) -> ModelReply:
+        """One call, judged by the breaker whatever becomes of it."""
+        limit_s = min(self._request.settings.timeout_s, share_s)
+        if limit_s < LEAST_CALL_S:
+            raise CallError(ErrorKind.OUT_OF_TIME)
+        breaker = self._means.breaker(model)
+        try:
+            permit = breaker.admit()
+        except errors.Unavailable:
+            raise CallError(ErrorKind.BREAKER_OPEN) from None
+        began = self._means.clock()
+        error: BaseException | None = None
+        try:
+            return await self._call(model, body, limit_s)
+        except BaseException as raised:
+            error = raised.for_breaker() if isinstance(raised, CallError) else raised
+            raise
+        finally:
+            breaker.settle(permit, error, limit_s, self._means.clock() - began)
+
+    async def _call(self, model: str, body: bytes, limit_s: float) -> ModelReply:
+        """One call within `limit_s`, its cost set aside before and settled after."""
+        hold = await self._reserve(model, body, limit_s)
+        streamed = self._telling.wanted
+        answer = Answer(self._means.config.max_answer_bytes, self._telling.piece if streamed else None)
+        spent = Tokens()
+        try:
+            data = complete(body, streamed)
+            try:
+                async with asyncio.timeout(limit_s):
+                    await self._means.transport.call(data, answer, streamed)
+                usable = judge(answer, self._shape, bool(self._request.tools))
+            except TimeoutError:
+                raise CallError(ErrorKind.TIMEOUT, f"no complete answer within {limit_s:.1f} s") from None
+            finally:
+                spent = answer.estimate(len(data))
+        except (CallError, CallerError) as error:
+            if isinstance(error, CallError):
+                if error.unbilled:
+                    spent = Tokens()
+                error.tokens = spent
+            raise
+        except Exception as error:
+            # What it says may hold what was asked or answered.
+            _LOG.error("a call to a model failed unexpectedly: %s", type(error).__name__)
+            raise CallError(ErrorKind.INTERNAL, type(error).__name__) from None
+        finally:
+            if hold is not None:
+                await self._settle(hold, model, spent)
+        return self._reply(model, usable, spent, self._means.config.prices.cost(model, spent), False)
+
+    async def _reserve(self, model: str, body: bytes, limit_s: float) -> tuple[Ledger, Hold] | None:
+        """Sets aside the most the call can take: a token is at least a byte."""
+        if self._ledger is None:
+            return None
+        price = self._means.config.prices.price(model)
+        if price is None and getattr(self._ledger, "limits_money", True):
+            raise CallError(ErrorKind.PRICE_UNKNOWN)
+        most = Tokens(len(body), self._request.settings.max_output_tokens)
+        try:
+            async with asyncio.timeout(limit_s):
+                hold = await self._ledger.reserve(0 if price is None else price.of(most), most.total)
+        except errors.ResourceExhausted as error:
+            self._refusal = error
+            raise CallError(ErrorKind.BUDGET, error.reason_name.lower()) from None
+        except Exception as error:
+            _LOG.error("a budget could not be asked: %s", type(error).__name__)
+            raise CallError(ErrorKind.INTERNAL, "the budget could not be asked") from None
+        return self._ledger, hold
+
+    async def _settle(self, hold: tuple[Ledger, Hold], model: str, spent: Tokens) -> None:
+        ledger, held = hold
+        cost = self._means.config.prices.cost(model, spent)
+        await self._means.finish(ledger.settle(held, cost, spent.total))
+
+    def _note(self, model: str, error: CallError, began: float) -> None:
+        """Records a failed try, and tells the caller if text of it was told."""
+        cost = self._means.config.prices.cost(model, error.tokens)
+        attempt = Attempt(model, error.kind, error.message, self._pace.since_ms(began), error.tokens, cost)
+        self._failed.append(attempt)
+        _LOG.info("model %s: %s after %.0f ms: %s", model, error.kind, attempt.latency_ms, error.message)
+        self._telling.failed()
+
+    def _reply(self, model: str, usable: Usable, spent: Tokens, cost: int, cached: bool) -> ModelReply:
+        return ModelReply(
+            text=usable.text,
+            tool_uses=usable.tool_uses,
+            parsed=usable.parsed,
+            model=model,
+            tokens=sum((attempt.tokens for attempt in self._failed), spent),
+            cost_nano_usd=sum((attempt.cost_nano_usd for attempt in self._failed), cost),
+            latency_ms=self._pace.since_ms(),
+            cached=cached,
+            finish_reason=usable.finish_reason,
+            failed=tuple(self._failed),
+        )
+
+    def _failure(self) -> ModelFailure:
+        """Each model with its last word."""
+        last = {attempt.model: attempt for attempt in self._failed}
+        words = [f"{model}: {RULES[ErrorKind(attempt.error_kind)].shown}" for model, attempt in last.items()]
+        return ModelFailure("; ".join(words)[:_REASON_CHARS], tuple(self._failed))

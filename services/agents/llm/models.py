@@ -1,0 +1,156 @@
+"""The language models of a process: one door, behind it limits, breakers, cache and connections."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from services.agents.llm.cache import Cache
+from services.agents.llm.config import ModelsConfig
+from services.agents.llm.ledger import Ledger
+from services.agents.llm.pace import Pace
+from services.agents.llm.reply import ModelFailure, ModelReply
+from services.agents.llm.request import ModelRequest, ModelSettings
+from services.agents.llm.schema import shape_of
+from services.agents.llm.slots import Slots
+from services.agents.llm.telling import CallerError, Telling
+from services.mesh.breaker import Breaker, BreakerPolicy, Listener, State
+from services.mesh.deadline import Clock
+
+if TYPE_CHECKING:
+    from services.agents.llm.asking import Means
+
+# What a caller needs for an answer of its own, in seconds.
+RESERVE_S: Final = 0.5
+# Models take seconds; a shorter budget that has passed says nothing of them until they have been seen.
+_BREAKER: Final = BreakerPolicy(usual_s=3.0)
+# Agents name models; not so many that this would matter, unless somebody means to.
+_MOST_BREAKERS: Final = 1024
+
+
+class LanguageModels:
+    """Asks models of one OpenAI-compatible server. Made in the loop that uses it; `close` when done.
+
+    `clock` is monotonic, in seconds; `jitter` gives numbers in 0..1; `on_breaker` hears of changes of state.
+    """
+
+    def __init__(
+        self,
+        config: ModelsConfig,
+        *,
+        breaker: BreakerPolicy = _BREAKER,
+        on_breaker: Listener | None = None,
+        clock: Clock = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.config = config
+        self._policy = breaker
+        self._on_breaker = on_breaker
+        self._clock = clock
+        self._breakers: dict[str, Breaker] = {}
+        self._finishing: set[asyncio.Task[None]] = set()
+        self.slots = Slots(config.max_concurrent_calls)
+        self.cache = Cache(config.cache_entries, config.cache_bytes, config.cache_ttl_s, clock)
+        self._means: Means | None = None
+        if config.api_key.get_secret_value():
+            # Late: the package takes a second and 50 MB, which a process without a key need not spend.
+            from services.agents.llm import asking
+            from services.agents.llm.transport import Transport
+
+            self._means = asking.Means(
+                config,
+                Transport(config),
+                self.slots,
+                self.cache,
+                self.breaker,
+                clock,
+                sleep,
+                jitter,
+                self._finish,
+            )
+
+    @property
+    def available(self) -> bool:
+        """False: there is no key, or no model is named."""
+        return self._means is not None and bool(self.config.model)
+
+    def models(self, settings: ModelSettings) -> tuple[str, ...]:
+        """The models that `settings` mean, in their order, each once."""
+        named = (
+            settings.model or self.config.model,
+            *(settings.fallback_models or self.config.fallback_models),
+        )
+        return tuple(dict.fromkeys(model for model in named if model))
+
+    async def complete(
+        self,
+        request: ModelRequest,
+        *,
+        ledger: Ledger | None = None,
+        on_text: Callable[[str], None] | None = None,
+        on_restart: Callable[[], None] | None = None,
+        reserve_s: float = RESERVE_S,
+    ) -> ModelReply:
+        """The first good reply of the models in their order, before the deadline less `reserve_s`.
+
+        With `on_text` it is streamed: pieces of one response. If that response fails after pieces were told,
+        `on_restart` is called once and no more pieces are told. Raises ModelFailure; what `on_text` or
+        `on_restart` raises ends the call and is raised as it is.
+        """
+        models = self.models(request.settings)
+        if self._means is None or not models:
+            raise ModelFailure("no model is configured")
+        from services.agents.llm.asking import Asking
+
+        try:
+            shape = None if request.schema is None else shape_of(request.schema)
+            asking = Asking(
+                self._means,
+                request,
+                shape,
+                ledger,
+                Telling(on_text, on_restart),
+                Pace(reserve_s, self._clock),
+            )
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ModelFailure(f"the request cannot be sent: {type(error).__name__}") from error
+        try:
+            return await asking.run(models)
+        except CallerError as error:
+            raise error.error from None
+
+    def breaker(self, model: str) -> Breaker:
+        """The breaker of a model."""
+        breaker = self._breakers.get(model)
+        if breaker is None:
+            if len(self._breakers) >= _MOST_BREAKERS:
+                self._forget()
+            breaker = self._breakers[model] = Breaker(model, "chat", self._policy, clock=self._clock)
+            if self._on_breaker is not None:
+                breaker.on_change(self._on_breaker)
+        return breaker
+
+    async def close(self) -> None:
+        """Waits for what has to be finished and ends all connections."""
+        while self._finishing:
+            await asyncio.wait(self._finishing)
+        if self._means is not None:
+            await self._means.transport.close()
+
+    def _forget(self) -> None:
+        """Makes room: the oldest breaker that has nothing to remember, or the oldest."""
+        quiet = (
+            model
+            for model, breaker in self._breakers.items()
+            if breaker.state is State.CLOSED and not breaker.failures
+        )
+        del self._breakers[next(quiet, next(iter(self._breakers)))]
+
+    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does `work` to its end, even if the caller is cancelled meanwhile."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+        await asyncio.shield(task)
