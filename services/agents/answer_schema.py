@@ -1,8 +1,10 @@
 """Which JSON Schemas the answer of an agent may have.
 
 A schema comes from a tenant, and every answer of a model is checked against it in a process that serves all
-tenants. So only what is checked in bounded time, within the process, is taken: no remote reference, no pattern (one of exponential cost is a line long), no schema that refers back to itself or that unfolds to
-thousands. What remains is what strict structured output can hold a model to, or what can be made so.
+tenants. So only what is checked in bounded time, within the process, is taken: no remote reference, no
+pattern (one of exponential cost is a line long), no schema that refers back to itself or is thousands when
+its references are followed. What remains is what strict structured output can hold a model to, or what can
+be made so.
 """
 
 import json

@@ -6,10 +6,18 @@ from typing import Final, NoReturn
 from waymesh.agent.v1 import agent_registry_service_pb2, agent_service_pb2
 from waymesh.agent.v1.agent_registry_service_pb2_grpc import add_AgentRegistryServiceServicer_to_server
 from waymesh.agent.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
+from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceStub
+from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
+from waymesh.route.v1.route_service_pb2_grpc import RouteServiceStub
 
+from services.agents.builtin import BUILT_IN
+from services.agents.catalogue import Catalogue
+from services.agents.changes import Changes
 from services.agents.registry_service import RegistryServicer
+from services.agents.seeding import seed
 from services.agents.service import AgentServicer
 from services.agents.settings import AgentsSettings
+from services.agents.tools.toolbox import Toolbox
 from services.mesh.feedback import FeedbackPipeline, recorded
 from services.mesh.process import run_service
 from services.mesh.service import GrpcService
@@ -26,7 +34,20 @@ class Agents(GrpcService[AgentsSettings]):
 
     async def wire(self) -> None:
         database = await self.open_store(MIGRATIONS)
-        await self.open_bus(database)
+        bus = await self.open_bus(database)
+
+        clients = self.clients()
+        toolbox = Toolbox(
+            clients.stub(EtaServiceStub, self.settings.eta_target),
+            clients.stub(RouteServiceStub, self.settings.route_target),
+            clients.stub(FeedbackServiceStub, self.settings.feedback_target),
+        )
+        await seed(database, bus, BUILT_IN)
+        catalogue = Catalogue(database)
+        await catalogue.load()
+        self.lifecycle.background("agents in step with the store", catalogue.run)
+        changes = Changes(database, bus, catalogue, toolbox)
+
         pipeline = FeedbackPipeline.create(NAME, self.settings, self.clients(), self.telemetry)
         self.lifecycle.on_stop(pipeline.close)
         self.lifecycle.background("recorder", pipeline.run)
@@ -39,7 +60,7 @@ class Agents(GrpcService[AgentsSettings]):
         )
         self.server.add(
             add_AgentRegistryServiceServicer_to_server,
-            recorded(RegistryServicer(), registry, pipeline, self.telemetry),  # type: ignore[abstract]
+            recorded(RegistryServicer(database, changes, toolbox), registry, pipeline, self.telemetry),
         )
 
 

@@ -19,6 +19,7 @@ MAX_CAPABILITIES: Final = 32
 PLACEHOLDERS: Final = ("{{agent}}", "{{task}}", "{{date}}")
 
 _PLACEHOLDER: Final = re.compile(r"\{\{.{0,32}?\}\}|\{\{", re.DOTALL)
+_MODEL: Final = re.compile(r"[\x21-\x2b\x2d-\x7e]*")  # as in OPENAI_MODEL and OPENAI_FALLBACK_MODELS
 # Line breaks and tabs are text; what else steers a terminal or a log is not, nor what turns text around.
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -79,10 +80,8 @@ def _models(spec: AgentSpec, path: str) -> Iterator[FieldViolation]:
     names += [(f"fallback_models[{place}]", name) for place, name in enumerate(model.fallback_models)]
     seen: set[str] = set()
     for field, name in names:
-        if not name.isprintable() or name != name.strip():
-            yield FieldViolation(
-                f"{path}.{field}", "must be the name of a model, of characters that can be seen"
-            )
+        if _MODEL.fullmatch(name) is None:
+            yield FieldViolation(f"{path}.{field}", "must be of letters, digits and marks of ASCII, no comma")
         elif name and name in seen:
             yield FieldViolation(f"{path}.{field}", f"names {name} again: each model once")
         seen.add(name)
