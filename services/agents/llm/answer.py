@@ -1,17 +1,22 @@
 """What has come of an answer so far, whether it comes whole or in pieces."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from services.agents.llm.kinds import CallError, ErrorKind
 from services.agents.llm.reply import Tokens, ToolUse
+from services.mesh.redact import redact_text
 
 # OpenAI's rule of thumb for English text.
 BYTES_PER_TOKEN: Final = 4
 # More tools at once than anybody has; an index beyond would make a list of its size.
 _MOST_CALLS: Final = 256
+
+# Codes, types and names of parameters, as `rate_limit_exceeded` and `messages[0].content`.
+_WORD: Final = re.compile(r"[a-z][a-z0-9_.\[\]]{0,47}")
 
 _OF_CODE: Final[Mapping[str, ErrorKind]] = {
     "rate_limit_exceeded": ErrorKind.RATE_LIMITED,
@@ -176,9 +181,8 @@ def refuse_error(body: Mapping[str, Any]) -> None:
         return
     code = error.get("code") if isinstance(error, dict) else None
     kind = error.get("type") if isinstance(error, dict) else None
-    raise CallError(
-        kind_of_code(code, kind) or ErrorKind.SERVER_ERROR, shown("error in the answer", code, kind)
-    )
+    found = kind_of_code(code, kind) or ErrorKind.SERVER_ERROR
+    raise CallError(found, f"error in the answer {shown(code, kind)}".rstrip())
 
 
 def kind_of_code(code: object, kind: object) -> ErrorKind | None:
@@ -214,11 +218,7 @@ def kind_of_status(status: int) -> ErrorKind:
 
 def shown(*said: object) -> str:
     """What a server said, as far as it is words of the protocol: free text may repeat prompt or key."""
-    return " ".join(word for word in map(str, said) if said and _is_word(word))
-
-
-def _is_word(word: str) -> bool:
-    return 0 < len(word) <= 48 and word != "None" and all(char.isalnum() or char in "_. " for char in word)
+    return redact_text(" ".join(word for word in said if isinstance(word, str) and _WORD.fullmatch(word)))
 
 
 def _first(body: Mapping[str, Any]) -> dict[str, Any] | None:

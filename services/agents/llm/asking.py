@@ -88,9 +88,7 @@ class Asking:
         """A kept answer, told as one piece."""
         parsed = self._shape.read(kept.text) if self._shape is not None and not kept.tool_uses else None
         self._telling.piece(kept.text)
-        return self._reply(
-            model, Usable(kept.text, kept.tool_uses, parsed, kept.finish_reason), Tokens(), 0, True
-        )
+        return self._reply(model, Usable(kept.text, kept.tool_uses, parsed, kept.finish_reason), Tokens(), 0)
 
     async def _ask(self, model: str, body: bytes, others: tuple[str, ...]) -> ModelReply | None:
         """All tries of one model; None if it has no answer."""
@@ -100,7 +98,7 @@ class Asking:
             tries += 1
             began = self._means.clock()
             try:
-                await self._place()
+                await self._place(ends)
                 try:
                     if ends is None:
                         after = sum(self._means.breaker(other).state is not State.OPEN for other in others)
@@ -118,9 +116,13 @@ class Asking:
                     return None
             await self._means.sleep(wait_s)
 
-    async def _place(self) -> None:
-        """Waits for a place among the calls under way, as long as there is time for a call."""
-        spare_s = self._pace.left_s() - LEAST_CALL_S
+    async def _place(self, ends: float | None) -> None:
+        """Waits for a place among the calls under way, as long as there is time for a call.
+
+        The first call of a model may wait for all the time there is: any other model would wait for the same.
+        """
+        left_s = self._pace.left_s() if ends is None else ends - self._means.clock()
+        spare_s = left_s - LEAST_CALL_S
         if spare_s <= 0:
             raise CallError(ErrorKind.OUT_OF_TIME)
         if not await self._means.slots.take(spare_s):
@@ -152,6 +154,7 @@ class Asking:
         streamed = self._telling.wanted
         answer = Answer(self._means.config.max_answer_bytes, self._telling.piece if streamed else None)
         spent = Tokens()
+        began = self._means.clock()
         try:
             data = complete(body, streamed)
             try:
@@ -175,7 +178,8 @@ class Asking:
         finally:
             if hold is not None:
                 await self._settle(hold, model, spent)
-        return self._reply(model, usable, spent, self._means.config.prices.cost(model, spent), False)
+        cost = self._means.config.prices.cost(model, spent)
+        return self._reply(model, usable, spent, cost, began=began)
 
     async def _reserve(self, model: str, body: bytes, limit_s: float) -> tuple[Ledger, Hold] | None:
         """Sets aside the most the call can take: a token is at least a byte."""
@@ -209,7 +213,10 @@ class Asking:
         _LOG.info("model %s: %s after %.0f ms: %s", model, error.kind, attempt.latency_ms, error.message)
         self._telling.failed()
 
-    def _reply(self, model: str, usable: Usable, spent: Tokens, cost: int, cached: bool) -> ModelReply:
+    def _reply(
+        self, model: str, usable: Usable, spent: Tokens, cost: int, began: float | None = None
+    ) -> ModelReply:
+        """The reply of the call that began at `began`; None: of the cache."""
         return ModelReply(
             text=usable.text,
             tool_uses=usable.tool_uses,
@@ -217,8 +224,8 @@ class Asking:
             model=model,
             tokens=sum((attempt.tokens for attempt in self._failed), spent),
             cost_nano_usd=sum((attempt.cost_nano_usd for attempt in self._failed), cost),
-            latency_ms=self._pace.since_ms(),
-            cached=cached,
+            latency_ms=self._pace.since_ms(began),
+            cached=began is None,
             finish_reason=usable.finish_reason,
             failed=tuple(self._failed),
         )

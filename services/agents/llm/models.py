@@ -1,6 +1,7 @@
 """The language models of a process: one door, behind it limits, breakers, cache and connections."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -20,6 +21,8 @@ from services.mesh.deadline import Clock
 
 if TYPE_CHECKING:
     from services.agents.llm.asking import Means
+
+_LOG: Final = logging.getLogger(__name__)
 
 # What a caller needs for an answer of its own, in seconds.
 RESERVE_S: Final = 0.5
@@ -150,7 +153,14 @@ class LanguageModels:
 
     async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
         """Does `work` to its end, even if the caller is cancelled meanwhile."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(_quietly(work))
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
         await asyncio.shield(task)
+
+
+async def _quietly(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception as error:
+        _LOG.error("what a call took could not be settled: %s", type(error).__name__)

@@ -50,7 +50,7 @@ class ModelReply:
     """A complete and valid answer of `model`.
 
     `parsed` is the value of a structured answer. `tokens` and `cost_nano_usd` are all that was spent on the
-    way, by failed attempts too, which `failed` lists. `latency_ms` is from the question to this reply.
+    way, by failed attempts too, which `failed` lists. `latency_ms` is that of the call that was answered.
     """
 
     text: str

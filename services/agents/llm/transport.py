@@ -21,6 +21,7 @@ from services.agents.llm.answer import Answer, kind_of_code, kind_of_status, sho
 from services.agents.llm.config import ModelsConfig
 from services.agents.llm.events import DONE, EventLines
 from services.agents.llm.kinds import CallError, ErrorKind
+from services.mesh.redact import MASK
 
 _PATH: Final = "/chat/completions"
 # Of an error's body nothing further in is looked at.
@@ -105,12 +106,12 @@ class Transport:
         """An HTTP error as ours. Its text is left out: it may repeat the prompt, or the key."""
         headers = error.response.headers
         kind = kind_of_code(error.code, error.type) if error.status_code < 500 else None
-        said = headers.get("x-should-retry")
+        said = shown(error.code, error.type, error.param)
         return CallError(
             kind or kind_of_status(error.status_code),
-            shown(f"HTTP {error.status_code}", error.code, error.type, error.param),
+            f"HTTP {error.status_code} {said}".rstrip().replace(self._client.api_key, MASK),
             retry_after_s=backoff.retry_after_s(headers, self._wall()),
-            should_retry={"true": True, "false": False}.get(said or ""),
+            should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
             unbilled=True,
         )
 
