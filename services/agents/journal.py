@@ -33,8 +33,8 @@ class Journal:
     emit: Emit
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     steps: list[pb.RunStep] = field(default_factory=list)
-    evidence: list[pb.Evidence] = field(default_factory=list)
     usage: pb.Usage = field(default_factory=pb.Usage)
+    evidence: list[pb.Evidence] = field(default_factory=list)
     _cost_nano_usd: int = 0
 
     def model_answered(self, reply: ModelReply) -> None:

@@ -23,6 +23,8 @@ from services.mesh.errors import ResourceExhausted
 
 # Calls of tools that one answer of a model may ask for; more are refused.
 _MAX_CALLS_AT_ONCE: Final = 8
+# The ladder keeps back what an answer without a model takes; this is for the end of a call. In seconds.
+_RESERVE_S: Final = 0.02
 # Uses of one tool in one run, unless the capability says otherwise.
 _MAX_CALLS: Final = 10
 
@@ -148,6 +150,7 @@ class _Conversation:
                     ledger=setting.ledger,
                     on_text=voice.hear if streams else None,
                     on_restart=voice.restart if streams else None,
+                    reserve_s=_RESERVE_S,
                 )
             except ModelFailure as failure:
                 for attempt in failure.attempts:

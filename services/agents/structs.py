@@ -17,5 +17,4 @@ def struct(value: Mapping[str, Any]) -> struct_pb2.Struct:
 
 def plain(value: struct_pb2.Struct) -> dict[str, Any]:
     """A Struct as a mapping of plain JSON; whole numbers are integers."""
-    read: dict[str, Any] = json_codec.to_dict(value)["fields"]
-    return read
+    return json_codec.struct_to_dict(value)

@@ -2,8 +2,6 @@
 
 from typing import Final
 
-from waymesh.agent.v1.agent_service_pb2 import StreamRunResponse
-from waymesh.agent.v1.run_event_pb2 import RunResult
 from waymesh.agent.v1.task_pb2 import AskRequest, AskResponse, RunOptions
 
 from services.agents import engines
@@ -53,8 +51,3 @@ async def engines_words(question: str, context: Context) -> str:
     for outcome in outcomes:
         context.journal.tool_answered(outcome)
     return text
-
-
-def event(response: AskResponse, *, streamed: bool) -> StreamRunResponse:
-    """The last event of its stream."""
-    return StreamRunResponse(result=RunResult(streamed=streamed, ask=response))

@@ -2,8 +2,6 @@
 
 from typing import Final
 
-from waymesh.agent.v1.agent_service_pb2 import StreamRunResponse
-from waymesh.agent.v1.run_event_pb2 import RunResult
 from waymesh.agent.v1.task_pb2 import AgentEta, ExplainEtaRequest, ExplainEtaResponse
 from waymesh.eta.v1.eta_pb2 import EtaPrediction
 from waymesh.eta.v1.eta_service_pb2 import PredictEtaRequest
@@ -71,8 +69,3 @@ def agent_eta(prediction: EtaPrediction) -> AgentEta:
         confidence_score=prediction.confidence,
         factors=prediction.factors,
     )
-
-
-def event(response: ExplainEtaResponse, *, streamed: bool) -> StreamRunResponse:
-    """The last event of its stream."""
-    return StreamRunResponse(result=RunResult(streamed=streamed, explain_eta=response))

@@ -2,8 +2,6 @@
 
 from typing import Final
 
-from waymesh.agent.v1.agent_service_pb2 import StreamRunResponse
-from waymesh.agent.v1.run_event_pb2 import RunResult
 from waymesh.agent.v1.task_pb2 import ExplainRouteRequest, ExplainRouteResponse
 
 from services.agents import engines
@@ -53,8 +51,3 @@ async def run(request: ExplainRouteRequest, context: Context) -> ExplainRouteRes
         usage=journal.usage,
         degradation=worse(engine, words.degradation),
     )
-
-
-def event(response: ExplainRouteResponse, *, streamed: bool) -> StreamRunResponse:
-    """The last event of its stream."""
-    return StreamRunResponse(result=RunResult(streamed=streamed, explain_route=response))

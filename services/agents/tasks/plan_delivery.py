@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from waymesh.agent.v1.agent_service_pb2 import StreamRunResponse
-from waymesh.agent.v1.run_event_pb2 import RunResult
 from waymesh.agent.v1.task_pb2 import (
     CourierRoute,
     DeliveryPlan,
@@ -227,8 +225,3 @@ class _Task(list[str]):
     """The orders of a workflow, which is recorded as what it is."""
 
     action_type = NAME
-
-
-def event(response: PlanDeliveryResponse, *, streamed: bool) -> StreamRunResponse:
-    """The last event of its stream."""
-    return StreamRunResponse(result=RunResult(streamed=streamed, plan_delivery=response))

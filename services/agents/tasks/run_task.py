@@ -3,8 +3,6 @@
 import json
 from typing import Final
 
-from waymesh.agent.v1.agent_service_pb2 import StreamRunResponse
-from waymesh.agent.v1.run_event_pb2 import RunResult
 from waymesh.agent.v1.task_pb2 import RunTaskRequest, RunTaskResponse
 
 from services.agents.loop import Brief
@@ -54,8 +52,3 @@ async def run(request: RunTaskRequest, context: Context) -> RunTaskResponse:
         usage=journal.usage,
         degradation=words.degradation,
     )
-
-
-def event(response: RunTaskResponse, *, streamed: bool) -> StreamRunResponse:
-    """The last event of its stream."""
-    return StreamRunResponse(result=RunResult(streamed=streamed, run_task=response))

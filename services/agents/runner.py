@@ -1,0 +1,176 @@
+"""Takes a request to a run and its answer: which agent, within which limits, under which identity."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any, Final
+
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+from waymesh.mesh.v1.degradation_pb2 import Degradation
+
+from services.agents.catalogue import Agent, Catalogue
+from services.agents.journal import Journal
+from services.agents.ladder import Ladder
+from services.agents.llm import Ledger, ModelSettings
+from services.agents.loop import Setting
+from services.agents.outcomes import Acting
+from services.agents.runs import bounds
+from services.agents.runs.endings import Answer
+from services.agents.runs.live import LiveRuns
+from services.agents.runs.live_run import LiveRun
+from services.agents.runs.record import NewRun
+from services.agents.settings import AgentsSettings
+from services.agents.spans import GenAi
+from services.agents.structs import struct
+from services.agents.tasks.context import Context, Peers
+from services.agents.tasks.kinds import Kind
+from services.agents.tools import Scope, Toolbox
+from services.agents.voice import Voice
+from services.mesh import deadline, json_codec, principal
+from services.mesh.feedback.dispatcher import Dispatcher
+from services.mesh.feedback.outcome import new_id
+
+# Kept back of a caller's time for the way there and back. In seconds.
+_WAY_S: Final = 0.05
+_DEFAULT_STEPS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What runs are done with; one of a process."""
+
+    settings: AgentsSettings
+    catalogue: Catalogue
+    live: LiveRuns
+    ladder: Ladder
+    toolbox: Toolbox
+    peers: Peers
+    dispatcher: Dispatcher
+    spans: GenAi
+
+
+class Runner:
+    """One object serves all requests."""
+
+    def __init__(self, means: Means, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._means = means
+        self._clock = clock
+
+    async def answer(self, kind: Kind, request: Any) -> Any:
+        """The answer of a run, which is done now or was before. Raises the error with which it ended.
+
+        A caller that goes away ends the run, unless it was begun by another.
+        """
+        new, work, limit_s = self._prepare(kind, request, watched=False)
+        end = await self._means.live.answer(new, work, limit_s=limit_s)
+        return end.answer(kind.response)
+
+    async def begin(self, kind: Kind, request: Any) -> NewRun:
+        """Begins a run that goes on by itself, or finds it. Raises as LiveRuns.begin does."""
+        new, work, limit_s = self._prepare(kind, request, watched=True)
+        await self._means.live.begin(new, work, limit_s=limit_s)
+        return new
+
+    def _prepare(
+        self, kind: Kind, request: Any, *, watched: bool
+    ) -> tuple[NewRun, Callable[[LiveRun], Awaitable[Answer]], float]:
+        whom = principal.current()
+        agent = self._means.catalogue.find(whom.tenant, request.agent or kind.agent)
+        new = NewRun(
+            run_id=request.run_id or new_id(),
+            tenant=whom.tenant,
+            key=whom.key,
+            agent_id=agent.agent_id,
+            agent_name=agent.name,
+            agent_version=agent.version,
+            task=kind.name,
+            input=_kept(request),
+            request_hash=_hash(kind, request),
+            workflow_id=new_id() if kind.workflow else "",
+            created_at=self._clock(),
+            own_id=not request.run_id,
+        )
+
+        async def work(live: LiveRun) -> Answer:
+            return await self._work(kind, request, agent, live, watched)
+
+        return new, work, self._limit_s(agent)
+
+    def _limit_s(self, agent: Agent) -> float:
+        """Seconds that a run may take: the agent's, the service's or the caller's, whichever is least."""
+        limits = agent.spec.config.limits
+        own_s = (
+            limits.max_duration_s if limits.HasField("max_duration_s") else self._means.settings.run_timeout_s
+        )
+        left_s = deadline.remaining()
+        return own_s if left_s is None else max(0.0, min(own_s, left_s - _WAY_S))
+
+    async def _work(self, kind: Kind, request: Any, agent: Agent, live: LiveRun, watched: bool) -> Answer:
+        means, new = self._means, live.new
+        scope = Scope(tenant=new.tenant)
+        kind.scope_of(request, scope)
+        journal = Journal(live.emit, self._clock, live.steps, live.usage)
+        voice = Voice(live.token if watched else None)
+        setting = Setting(
+            agent=agent,
+            scope=scope,
+            journal=journal,
+            voice=voice,
+            models=self._model_settings(agent),
+            max_steps=agent.spec.config.limits.max_steps or _DEFAULT_STEPS,
+            ledger=self._ledger(agent, live),
+            fresh=bool(getattr(getattr(request, "options", None), "fresh", False)),
+            today=new.created_at,
+        )
+        context = Context(
+            run_id=new.run_id,
+            workflow_id=new.workflow_id,
+            setting=setting,
+            ladder=means.ladder,
+            slot=lambda: self._slot(agent, new),
+            peers=means.peers,
+            toolbox=means.toolbox,
+            dispatcher=means.dispatcher,
+        )
+        with means.spans.agent(agent, task=kind.name, run_id=new.run_id, workflow_id=new.workflow_id):
+            acting = Acting(agent.name, lambda: kind.run(request, context), kind.text)
+            response = await acting.done(means.dispatcher, kind.name, live)
+        text = str(getattr(response, kind.text))
+        output: Struct | None = None
+        if "output" in response.DESCRIPTOR.fields_by_name and response.HasField("output"):
+            output = response.output
+        degradation: Degradation | None = response.degradation if response.HasField("degradation") else None
+        return Answer(response, text, output, degradation, voice.streamed(text))
+
+    def _model_settings(self, agent: Agent) -> ModelSettings:
+        """The agent's settings, the service's where it has none."""
+        own, service = agent.spec.config.model, self._means.settings
+        return ModelSettings(
+            model=own.model or service.openai_model,
+            fallback_models=tuple(own.fallback_models) or service.openai_fallback_models,
+            temperature=own.temperature if own.HasField("temperature") else service.temperature,
+            max_output_tokens=own.max_output_tokens or service.max_output_tokens,
+            timeout_s=own.timeout_s or service.model_timeout_s,
+        )
+
+    def _ledger(self, agent: Agent, live: LiveRun) -> Ledger | None:
+        return None
+
+    def _slot(self, agent: Agent, new: NewRun) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def _kept(request: Message) -> bytes:
+    """What was asked, as it is recorded."""
+    given = struct(json_codec.to_dict(request))
+    return bounds.kept_struct(given, bounds.MAX_INPUT_BYTES).SerializeToString()
+
+
+def _hash(kind: Kind, request: Any) -> bytes:
+    """Tells requests apart that name the same run; whether a name is given for the run is no difference."""
+    digest = blake2b(kind.name.encode() + b"\0", digest_size=16)
+    digest.update(request.SerializeToString(deterministic=True))
+    return digest.digest()
