@@ -1,0 +1,1 @@
+"""What keys, agents and runs may spend."""
