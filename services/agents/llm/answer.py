@@ -104,11 +104,12 @@ class Answer:
             self._take(delta)
         self._finish(choice)
 
-    def estimate(self, sent_bytes: int) -> Tokens:
-        """What it took, or may have taken, where the server has not said."""
+    def estimate(self, sent_bytes: int, most_output: int) -> Tokens:
+        """What it took, or may have taken, where the server has not said: no more than was allowed."""
         if self.tokens is not None:
             return self.tokens
-        return Tokens(-(-sent_bytes // BYTES_PER_TOKEN), -(-self.received // BYTES_PER_TOKEN), estimated=True)
+        made = min(most_output, -(-self.received // BYTES_PER_TOKEN))
+        return Tokens(-(-sent_bytes // BYTES_PER_TOKEN), made, estimated=True)
 
     def _take(self, message: dict[str, Any]) -> None:
         content = message.get("content")

@@ -164,7 +164,7 @@ class Asking:
             except TimeoutError:
                 raise CallError(ErrorKind.TIMEOUT, f"no complete answer within {limit_s:.1f} s") from None
             finally:
-                spent = answer.estimate(len(data))
+                spent = answer.estimate(len(data), self._request.settings.max_output_tokens)
         except (CallError, CallerError) as error:
             if isinstance(error, CallError):
                 if error.unbilled:
