@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -196,7 +196,9 @@ class _Conversation:
         """What is wrong with an answer: for callers, and for the model."""
         if has_link(reply.text):
             return "its answer has a link", prompts.NO_LINKS
-        unknown = Grounds(*self._sources).ungrounded(_prose(reply))
+        grounds = Grounds(*self._sources)
+        said = [reply.text] if reply.parsed is None else _leaves(reply.parsed)
+        unknown = [number for each in said for number in grounds.ungrounded(each)]
         if unknown:
             numbers = ", ".join(unknown[:10])
             return "numbers that no engine gave", prompts.CORRECTION.format(numbers=numbers)
@@ -224,9 +226,18 @@ def _used_up(name: str) -> ToolOutcome:
     return ToolOutcome(name, {}, None, text, error, 0.0)
 
 
-def _prose(reply: ModelReply) -> str:
-    """What an answer says, to be looked through for numbers."""
-    return reply.text if reply.parsed is None else json.dumps(reply.parsed, ensure_ascii=False)
+def _leaves(value: object) -> Iterator[str]:
+    """All that a structured answer says; the names of its fields are its schema's."""
+    if isinstance(value, Mapping):
+        for each in value.values():
+            yield from _leaves(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _leaves(each)
+    elif isinstance(value, str):
+        yield value
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield repr(value)
 
 
 def _shown(arguments: str) -> Mapping[str, Any]:
