@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import Final
 
@@ -12,7 +12,7 @@ import grpc
 from services.gateway import faults
 from services.gateway.edge import Edge
 from services.gateway.events import ERROR, event
-from services.gateway.exchange import Answer, Exchange, Headers, Pieces, Receive, Scope, Send
+from services.gateway.exchange import Answer, Exchange, Handler, Headers, Pieces, Receive, Scope, Send
 from services.gateway.hosts import asks_for_loopback
 from services.mesh import errors, json_codec, logs
 from services.mesh.errors import MeshError
@@ -24,11 +24,12 @@ _CLIENT_GONE: Final = 499
 # Where tasks are run.
 _TASKS: Final = frozenset({"/execute", "/run"})
 
-Handler = Callable[[Exchange], Awaitable[Answer]]
+Find = Callable[[Exchange], Mapping[str, Handler] | None]
 
 
 class App:
-    """Routes: path → method → handler. `name` is the listener's: `gateway`, or a runtime's.
+    """Routes: path → method → handler; `find` knows more of them. `name` is the listener's: `gateway`, or a
+    runtime's.
 
     `local` takes requests for this machine's loopback alone, by their Host: a web page whose name was made to
     lead here (DNS rebinding) sends its own.
@@ -39,6 +40,7 @@ class App:
         name: str,
         edge: Edge,
         routes: Mapping[str, Mapping[str, Handler]],
+        find: Find = lambda _exchange: None,
         *,
         local: bool = False,
     ) -> None:
@@ -46,6 +48,7 @@ class App:
         self._local = local
         self._edge = edge
         self._routes = routes
+        self._find = find
         self._sessions = 0
         edge.metrics.sessions.labels(name).set_function(lambda: self._sessions)
 
@@ -85,7 +88,7 @@ class App:
             self._edge.in_flight -= 1
             self._sessions -= session
             seconds = time.monotonic() - began
-            path = exchange.path if exchange.path in self._routes else "other"
+            path = exchange.template or (exchange.path if exchange.path in self._routes else "other")
             self._edge.metrics.answered(self.name, path, status, seconds)
             if exchange.task and _ended_here(error):
                 self._edge.metrics.ended_here(self.name, status, seconds)
@@ -128,7 +131,7 @@ class App:
             exchange.check_headers()
         if self._local and not asks_for_loopback(exchange.headers.get(b"host", b"localhost")):
             raise faults.host_not_local()
-        methods = self._routes.get(exchange.path)
+        methods = self._routes.get(exchange.path) or self._find(exchange)
         if methods is None:
             raise faults.unknown_path(exchange.path, self._routes)
         handler = methods.get(exchange.method)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from google.protobuf.message import Message
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_TARGET_UNAVAILABLE
@@ -18,17 +18,30 @@ _NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 _NO_TIMEOUT: Final = None  # the budget around the call is the only limit
 
 
+class Rpc(Protocol):
+    """What is to be known of an RPC that is called."""
+
+    @property
+    def owner(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def request(self) -> type[Message]: ...
+    @property
+    def response(self) -> type[Message]: ...
+
+
 class Caller:
     """One RPC of one target, ready to be called; it says how many attempts that took.
 
     A stub would not say it: the attempt is part of the answer of /execute.
     """
 
-    def __init__(self, factory: ClientFactory, target: str, task: Task) -> None:
+    def __init__(self, factory: ClientFactory, target: str, rpc: Rpc) -> None:
         channel = factory.channel(target)
         self._chain = channel.chain
-        self._method = describe_method(task.path)
-        self._raw = channel.quick_unary(task.path, task.request.SerializeToString, task.response.FromString)
+        self._method = describe_method(rpc.path)
+        self._raw = channel.quick_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
 
     async def __call__(self, request: Message) -> tuple[Message, int]:
         """The response and the number of attempts. Raises MeshErrors."""
@@ -67,14 +80,14 @@ def stream_callers(
 
 
 def callers(
-    factory: ClientFactory, tasks: Mapping[str, Task], target_of: Callable[[str], str | None]
+    factory: ClientFactory, rpcs: Mapping[str, Rpc], target_of: Callable[[str], str | None]
 ) -> dict[str, Caller]:
-    """Task → caller, for the tasks whose owner has a target."""
+    """Name → caller, for the RPCs whose owner has a target."""
     found: dict[str, Caller] = {}
-    for name, task in tasks.items():
-        target = target_of(task.owner)
+    for name, rpc in rpcs.items():
+        target = target_of(rpc.owner)
         if target is not None:
-            found[name] = Caller(factory, target, task)
+            found[name] = Caller(factory, target, rpc)
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Final
 from services.gateway.exchange import Exchange, Headers
 
 _MAX_AGE_S: Final = b"600"
-_REQUEST_HEADERS: Final = b"content-type, x-api-key, x-request-id, traceparent, tracestate"
+_REQUEST_HEADERS: Final = b"content-type, last-event-id, x-api-key, x-request-id, traceparent, tracestate"
 _EXPOSED: Final = b"x-request-id, retry-after"
 
 

@@ -62,6 +62,7 @@ class Exchange:
         "request_id",
         "service",
         "task",
+        "template",
     )
 
     def __init__(self, scope: Scope, receive: Receive, service: str, began: float) -> None:
@@ -77,6 +78,8 @@ class Exchange:
         self.began = began
         self.service = service
         self.task = ""
+        # Of the path, where it is one of many that are served in the same way.
+        self.template = ""
         # How many were sent, where the answer is a stream of them.
         self.events = 0
         given = self.headers.get(b"x-request-id")
@@ -97,6 +100,18 @@ class Exchange:
         if self.doubtful:
             return b",".join(value for name, value in self._scope["headers"] if name == b"accept")
         return accept
+
+    @property
+    def raw_path(self) -> bytes:
+        """The path as it was sent, with what is encoded in it."""
+        path: bytes = self._scope["raw_path"]
+        return path
+
+    @property
+    def query(self) -> bytes:
+        """What follows the path's question mark, as it was sent."""
+        query: bytes = self._scope["query_string"]
+        return query
 
     @property
     def chunked(self) -> bool:
@@ -178,3 +193,6 @@ class Answer:
     headers: Headers = field(default_factory=list)
     pieces: Pieces | None = None
     until: float = 0.0
+
+
+Handler = Callable[[Exchange], Awaitable[Answer]]

@@ -1,8 +1,6 @@
 """Runs the task that a body names: JSON in, one RPC, JSON out."""
 
-import asyncio
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,11 +14,10 @@ from services.gateway.events import CONTENT_TYPE, HEADERS, EventStream
 from services.gateway.exchange import Answer, Exchange
 from services.gateway.settings import MAX_TIMEOUT_MS
 from services.gateway.tasks import Stream, Task
+from services.gateway.written import written
 from services.mesh import deadline, json_codec
 from services.mesh.errors import DeadlineExceeded, FieldViolation, MeshError
 
-# How long a long result is written before others have their turn, in seconds.
-_TURN_S: Final = 0.002
 _FIELDS: Final = frozenset({"task", "parameters", "timeout_ms"})
 # How long a client that reads slowly has for what came before the deadline, in seconds.
 _LAST_WORD_S: Final = 5.0
@@ -89,7 +86,7 @@ class Executor:
         except MeshError as error:
             raise _told(error, asked) from error
         if task.lists and json_codec.is_long(response, task.lists):
-            answer: dict[str, Any] = {"result": await _written(response)}
+            answer: dict[str, Any] = {"result": await written(response)}
         else:
             answer = {"result": json_codec.to_dict(response)}
         degraded = task.degraded(response)
@@ -169,18 +166,6 @@ def _last_event_id(exchange: Exchange, limit: int) -> str:
     if len(given) > limit or _VISIBLE.fullmatch(given) is None:
         raise faults.last_event_id_invalid(limit)
     return given.decode("ascii")
-
-
-async def _written(response: Message) -> bytes:
-    """A long result as JSON. A million numbers take half a second to write, in which others want answers."""
-    written = []
-    until = time.monotonic() + _TURN_S
-    for piece in json_codec.pieces(response):
-        written.append(piece)
-        if time.monotonic() > until:
-            await asyncio.sleep(0)
-            until = time.monotonic() + _TURN_S
-    return b"".join(written)
 
 
 def _invalid(field: str, description: str) -> MeshError:

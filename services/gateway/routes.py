@@ -7,10 +7,9 @@ from typing import Any, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from services.gateway.app import Handler
 from services.gateway.docs import PAGE, PAGE_POLICY
 from services.gateway.edge import Edge
-from services.gateway.exchange import Answer, Exchange
+from services.gateway.exchange import Answer, Exchange, Handler
 from services.gateway.execute import Asked, Executor
 from services.gateway.openapi import document
 from services.gateway.settings import GatewaySettings

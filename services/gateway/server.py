@@ -23,6 +23,9 @@ from services.gateway.key_sync import KeySync
 from services.gateway.keys import KeyRing, Snapshot
 from services.gateway.limits import Rate
 from services.gateway.listener import HttpServer, Listener
+from services.gateway.rest import binding
+from services.gateway.rest.handler import RestRoutes
+from services.gateway.rest.table import Table
 from services.gateway.routes import RUNTIMES, PublicRoutes, RuntimeRoutes
 from services.gateway.settings import GatewaySettings
 from services.gateway.status import Status
@@ -60,7 +63,11 @@ class Gateway:
         snapshot = Snapshot(settings.data_dir / NAME / "keys.json")
         self.keys = KeySync(ring, snapshot, self._open_store if settings.database_url else None)
         edge = Edge(telemetry, ring, self.keys, Cors(settings.origins), most=settings.max_concurrent_rpcs)
-        targets = {owner: settings.target_of(owner) for owner in tasks.owners(self.tasks)}
+        bindings = binding.load()
+        targets = {
+            owner: settings.target_of(owner)
+            for owner in {*tasks.owners(self.tasks), *(each.owner for each in bindings)}
+        }
         self.status = Status(self.factory, {o: t for o, t in targets.items() if t is not None}, self.keys)
         executor = Executor(
             self.tasks,
@@ -75,13 +82,22 @@ class Gateway:
             on_draining=self._draining,
             on_refused=edge.refused,
         )
-        public = App(NAME, edge, PublicRoutes(edge, executor, self.status, settings).routes)
+        routes = PublicRoutes(edge, executor, self.status, settings).routes
+        table = Table(bindings, taken=routes)
+        rest = RestRoutes(
+            edge,
+            table,
+            callers(self.factory, {each.path: each for each in bindings}, targets.get),
+            max_body_bytes=settings.max_body_bytes,
+            timeout_ms=settings.timeout_ms,
+        )
+        public = App(NAME, edge, routes, rest.find)
         self.public = self.http.add(settings.bind_host, settings.port, public)
         ports = {"agent-demo": settings.agent_demo_port, "agent-custom": settings.agent_custom_port}
         self.runtimes: dict[str, Listener] = {}
         for name in RUNTIMES:
-            routes = RuntimeRoutes(name, edge, executor, self.status).routes
-            app = App(name, edge, routes, local=is_loopback(settings.runtime_host))
+            runtime = RuntimeRoutes(name, edge, executor, self.status).routes
+            app = App(name, edge, runtime, local=is_loopback(settings.runtime_host))
             self.runtimes[name] = self.http.add(settings.runtime_host, ports[name], app)
 
     def lifecycle(self) -> Lifecycle:

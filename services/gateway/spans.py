@@ -50,6 +50,8 @@ class Spans:
         span.attributes["http.response.status_code"] = status
         if exchange.task:
             span.attributes["waymesh.task"] = exchange.task
+        if exchange.template:
+            span.attributes["http.route"] = exchange.template
         if exchange.events:
             span.attributes["waymesh.events"] = exchange.events
         if error is None and status < 400:

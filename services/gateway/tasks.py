@@ -105,7 +105,7 @@ class Task:
 def load() -> dict[str, Task]:
     """All tasks of the installed contracts, by name. Raises ValueError if two RPCs claim one name."""
     tasks: dict[str, Task] = {}
-    for file in _service_files():
+    for file in service_files():
         for service in file.services_by_name.values():
             for method in service.methods:
                 task = _task(file, method)
@@ -124,7 +124,7 @@ def owners(tasks: Mapping[str, Task]) -> list[str]:
     return sorted({task.owner for task in tasks.values()})
 
 
-def _service_files() -> Iterator[FileDescriptor]:
+def service_files() -> Iterator[FileDescriptor]:
     """Contracts with services. `waymesh` is a namespace package: other distributions may add to it."""
     seen = set()
     for root in waymesh.__path__:
@@ -149,12 +149,12 @@ def _task(file: FileDescriptor, method: MethodDescriptor) -> Task | None:
     return Task(
         name=said.name,
         summary=said.summary,
-        owner=_owner(file),
+        owner=owner_of(file),
         path=f"/{method.containing_service.full_name}/{method.name}",
-        request=_class(request),
-        response=_class(method.output_type),
+        request=class_of(request),
+        response=class_of(method.output_type),
         body_field=said.body_field,
-        parameters=_class(body),
+        parameters=class_of(body),
         degradations=tuple(
             field.name
             for field in method.output_type.fields
@@ -191,19 +191,20 @@ def _stream(method: MethodDescriptor, said: task_pb2.TaskOptions) -> Stream:
     rules = request.fields_by_name[CURSOR].GetOptions().Extensions[validate_pb2.field]
     return Stream(
         path=f"/{told.containing_service.full_name}/{told.name}",
-        request=_class(request),
-        response=_class(response),
+        request=class_of(request),
+        response=class_of(response),
         field=said.stream.field,
         events=oneofs[0],
         max_cursor=rules.string.max_len or _MAX_CURSOR,
     )
 
 
-def _owner(file: FileDescriptor) -> str:
+def owner_of(file: FileDescriptor) -> str:
     """The service that serves a package: waymesh.eta.v1 → eta."""
     domain = file.package.split(".")[1]
     return _SERVICES.get(domain, domain)
 
 
-def _class(descriptor: Descriptor) -> type[Message]:
+def class_of(descriptor: Descriptor) -> type[Message]:
+    """The class of messages of a type."""
     return message_factory.GetMessageClass(descriptor)

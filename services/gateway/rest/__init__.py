@@ -1,0 +1,1 @@
+"""RPCs served under paths of their own, as their `google.api.http` annotations say."""
