@@ -27,3 +27,94 @@ CREATE TABLE holds (
   tokens bigint NOT NULL
 );
 CREATE INDEX holds_by_process ON holds (process_id);
+
+-- Settles calls, then sets aside for others, in the order given: each from its key and its agent, or from none.
+-- A limit is NULL where there is none; key or agent is empty where nothing is to be set aside from it. For each
+-- that asks to set aside: 0 if it may, else what was in the way: 1, 2 money and tokens of the key, 3, 4 of the
+-- agent. A hold that is there already stays as it is, and one that is not there is settled already: the same
+-- again changes nothing. Rows of holds are locked before those of spending, and those in the order of their key,
+-- so that processes wait for each other and never in a circle.
+CREATE FUNCTION settle_and_reserve(
+  settled uuid[], settled_nano_usd bigint[], settled_tokens bigint[],
+  process uuid, today date,
+  ids uuid[], tenants text[], nano_usds bigint[], tokenses bigint[],
+  keys text[], key_labels text[], key_nano_limits bigint[], key_token_limits bigint[],
+  agents text[], agent_labels text[], agent_nano_limits bigint[], agent_token_limits bigint[]
+) RETURNS smallint[] LANGUAGE plpgsql AS $$
+DECLARE
+  answers smallint[] := '{}';
+  answer smallint;
+BEGIN
+  today := coalesce(today, (now() AT TIME ZONE 'UTC')::date);
+
+  IF cardinality(settled) > 0 THEN
+    WITH given AS (
+      SELECT DISTINCT ON (hold_id) *
+      FROM unnest(settled, settled_nano_usd, settled_tokens) AS g (hold_id, nano_usd, tokens)
+    ), gone AS (
+      DELETE FROM holds h USING given g WHERE h.hold_id = g.hold_id
+      RETURNING h.*, g.nano_usd AS took_nano_usd, g.tokens AS took_tokens
+    ), parts AS (
+      SELECT day, tenant, 1 AS kind, key AS name, nano_usd, tokens, took_nano_usd, took_tokens
+      FROM gone WHERE key <> ''
+      UNION ALL
+      SELECT day, tenant, 2, agent_id, nano_usd, tokens, took_nano_usd, took_tokens FROM gone WHERE agent_id <> ''
+    ), sums AS (
+      SELECT day, tenant, kind, name, sum(nano_usd) AS nano_usd, sum(tokens) AS tokens,
+        sum(took_nano_usd) AS took_nano_usd, sum(took_tokens) AS took_tokens
+      FROM parts GROUP BY day, tenant, kind, name
+    ), held AS (
+      SELECT g.* FROM sums g JOIN spending s USING (day, tenant, kind, name)
+      ORDER BY day, tenant, kind, name FOR NO KEY UPDATE OF s
+    )
+    UPDATE spending s SET
+      spent_nano_usd = s.spent_nano_usd + g.took_nano_usd,
+      spent_tokens = s.spent_tokens + g.took_tokens,
+      reserved_nano_usd = s.reserved_nano_usd - g.nano_usd,
+      reserved_tokens = s.reserved_tokens - g.tokens
+    FROM held g
+    WHERE (s.day, s.tenant, s.kind, s.name) = (g.day, g.tenant, g.kind, g.name);
+  END IF;
+
+  IF cardinality(ids) = 0 THEN
+    RETURN answers;
+  END IF;
+  INSERT INTO spending (day, tenant, kind, name, label)
+  SELECT today, tenant, kind, name, max(label) FROM (
+    SELECT tenant, 1 AS kind, name, label FROM unnest(tenants, keys, key_labels) AS k (tenant, name, label)
+    UNION ALL
+    SELECT tenant, 2, name, label FROM unnest(tenants, agents, agent_labels) AS a (tenant, name, label)
+  ) AS wanted WHERE name <> '' GROUP BY tenant, kind, name ORDER BY tenant, kind, name
+  ON CONFLICT DO NOTHING;
+  PERFORM FROM spending s
+  WHERE day = today AND (tenant, kind, name) IN (
+    SELECT tenant, 1, name FROM unnest(tenants, keys) AS k (tenant, name)
+    UNION ALL
+    SELECT tenant, 2, name FROM unnest(tenants, agents) AS a (tenant, name)
+  ) ORDER BY day, tenant, kind, name FOR NO KEY UPDATE;
+
+  FOR n IN 1 .. cardinality(ids) LOOP
+    SELECT coalesce(min(CASE
+      WHEN kind = 1 AND spent_nano_usd + reserved_nano_usd + nano_usds[n] > key_nano_limits[n] THEN 1
+      WHEN kind = 1 AND spent_tokens + reserved_tokens + tokenses[n] > key_token_limits[n] THEN 2
+      WHEN kind = 2 AND spent_nano_usd + reserved_nano_usd + nano_usds[n] > agent_nano_limits[n] THEN 3
+      WHEN kind = 2 AND spent_tokens + reserved_tokens + tokenses[n] > agent_token_limits[n] THEN 4
+    END), 0) INTO answer
+    FROM spending WHERE day = today AND tenant = tenants[n]
+      AND ((kind = 1 AND name = keys[n]) OR (kind = 2 AND name = agents[n]));
+    IF answer = 0 THEN
+      INSERT INTO holds (hold_id, process_id, day, tenant, key, agent_id, nano_usd, tokens)
+      VALUES (ids[n], process, today, tenants[n], keys[n], agents[n], nano_usds[n], tokenses[n])
+      ON CONFLICT DO NOTHING;
+      IF FOUND THEN
+        UPDATE spending SET
+          reserved_nano_usd = reserved_nano_usd + nano_usds[n],
+          reserved_tokens = reserved_tokens + tokenses[n]
+        WHERE day = today AND tenant = tenants[n]
+          AND ((kind = 1 AND name = keys[n]) OR (kind = 2 AND name = agents[n]));
+      END IF;
+    END IF;
+    answers := answers || answer;
+  END LOOP;
+  RETURN answers;
+END $$;
