@@ -152,7 +152,7 @@ def prediction(one: EtaPrediction, scope: Scope) -> dict[str, Any]:
     if one.HasField("pickup_eta"):
         told["pickup_eta"] = when(one.pickup_eta)
     if one.HasField("pickup_eta_minutes"):
-        told |= {"pickup_eta_minutes": one.pickup_eta_minutes, "pickup_quantiles": _quantiles(one.pickup)}
+        told |= {"pickup_eta_minutes": one.pickup_eta_minutes, "pickup": _quantiles(one.pickup)}
     if one.HasField("promise_probability"):
         told["promise_probability"] = one.promise_probability
     return told

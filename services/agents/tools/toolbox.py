@@ -172,7 +172,7 @@ class Toolbox:
         return ToolOutcome(name[:64], _jsonable(checked), result, text, told, taken_ms)
 
     async def use(self, name: str, arguments: Mapping[str, Any], scope: Scope) -> ToolOutcome:
-        """Uses a tool on behalf of an engine of ours, which needs no capability; the scope holds as ever."""
+        """Uses a tool for an engine of ours, which needs no capability; what may be seen stays the same."""
         return await self.call(name, dump(dict(arguments)), scope, Capability(capability_id=name))
 
     async def _run(

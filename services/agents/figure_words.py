@@ -1,0 +1,55 @@
+"""Number words of English: `twenty-five`, `a hundred and five`, `two and a half`, `half`."""
+
+import re
+from typing import Final
+
+_ONES: Final = {
+    word: value
+    for value, word in enumerate(
+        re.findall(
+            r"\w+",
+            """
+            zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+            sixteen seventeen eighteen nineteen
+            """,
+        )
+    )
+}
+_TENS: Final = {
+    "twenty": 20,
+    "thirty": 30,
+    "forty": 40,
+    "fifty": 50,
+    "sixty": 60,
+    "seventy": 70,
+    "eighty": 80,
+    "ninety": 90,
+}
+_BIG: Final = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 1_000_000}
+_DIGIT_WORDS: Final = "|".join(list(_ONES)[1:10])
+_LONGEST_FIRST: Final = "|".join(sorted(_ONES, key=len, reverse=True))
+_SMALL: Final = rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{_DIGIT_WORDS}))?|{_LONGEST_FIRST})"
+_BIG_ONES: Final = "|".join(f"{word}s?" for word in _BIG)
+
+WHOLE: Final = (
+    rf"(?:(?:(?:{_SMALL}|an?)[- ])?(?:{_BIG_ONES})\b(?:[- ](?:(?:and|of)[- ])?(?:{_BIG_ONES})\b)?"
+    rf"(?:[- ](?:and[- ])?{_SMALL}\b)?|{_SMALL})"
+)
+"""A whole number in words, as a pattern."""
+
+
+def value_of(words: str) -> float:
+    """What a whole number in words comes to."""
+    total, part = 0, 0
+    for word in re.split(r"[- ]+", words.lower()):
+        if word in _ONES:
+            part += _ONES[word]
+        elif word in _TENS:
+            part += _TENS[word]
+        elif word.rstrip("s") in _BIG:
+            big = _BIG[word.rstrip("s")]
+            if big >= 1000:
+                total, part = total + max(part, 1) * big, 0
+            else:
+                part = max(part, 1) * big
+    return float(total + part)
