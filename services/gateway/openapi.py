@@ -5,51 +5,36 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any, Final
 
+from services.gateway.responses import REQUEST_ID_HEADER, Errors, errors, request_id, response
+from services.gateway.rest.binding import Binding
+from services.gateway.rest.document import operations
 from services.gateway.schema import Schema, Schemas, example
 from services.gateway.settings import MAX_TIMEOUT_MS, GatewaySettings
 from services.gateway.tasks import Task
 
 VERSION: Final = "1"
 
-Errors = Mapping[int, Schema]
-
-# `body` and `head` are sizes that are set.
-_ERRORS: Final[Mapping[int, str]] = {
-    400: "Not JSON, a wrong type, an unknown field, or a rule that is broken: see `details`",
-    401: "The API key is missing or not valid",
-    403: "Not permitted",
-    404: "The task, or what the parameters name, is not known",
-    409: "The same id came before with other content, or a concurrent change got in between",
-    413: "The body is larger than {body}",
-    415: "The content type is not application/json",
-    429: "The key's rate is used up",
-    431: "The headers are larger than {head}",
-    500: "A fault of ours; our logs hold the details under the request's id",
-    501: "The service behind does not know this task",
-    503: "Not now; the same request may succeed later",
-    504: "The time for the request is used up",
+_ABOUT: Final = (
+    "Arrival times, routes and allocations. One endpoint, where the task says what to do; what many expect "
+    "under a path of its own is there too."
+)
+_LAST_EVENT_ID: Final[Schema] = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "Of a stream of events: the id of the last one seen. What came after it is sent.",
+    "schema": {"type": "string"},
 }
-_RETRY_AFTER: Final = frozenset({429, 503})
-_REQUEST_ID_HEADER: Final[Schema] = {
-    "X-Request-Id": {
-        "description": "The one that came with the request, or a new one.",
-        "required": True,
-        "schema": {"type": "string"},
-    }
-}
-_RETRY_AFTER_HEADER: Final[Schema] = {
-    "Retry-After": {
-        "description": "Seconds after which to try again.",
-        "required": True,
-        "schema": {"type": "integer", "minimum": 1},
-    }
-}
+_EVENTS: Final = (
+    "Server-Sent Events, for tasks that have them and `Accept: text/event-stream`. The name of an event is "
+    "that of what happened, its data the whole message on one line, its id what `Last-Event-ID` takes. "
+    "`result` and `error` are the last; an `error` without an id is the gateway's, as of every answer."
+)
 _REQUEST_ID: Final[Schema] = {"type": "string", "description": "Of this request, in every log line and span."}
 _DURATION: Final[Schema] = {"type": "number", "minimum": 0, "description": "Milliseconds."}
 
 
-def document(tasks: Iterable[Task], settings: GatewaySettings) -> dict[str, Any]:
-    """The whole document for these tasks, with the limits that are set."""
+def document(tasks: Iterable[Task], bindings: Iterable[Binding], settings: GatewaySettings) -> dict[str, Any]:
+    """The whole document for these tasks and paths, with the limits that are set."""
     tasks = list(tasks)
     schemas = Schemas(_comments())
     schemas.components |= _shared()
@@ -67,16 +52,19 @@ def document(tasks: Iterable[Task], settings: GatewaySettings) -> dict[str, Any]
     }
     results = [schemas.message(task.response.DESCRIPTOR, "response") for task in tasks]  # type: ignore[arg-type]
     schemas.components["Result"] = {"description": "What the task answers.", "anyOf": results}
+    streams = {task.stream.response: task.stream for task in tasks if task.stream is not None}
+    events = [schemas.message(each.DESCRIPTOR, "response") for each in streams]  # type: ignore[arg-type]
+    paths = _paths(tasks, events, settings) | operations(bindings, schemas, settings)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Waymesh",
             "version": VERSION,
-            "description": "Arrival times, routes and allocations. One endpoint; the task says what to do.",
+            "description": _ABOUT,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "paths": _paths(tasks, settings),
+        "paths": paths,
         "components": {
             "schemas": schemas.components,
             "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}},
@@ -90,11 +78,8 @@ def _comments() -> dict[str, str]:
     return found
 
 
-def _paths(tasks: list[Task], settings: GatewaySettings) -> dict[str, Any]:
-    sizes = {"body": _size(settings.max_body_bytes), "head": _size(settings.max_head_bytes)}
-    errors = {
-        status: _error(status, description.format_map(sizes)) for status, description in _ERRORS.items()
-    }
+def _paths(tasks: list[Task], events: list[Schema], settings: GatewaySettings) -> dict[str, Any]:
+    failures = errors(settings)
     examples = {
         task.name: {
             "summary": task.summary,
@@ -103,47 +88,62 @@ def _paths(tasks: list[Task], settings: GatewaySettings) -> dict[str, Any]:
         for task in tasks
     }
     return {
-        "/execute": {"post": _operation("execute", "Run a task", "ExecuteAnswer", examples, errors)},
+        "/execute": {
+            "post": _operation("execute", "Run a task", "ExecuteAnswer", examples, events, failures)
+        },
         "/run": {
-            "post": _operation("run", "Run a task by the runtime contract", "RunAnswer", examples, errors)
+            "post": _operation(
+                "run", "Run a task by the runtime contract", "RunAnswer", examples, events, failures
+            )
         },
         "/health": {
-            "get": _health("health", "Whether requests are welcome, and what each check says", errors)
+            "get": _health("health", "Whether requests are welcome, and what each check says", failures)
         },
-        "/health/live": {"get": _health("live", "Whether the process is alive", errors, may_fail=False)},
-        "/health/ready": {"get": _health("ready", "Whether requests are welcome", errors)},
-        "/metrics": {"get": _page("metrics", "Metrics for Prometheus", "text/plain", errors)},
-        "/openapi.json": {"get": _page("openapi", "This document", "application/json", errors)},
+        "/health/live": {"get": _health("live", "Whether the process is alive", failures, may_fail=False)},
+        "/health/ready": {"get": _health("ready", "Whether requests are welcome", failures)},
+        "/metrics": {"get": _page("metrics", "Metrics for Prometheus", "text/plain", failures)},
+        "/openapi.json": {"get": _page("openapi", "This document", "application/json", failures)},
         "/docs": {
-            "get": _page("docs", "This document for people, with a form to try it", "text/html", errors)
+            "get": _page("docs", "This document for people, with a form to try it", "text/html", failures)
         },
     }
 
 
-def _operation(name: str, summary: str, answer: str, examples: Mapping[str, Any], errors: Errors) -> Schema:
+def _operation(
+    name: str,
+    summary: str,
+    answer: str,
+    examples: Mapping[str, Any],
+    events: list[Schema],
+    errors: Errors,
+) -> Schema:
     content = {"schema": {"$ref": "#/components/schemas/Task"}, "examples": examples}
     return {
         "operationId": name,
         "summary": summary,
         "security": [{"key": []}],
-        "parameters": [
-            {
-                "name": "X-Request-Id",
-                "in": "header",
-                "description": "For tracing only: 1 to 128 visible characters; else a new one is made.",
-                "schema": {"type": "string"},
-            }
-        ],
+        "parameters": [request_id(), _LAST_EVENT_ID],
         "requestBody": {"required": True, "content": {"application/json": content}},
         "responses": {
-            "200": _response("The task was run", f"#/components/schemas/{answer}"),
+            "200": _done(answer, events),
             **{str(status): error for status, error in errors.items()},
         },
     }
 
 
+def _done(answer: str, events: list[Schema]) -> Schema:
+    done = response("The task was run", {"$ref": f"#/components/schemas/{answer}"})
+    if events:
+        # OpenAPI 3.1 has no schema for items of a stream: the extension says what `data` of each event is.
+        done["content"]["text/event-stream"] = {
+            "schema": {"type": "string", "description": _EVENTS},
+            "x-event-data": {"oneOf": [*events, {"$ref": "#/components/schemas/Error"}]},
+        }
+    return done
+
+
 def _health(name: str, summary: str, errors: Errors, *, may_fail: bool = True) -> Schema:
-    responses = {"200": _response("Yes", "#/components/schemas/Health")}
+    responses = {"200": response("Yes", {"$ref": "#/components/schemas/Health"})}
     if may_fail:
         unfit = {"application/json": {"schema": {"$ref": "#/components/schemas/Unfit"}}}
         responses["503"] = {**errors[503], "content": unfit}
@@ -159,35 +159,12 @@ def _page(name: str, summary: str, content_type: str, errors: Errors) -> Schema:
         "responses": {
             "200": {
                 "description": "The page",
-                "headers": _REQUEST_ID_HEADER,
+                "headers": REQUEST_ID_HEADER,
                 "content": {content_type: {"schema": shown}},
             },
             "431": errors[431],
         },
     }
-
-
-def _response(description: str, reference: str) -> Schema:
-    return {
-        "description": description,
-        "headers": _REQUEST_ID_HEADER,
-        "content": {"application/json": {"schema": {"$ref": reference}}},
-    }
-
-
-def _error(status: int, description: str) -> Schema:
-    response = _response(description, "#/components/schemas/Error")
-    if status in _RETRY_AFTER:
-        response["headers"] = {**_REQUEST_ID_HEADER, **_RETRY_AFTER_HEADER}
-    return response
-
-
-def _size(count: int) -> str:
-    """Bytes for people, never rounded: `2 MiB`, `1,000,001 bytes`."""
-    for unit, shift in (("MiB", 20), ("KiB", 10)):
-        if count % (1 << shift) == 0:
-            return f"{count >> shift:,} {unit}"
-    return f"{count:,} bytes"
 
 
 def _body(task: Task, schemas: Schemas, timeout_ms: int) -> Schema:
@@ -199,7 +176,7 @@ def _body(task: Task, schemas: Schemas, timeout_ms: int) -> Schema:
         required = ["task"]
     return {
         "type": "object",
-        "description": task.summary,
+        "description": task.summary if task.stream is None else f"{task.summary} Also as a stream of events.",
         "properties": {
             "task": {"type": "string", "const": task.name},
             "parameters": parameters,

@@ -1,7 +1,7 @@
 """What each listener serves."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from services.gateway.edge import Edge
 from services.gateway.exchange import Answer, Exchange, Handler
 from services.gateway.execute import Asked, Executor
 from services.gateway.openapi import document
+from services.gateway.rest.binding import Binding
 from services.gateway.settings import GatewaySettings
 from services.gateway.status import Status
 from services.mesh import json_codec
@@ -33,9 +34,17 @@ Routes = Mapping[str, Mapping[str, Handler]]
 class PublicRoutes:
     """Everything, on the public listener; tasks ask for a key."""
 
-    def __init__(self, edge: Edge, executor: Executor, status: Status, settings: GatewaySettings) -> None:
+    def __init__(
+        self,
+        edge: Edge,
+        executor: Executor,
+        bindings: Sequence[Binding],
+        status: Status,
+        settings: GatewaySettings,
+    ) -> None:
         self._edge = edge
         self._executor = executor
+        self._bindings = bindings
         self._status = status
         self._settings = settings
 
@@ -84,7 +93,7 @@ class PublicRoutes:
 
     @cached_property
     def _document(self) -> bytes:
-        return json_codec.dumps(document(self._executor.tasks.values(), self._settings))
+        return json_codec.dumps(document(self._executor.tasks.values(), self._bindings, self._settings))
 
     async def _asked(self, exchange: Exchange) -> Asked:
         await self._edge.authenticate(exchange)

@@ -5,7 +5,7 @@ They refuse more: a rule across fields (CEL) is told in words.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, Literal
 
 from buf.validate import validate_pb2
@@ -78,20 +78,46 @@ class Schemas:
         """Whether the rules let an empty message pass, as far as a schema knows."""
         return not any(_needed(field) for field in descriptor.fields) and not _needed_oneofs(descriptor)
 
+    def rest(self, descriptor: Descriptor, *, without: Collection[str]) -> tuple[Schema, bool]:
+        """What is left of a request when something else fills these fields, and whether it is needed."""
+        schema = self._object(descriptor, "request", without)
+        needed = "required" in schema or bool(_needed_oneofs(descriptor))
+        return (schema, True) if needed else (_nullable(schema), False)
+
+    def field(self, field: FieldDescriptor, mode: Mode) -> Schema:
+        """The value of a field; of one that a request need not have, null too."""
+        return self._field(field, mode)
+
+    def parameter(self, field: FieldDescriptor) -> Schema:
+        """A value that is not in the body: its schema and what is said of it."""
+        rules = _rules(field)
+        if field.is_repeated:
+            schema = {"type": "array", "items": self._value(field, rules.repeated.items, "request")}
+            _bounds(schema, rules.repeated, {"min_items": "minItems", "max_items": "maxItems"})
+        else:
+            schema = self._value(field, rules, "request")
+        comment = self._comments.get(field.full_name)
+        return {"schema": schema, **({"description": comment} if comment else {})}
+
+    def needs(self, field: FieldDescriptor) -> bool:
+        """Whether a request without the field is refused, as far as a schema knows."""
+        return _needed(field)
+
     def _free_name(self, descriptor: Descriptor, mode: Mode) -> str:
         name = descriptor.name if mode == "request" else f"{descriptor.name}Out"
         package = descriptor.full_name.split(".")
         return name if name not in self.components else "".join(part.title() for part in package[1:-1]) + name
 
-    def _object(self, descriptor: Descriptor, mode: Mode) -> Schema:
-        properties = {field.name: self._field(field, mode) for field in descriptor.fields}
+    def _object(self, descriptor: Descriptor, mode: Mode, without: Collection[str] = ()) -> Schema:
+        fields = [field for field in descriptor.fields if field.name not in without]
+        properties = {field.name: self._field(field, mode) for field in fields}
         schema: Schema = {"type": "object", "properties": properties}
         said = [self._comments.get(descriptor.full_name, "")]
         if mode == "response":
-            required = [field.name for field in descriptor.fields if not field.has_presence]
+            required = [field.name for field in fields if not field.has_presence]
         else:
             schema["additionalProperties"] = False
-            required = [field.name for field in descriptor.fields if _needed(field)]
+            required = [field.name for field in fields if _needed(field)]
             rules = descriptor.GetOptions().Extensions[validate_pb2.message]
             said += [f"{rule.message}." for rule in rules.cel if rule.message]
             choices = [each for oneof in descriptor.oneofs for each in _choice(oneof)]

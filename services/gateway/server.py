@@ -82,7 +82,7 @@ class Gateway:
             on_draining=self._draining,
             on_refused=edge.refused,
         )
-        routes = PublicRoutes(edge, executor, self.status, settings).routes
+        routes = PublicRoutes(edge, executor, bindings, self.status, settings).routes
         table = Table(bindings, taken=routes)
         rest = RestRoutes(
             edge,

@@ -19,7 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.gateway import openapi, schema, tasks
+from services.gateway.rest import binding, parameters
 from services.gateway.settings import GatewaySettings
+from services.mesh import json_codec
 from services.mesh.chain.server.validation import check
 from services.mesh.errors import MeshError
 from tests.running_mesh import KEY, ROOT, RunningMesh, running_mesh
@@ -33,7 +35,8 @@ CHECKS = (
     "negative_data_rejection",
 )
 TASKS = tasks.load()
-DOCUMENT = openapi.document(TASKS.values(), GatewaySettings())
+BINDINGS = binding.load()
+DOCUMENT = openapi.document(TASKS.values(), BINDINGS, GatewaySettings())
 by_task = pytest.mark.parametrize("name", list(TASKS))
 
 
@@ -123,7 +126,7 @@ def test_limits_that_can_be_set_are_told_as_they_are_set() -> None:
         "WAYMESH_MAX_HEAD_BYTES": 2 << 10,
         "WAYMESH_TIMEOUT_MS": 2_500,
     }
-    told = json.dumps(openapi.document(TASKS.values(), GatewaySettings(**other)))
+    told = json.dumps(openapi.document(TASKS.values(), BINDINGS, GatewaySettings(**other)))
     assert "The body is larger than 1,000,001 bytes" in told
     assert "The headers are larger than 2 KiB" in told
     assert "Milliseconds for everything; 2,500 without." in told
@@ -139,6 +142,7 @@ def test_responses_that_say_when_to_come_back_say_so_in_the_document() -> None:
                 "401",
                 "403",
                 "404",
+                "406",
                 "409",
                 "413",
                 "415",
@@ -153,6 +157,87 @@ def test_responses_that_say_when_to_come_back_say_so_in_the_document() -> None:
         for status, response in responses.items():
             assert ("Retry-After" in response["headers"]) == (status in ("429", "503"))
             assert response["headers"]["X-Request-Id"]["required"]
+
+
+def test_tasks_that_stream_say_what_their_events_are() -> None:
+    for path in ("/execute", "/run"):
+        content = DOCUMENT["paths"][path]["post"]["responses"]["200"]["content"]
+        assert set(content) == {"application/json", "text/event-stream"}
+        told = content["text/event-stream"]["x-event-data"]["oneOf"]
+        assert {"$ref": "#/components/schemas/StreamRunResponseOut"} in told
+        assert {"$ref": "#/components/schemas/Error"} in told
+    bodies = DOCUMENT["components"]["schemas"]
+    streaming = {name for name, task in TASKS.items() if task.stream is not None}
+    assert streaming >= {"ask", "explain_eta", "explain_route", "plan_delivery", "run_task"}
+    mapping = DOCUMENT["components"]["schemas"]["Task"]["discriminator"]["mapping"]
+    for name, reference in mapping.items():
+        told = bodies[reference.rpartition("/")[2]]["description"]
+        assert told.endswith("Also as a stream of events.") == (name in streaming)
+
+
+# --- paths of RPCs --------------------------------------------------------------------------------
+
+by_binding = pytest.mark.parametrize(
+    "bound", BINDINGS, ids=[f"{each.method} {each.template.text}" for each in BINDINGS]
+)
+
+
+def operation(bound: binding.Binding) -> dict[str, Any]:
+    """Of the document."""
+    found: dict[str, Any] = DOCUMENT["paths"][bound.template.text][bound.method.lower()]
+    return found
+
+
+def test_every_operation_has_a_name_of_its_own() -> None:
+    names = [each["operationId"] for methods in DOCUMENT["paths"].values() for each in methods.values()]
+    assert len(set(names)) == len(names)
+
+
+@by_binding
+def test_every_field_of_a_request_is_told_where_it_goes(bound: binding.Binding) -> None:
+    told = operation(bound)
+    places = [(each["name"], each["in"]) for each in told["parameters"] if each["in"] != "header"]
+    assert [name for name, place in places if place == "path"] == re.findall(r"{(.+?)}", bound.template.text)
+    assert [name for name, place in places if place == "query"] == [
+        name for name, _ in parameters.of_query(bound)
+    ]
+    assert ("requestBody" in told) == bool(bound.body)
+    request: Any = bound.request.DESCRIPTOR
+    top = {name for name, _ in places if "." not in name}
+    if bound.body == "*":
+        body = told["requestBody"]["content"]["application/json"]["schema"]
+        assert {*body["properties"]} | top == {*request.fields_by_name}
+        assert not {*body["properties"]} & top
+    assert ("415" in told["responses"]) == bool(bound.body)
+    assert "406" not in told["responses"]
+
+
+@by_binding
+def test_what_is_needed_is_what_the_owner_needs(bound: binding.Binding) -> None:
+    """A request that has only what the document calls needed lacks nothing."""
+    told = operation(bound)
+    values = [b"x1" for _ in bound.template.fields]
+    query = "&".join(
+        f"{each['name']}=1" for each in told["parameters"] if each.get("required") and each["in"] == "query"
+    )
+    filled = parameters.read(bound, values, query.encode())
+    lacking = [each for each in told["parameters"] if each["in"] == "query" and each["required"]]
+    for each in lacking:
+        without = "&".join(f"{other['name']}=1" for other in lacking if other is not each)
+        assert not accepted(bound, parameters.read(bound, values, without.encode()))
+    if not told.get("requestBody", {}).get("required"):
+        assert accepted(bound, filled)
+    else:
+        assert not accepted(bound, filled)
+
+
+def accepted(bound: binding.Binding, filled: dict[str, Any]) -> bool:
+    """What the gateway and the owner's chain say, without a network."""
+    try:
+        check(json_codec.from_dict(bound.request, filled))
+    except MeshError:
+        return False
+    return True
 
 
 # --- the running mesh -----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic_core import PydanticUndefined
 
+from services.agents.settings import AgentsSettings
 from services.eta.settings import EtaSettings
 from services.feedback.settings import FeedbackSettings
 from services.gateway.settings import GatewaySettings
@@ -39,7 +40,9 @@ def test_every_shared_variable_is_told_with_its_default() -> None:
     assert told == real
 
 
-@pytest.mark.parametrize("settings", [EtaSettings, FeedbackSettings, GatewaySettings, RouteSettings])
+@pytest.mark.parametrize(
+    "settings", [AgentsSettings, EtaSettings, FeedbackSettings, GatewaySettings, RouteSettings]
+)
 def test_every_variable_of_a_service_is_in_its_readme(settings: type[MeshSettings]) -> None:
     shared = {*MeshSettings.model_fields, *GrpcSettings.model_fields} - {"port", "admin"}
     own = [field for name, field in settings.model_fields.items() if name not in shared]
