@@ -92,6 +92,11 @@ class Catalogue:
             raise unknown(agent)
         return found
 
+    def of(self, tenant: str) -> list[Agent]:
+        """All living agents that the tenant can see, by name."""
+        seen = [one for one in self._agents.values() if one.tenant == tenant or one.built_in]
+        return sorted(seen, key=lambda one: one.name)
+
     def __len__(self) -> int:
         return len(self._agents)
 

@@ -1,7 +1,6 @@
 """Takes a request to a run and its answer: which agent, within which limits, under which identity."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -9,12 +8,14 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
+from waymesh.agent.v1.agent_service_pb2 import GetSpendingResponse
 from waymesh.mesh.v1.degradation_pb2 import Degradation
 
+from services.agents.accounts import Accounts
 from services.agents.catalogue import Agent, Catalogue
 from services.agents.journal import Journal
 from services.agents.ladder import Ladder
-from services.agents.llm import Ledger, ModelSettings
+from services.agents.llm import ModelSettings
 from services.agents.loop import Setting
 from services.agents.outcomes import Acting
 from services.agents.runs import bounds
@@ -50,6 +51,7 @@ class Means:
     peers: Peers
     dispatcher: Dispatcher
     spans: GenAi
+    accounts: Accounts
 
 
 class Runner:
@@ -73,6 +75,10 @@ class Runner:
         new, work, limit_s = self._prepare(kind, request, watched=True)
         await self._means.live.begin(new, work, limit_s=limit_s)
         return new
+
+    async def spending(self) -> GetSpendingResponse:
+        """What the caller's key and agents have spent today. Raises Unavailable."""
+        return await self._means.accounts.spending(principal.current(), self._means.catalogue)
 
     def _prepare(
         self, kind: Kind, request: Any, *, watched: bool
@@ -110,6 +116,7 @@ class Runner:
 
     async def _work(self, kind: Kind, request: Any, agent: Agent, live: LiveRun, watched: bool) -> Answer:
         means, new = self._means, live.new
+        account = live.account = means.accounts.account(agent, new, principal.current().name)
         scope = Scope(tenant=new.tenant)
         kind.scope_of(request, scope)
         journal = Journal(live.emit, self._clock, live.steps, live.usage)
@@ -121,7 +128,7 @@ class Runner:
             voice=voice,
             models=self._model_settings(agent),
             max_steps=agent.spec.config.limits.max_steps or _DEFAULT_STEPS,
-            ledger=self._ledger(agent, live),
+            ledger=account,
             fresh=bool(getattr(getattr(request, "options", None), "fresh", False)),
             today=new.created_at,
         )
@@ -130,7 +137,7 @@ class Runner:
             workflow_id=new.workflow_id,
             setting=setting,
             ladder=means.ladder,
-            slot=lambda: self._slot(agent, new),
+            slot=lambda: means.accounts.slot(agent, new),
             peers=means.peers,
             toolbox=means.toolbox,
             dispatcher=means.dispatcher,
@@ -155,12 +162,6 @@ class Runner:
             max_output_tokens=own.max_output_tokens or service.max_output_tokens,
             timeout_s=own.timeout_s or service.model_timeout_s,
         )
-
-    def _ledger(self, agent: Agent, live: LiveRun) -> Ledger | None:
-        return None
-
-    def _slot(self, agent: Agent, new: NewRun) -> AbstractContextManager[None]:
-        return nullcontext()
 
 
 def _kept(request: Message) -> bytes:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final, NoReturn
 
+from pydantic import SecretStr
 from waymesh.agent.v1 import agent_registry_service_pb2, agent_service_pb2
 from waymesh.agent.v1.agent_registry_service_pb2_grpc import add_AgentRegistryServiceServicer_to_server
 from waymesh.agent.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
@@ -10,58 +11,141 @@ from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceStub
 from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
 from waymesh.route.v1.route_service_pb2_grpc import RouteServiceStub
 
+from services.agents import langfuse, outcomes
+from services.agents.accounts import Accounts
+from services.agents.budgets.concurrency import ConcurrencyLimits
+from services.agents.budgets.ledger import Budgets
 from services.agents.builtin import BUILT_IN
 from services.agents.catalogue import Catalogue
 from services.agents.changes import Changes
+from services.agents.ladder import Ladder
+from services.agents.llm import OPENAI_URL, LanguageModels, ModelsConfig, Prices
+from services.agents.loop import Loop
 from services.agents.registry_service import RegistryServicer
+from services.agents.runner import Means, Runner
+from services.agents.runs.lease import Lease
+from services.agents.runs.live import LiveRuns
+from services.agents.runs.store import RunStore
+from services.agents.runs.streams import RunStreams
+from services.agents.runs.sweeper import Sweeper
 from services.agents.seeding import seed
 from services.agents.service import AgentServicer
 from services.agents.settings import AgentsSettings
-from services.agents.tools.toolbox import Toolbox
-from services.mesh.feedback import FeedbackPipeline, recorded
+from services.agents.spans import GenAi
+from services.agents.tasks.context import Peers
+from services.agents.tasks.kinds import KINDS
+from services.agents.tools import OpenWeatherMap, Toolbox
+from services.mesh.feedback import FeedbackPipeline, create_dispatcher, recorded
 from services.mesh.process import run_service
+from services.mesh.retry import RetryPolicy
 from services.mesh.service import GrpcService
+from services.mesh.store import Store
 
 NAME: Final = "agents"
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
+# Of the cache of models' answers; how many bytes they may take is a setting.
+_CACHE_ENTRIES: Final = 10_000
 
 
 class Agents(GrpcService[AgentsSettings]):
     """One process's agents."""
 
     def __init__(self, settings: AgentsSettings, dsn: str) -> None:
-        super().__init__(NAME, settings, dsn)
+        super().__init__(NAME, settings, dsn, span_processors=langfuse.processors(settings))
 
     async def wire(self) -> None:
+        settings, lifecycle = self.settings, self.lifecycle
         database = await self.open_store(MIGRATIONS)
         bus = await self.open_bus(database)
+        pipeline = FeedbackPipeline.create(NAME, settings, self.clients(), self.telemetry)
+        lifecycle.on_stop(pipeline.close)
+        lifecycle.background("recorder", pipeline.run)
+        dispatcher = create_dispatcher(pipeline, telemetry=self.telemetry)
+        dispatcher.add_post_hook(outcomes.note_usage)
 
-        clients = self.clients()
-        toolbox = Toolbox(
-            clients.stub(EtaServiceStub, self.settings.eta_target),
-            clients.stub(RouteServiceStub, self.settings.route_target),
-            clients.stub(FeedbackServiceStub, self.settings.feedback_target),
-        )
+        # A fallback is there at once; it should not come after a back-off.
+        peers = self.clients(RetryPolicy(retries=0))
+        eta = peers.stub(EtaServiceStub, settings.eta_target)
+        route = peers.stub(RouteServiceStub, settings.route_target)
+        feedback = peers.stub(FeedbackServiceStub, settings.feedback_target)
+        toolbox = Toolbox(eta, route, feedback, self._weather())
+
         await seed(database, bus, BUILT_IN)
         catalogue = Catalogue(database)
         await catalogue.load()
-        self.lifecycle.background("agents in step with the store", catalogue.run)
-        changes = Changes(database, bus, catalogue, toolbox)
+        lifecycle.background("agents in step with the store", catalogue.run)
 
-        pipeline = FeedbackPipeline.create(NAME, self.settings, self.clients(), self.telemetry)
-        self.lifecycle.on_stop(pipeline.close)
-        self.lifecycle.background("recorder", pipeline.run)
+        models = LanguageModels(_models(settings), on_breaker=self.signals.breaker_changed)
+        lifecycle.on_stop(models.close)
+        spans = GenAi(self.telemetry, capture=settings.capture_prompts)
+        live, accounts = await self._runs(database)
+        runner = Runner(
+            Means(
+                settings=settings,
+                catalogue=catalogue,
+                live=live,
+                ladder=Ladder(Loop(models, toolbox, spans)),
+                toolbox=toolbox,
+                peers=Peers(eta, route),
+                dispatcher=dispatcher,
+                spans=spans,
+                accounts=accounts,
+            )
+        )
 
+        servicer = AgentServicer(runner, live, RunStreams(live, heartbeat_s=settings.heartbeat_s))
         runs = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]
-        registry = agent_registry_service_pb2.DESCRIPTOR.services_by_name["AgentRegistryService"]
         self.server.add(
             add_AgentServiceServicer_to_server,
-            recorded(AgentServicer(), runs, pipeline, self.telemetry),  # type: ignore[abstract]
+            # Each run leaves an outcome of its own agent.
+            recorded(servicer, runs, pipeline, self.telemetry, untouched=KINDS),
         )
+        changes = Changes(database, bus, catalogue, toolbox)
+        registry = agent_registry_service_pb2.DESCRIPTOR.services_by_name["AgentRegistryService"]
         self.server.add(
             add_AgentRegistryServiceServicer_to_server,
             recorded(RegistryServicer(database, changes, toolbox), registry, pipeline, self.telemetry),
         )
+
+    async def _runs(self, database: Store) -> tuple[LiveRuns, Accounts]:
+        """Runs of this process and what they spend, and an end for those of processes that died."""
+        lifecycle = self.lifecycle
+        store = RunStore(database)
+        lifecycle.on_stop(store.close)
+        lease = Lease(database)
+        await lease.begin()
+        lifecycle.on_stop(lease.end)
+        budgets = Budgets(database, lambda: lease.process_id)
+        lifecycle.on_stop(budgets.close)
+        live = LiveRuns(store, lease)
+        lifecycle.on_stop(live.close)
+        sweeper = Sweeper(database, lease, charge=budgets.charge)
+        lifecycle.background("lease", lease.run)
+        lifecycle.background("runs", live.run)
+        lifecycle.background("runs of processes that died", sweeper.run)
+        return live, Accounts(self.settings, budgets, ConcurrencyLimits(), database)
+
+    def _weather(self) -> OpenWeatherMap | None:
+        key = self.settings.weather_api_key
+        if key is None:
+            return None
+        weather = OpenWeatherMap(key.get_secret_value(), self.settings.weather_base_url)
+        self.lifecycle.on_stop(weather.close)
+        return weather
+
+
+def _models(settings: AgentsSettings) -> ModelsConfig:
+    return ModelsConfig(
+        api_key=settings.openai_api_key or SecretStr(""),
+        base_url=settings.openai_base_url or OPENAI_URL,
+        model=settings.openai_model,
+        fallback_models=settings.openai_fallback_models,
+        prices=Prices.built_in(settings.model_prices),
+        max_concurrent_calls=settings.model_concurrency,
+        cache_entries=_CACHE_ENTRIES if settings.cache_mib and settings.cache_ttl_s else 0,
+        cache_bytes=settings.cache_mib << 20,
+        cache_ttl_s=settings.cache_ttl_s,
+    )
 
 
 def main() -> NoReturn:

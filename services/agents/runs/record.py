@@ -137,10 +137,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs are wanted; empty: all of the tenant's."""
+    """Which runs are wanted; empty: all of the tenant's. `agent`: an identity, or a name at that time."""
 
-    agent_id: str = ""
-    agent_name: str = ""
+    agent: str = ""
     statuses: Sequence[pb.RunStatus.ValueType] = ()
     start: datetime | None = None
     end: datetime | None = None

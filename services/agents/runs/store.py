@@ -196,8 +196,7 @@ class RunStore:
         """Runs newest first, without steps, each with the place behind it. Raises Unavailable."""
         rules: list[str] = ["tenant = $1"]
         values: list[Any] = [tenant]
-        _add(rules, values, "agent_id = ${}", wanted.agent_id or None)
-        _add(rules, values, "agent_name = ${}", wanted.agent_name or None)
+        _add(rules, values, "(agent_id = ${0} OR agent_name = ${0})", wanted.agent or None)
         _add(rules, values, "status = ANY(${}::smallint[])", list(wanted.statuses) or None)
         _add(rules, values, "created_at >= ${}", wanted.start)
         _add(rules, values, "created_at < ${}", wanted.end)

@@ -4,13 +4,11 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import grpc
 from google.protobuf.message import Message
-from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceAsyncStub
 from waymesh.mesh.v1.degradation_pb2 import Degradation
-from waymesh.route.v1.route_service_pb2_grpc import RouteServiceAsyncStub
 
 from services.agents.journal import Journal
 from services.agents.ladder import Ladder, Words
@@ -18,6 +16,10 @@ from services.agents.loop import Brief, Setting
 from services.agents.tools import Scope, Toolbox
 from services.mesh.errors import MeshError
 from services.mesh.feedback.dispatcher import Dispatcher
+
+if TYPE_CHECKING:  # known to the types alone
+    from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceAsyncStub
+    from waymesh.route.v1.route_service_pb2_grpc import RouteServiceAsyncStub
 
 Reply = TypeVar("Reply", bound=Message)
 
@@ -40,8 +42,8 @@ NO_ENGINE: Final = "agents.no_engine"
 class Peers:
     """The engines."""
 
-    eta: EtaServiceAsyncStub
-    route: RouteServiceAsyncStub
+    eta: "EtaServiceAsyncStub"
+    route: "RouteServiceAsyncStub"
 
 
 class EngineAway(Exception):  # noqa: N818 - it says what is the matter
