@@ -72,8 +72,8 @@ class Registry(RuleBasedStateMachine):
         self.model = Model()
         self.last: Op | None = None
 
-    # What is asked. No rule has a precondition: who comes first of two at once is not the same in a second run.
-    # What needs an agent makes one where there is none.
+    # What is asked. No rule has a precondition: who comes first of two at once is not the same in a second
+    # run. What needs an agent makes one where there is none.
 
     @rule(place=places, content=contents, own=st.sampled_from(["", "", "x", "y"]))
     def create(self, place: int, content: Content, own: str) -> None:
