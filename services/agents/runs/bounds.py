@@ -41,7 +41,8 @@ def kept_struct(given: Struct, max_bytes: int = MAX_STEP_BYTES) -> Struct:
 
 
 def kept_text(text: str, max_bytes: int = MAX_ANSWER_BYTES) -> str:
-    """A text without secrets, of at most `max_bytes` of UTF-8."""
+    """A text without secrets, of at most `max_bytes` of UTF-8. PostgreSQL takes no zero in a text."""
+    text = text.replace("\0", "")
     if len(text) <= max_bytes:
         text = redact_text(text)
         if len(text.encode()) <= max_bytes:

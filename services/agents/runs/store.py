@@ -17,6 +17,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.rpc import status_pb2  # type: ignore[import-untyped]
 from waymesh.agent.v1 import run_pb2 as pb
 from waymesh.mesh.v1.degradation_pb2 import Degradation
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_INVALID_FIELD
 
 from services.agents.budgets.account import Booking
 from services.agents.runs import bounds
@@ -33,6 +34,7 @@ from services.agents.runs.record import (
     error_bytes,
     key_of,
 )
+from services.mesh.errors import FieldViolation, InvalidArgument
 from services.mesh.store import GroupCommit, Store, is_transient, unavailable
 
 # In the order of ids: two processes that are given the same runs wait for each other and never in a circle.
@@ -130,9 +132,15 @@ class RunStore:
     async def accept(self, run: NewRun, process_id: UUID) -> Accepted:
         """Records a run as under way in a process; durable when it returns.
 
-        Raises AlreadyExists for the same run_id with another request, and Unavailable: it is not known then
-        whether the run is recorded, see `withdraw`.
+        Raises InvalidArgument for a run_id that cannot be kept, AlreadyExists for one that came with another
+        request, and Unavailable: it is not known then whether the run is recorded, see `withdraw`.
         """
+        if "\0" in run.run_id:
+            raise InvalidArgument(
+                "run_id holds a character that it must not",
+                reason=ERROR_REASON_INVALID_FIELD,
+                violations=(FieldViolation("run_id", "must not hold the character of number zero"),),
+            )
         known: Any = _GONE
         while known is _GONE:
             [known] = await self._accepting.add([(run, process_id)])
