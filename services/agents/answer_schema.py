@@ -117,7 +117,8 @@ def _wrong(keyword: str, value: Any, root: Schema) -> str:
     if keyword == "$ref":
         return _wrong_reference(value, root)
     if keyword == "$schema":
-        return "" if value in _DIALECTS else f"must be one of {', '.join(sorted(_DIALECTS))}"
+        known = isinstance(value, str) and value in _DIALECTS
+        return "" if known else f"must be one of {', '.join(sorted(_DIALECTS))}"
     if keyword == "type":
         return _wrong_type(value)
     if keyword in _TEXTS:

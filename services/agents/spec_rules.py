@@ -103,5 +103,5 @@ def _capabilities(spec: AgentSpec, book: CapabilityBook, path: str) -> Iterator[
 
 def _joined(path: str, field: str) -> str:
     """A path within a configuration, which may or may not begin with its own name."""
-    inner = field.removeprefix("config").removeprefix(".")
+    inner = "" if field == "config" else field.removeprefix("config.")
     return f"{path}.{inner}" if inner else path
