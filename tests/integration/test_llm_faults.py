@@ -170,7 +170,7 @@ async def test_a_fault_that_passes_is_answered_by_the_same_model(
 
 
 @streamed_or_not
-@pytest.mark.parametrize("fault", [Fault.SLOW_DRIP, Fault.NO_USAGE, None])
+@pytest.mark.parametrize("fault", [Fault.SLOW_DRIP, Fault.NO_USAGE, Fault.NEVER_ENDS, None])
 async def test_what_is_odd_but_right_is_a_reply(mock_openai: MockOpenAI, fault: Fault | None, streamed: bool):
     mock_openai.always(replace(GOOD, fault=fault, piece_delay_s=0.001))
     reply, _, pieces = await ask(mock_openai, streamed)

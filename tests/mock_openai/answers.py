@@ -12,14 +12,16 @@ _ERRORS = {
     Fault.SERVER_ERROR: (500, None, "server_error"),
     Fault.OVERSIZED_ERROR: (500, None, "server_error"),
     Fault.UNAVAILABLE: (503, None, "server_error"),
+    Fault.MOVED: (307, None, None),
     Fault.BAD_REQUEST: (400, "invalid_value", "invalid_request_error"),
     Fault.UNAUTHORIZED: (401, "invalid_api_key", "invalid_request_error"),
     Fault.FORBIDDEN: (403, "model_not_allowed", "invalid_request_error"),
     Fault.NOT_FOUND: (404, "model_not_found", "invalid_request_error"),
     Fault.CONTEXT_TOO_LONG: (400, "context_length_exceeded", "invalid_request_error"),
 }
-_REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
-            429: "Too Many Requests", 500: "Internal Server Error", 503: "Service Unavailable"}  # fmt: skip
+_REASONS = {200: "OK", 307: "Temporary Redirect", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
+            404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error",
+            503: "Service Unavailable"}  # fmt: skip
 
 
 def response(status: int, body: bytes, headers: dict[str, str] | None = None) -> bytes:
@@ -124,7 +126,7 @@ def events(script: Script, request: dict[str, Any], request_bytes: int) -> Itera
     said = text or ""
     pieces = [said[at : at + size] for at in range(0, len(said), size)]
     for place, piece in enumerate(pieces):
-        if place == (len(pieces) + 1) // 2:
+        if place == len(pieces) // 2:
             if script.fault is Fault.ERROR_CHUNK:
                 failure = {"message": "failed on the way", "code": script.error_code}
                 yield b"data: " + json.dumps({"error": failure}).encode() + b"\n\n"

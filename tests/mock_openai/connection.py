@@ -144,7 +144,6 @@ class Connection(asyncio.Protocol):
         self._write(_STREAM)
         pieces = list(events)
         half = (len(pieces) + 1) // 2
-        last = len(pieces) - 1
         for place, piece in enumerate(pieces):
             if place == half:
                 if script.fault is Fault.RESET_MIDWAY:
@@ -159,10 +158,11 @@ class Connection(asyncio.Protocol):
             if script.fault is Fault.SLOW_DRIP:
                 await asyncio.sleep(script.piece_delay_s)
             await self._may_write.wait()
-            # The end of the stream comes in one segment with its last event, as most servers send it.
-            self._write(_chunk(piece) + (b"0\r\n\r\n" if place == last else b""))
-        else:
-            return
+            self._write(_chunk(piece))
+        if script.fault is Fault.NEVER_ENDS:
+            await asyncio.get_running_loop().create_future()
+        # Most servers learn only now that it was the last: its end comes in a segment of its own.
+        await asyncio.sleep(0)
         self._write(b"0\r\n\r\n")
 
     async def _whole(self, script: Script, body: bytes) -> None:

@@ -17,6 +17,7 @@ class Fault(Enum):
     UNAUTHORIZED = "unauthorized"  # 401, with the key in the body
     FORBIDDEN = "forbidden"  # 403
     NOT_FOUND = "not_found"  # 404
+    MOVED = "moved"  # 307; `headers` of the script say where to
     CONTEXT_TOO_LONG = "context_too_long"  # 400 with its code
     NEVER_ANSWERS = "never_answers"  # not one byte
     RESET_BEFORE = "reset_before"  # the connection ends before the answer
@@ -34,6 +35,7 @@ class Fault(Enum):
     TRUNCATED = "truncated"  # finish_reason length, in the middle of the text
     SLOW_DRIP = "slow_drip"  # the answer in pieces, `piece_delay_s` apart
     STALLS_MIDWAY = "stalls_midway"  # half of the answer, and then nothing
+    NEVER_ENDS = "never_ends"  # a complete stream, and then nothing
     ERROR_CHUNK = "error_chunk"  # an error inside a stream; 200 with an error as body where not streamed
     NO_USAGE = "no_usage"  # a right answer that does not say what it took
 

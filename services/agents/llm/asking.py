@@ -141,16 +141,19 @@ class Asking:
         began = self._means.clock()
         error: BaseException | None = None
         try:
-            return await self._call(model, body, limit_s)
+            hold = await self._reserve(model, body, limit_s)
+            limit_s -= self._means.clock() - began
+            return await self._call(model, body, limit_s, hold)
         except BaseException as raised:
             error = raised.for_breaker() if isinstance(raised, CallError) else raised
             raise
         finally:
             breaker.settle(permit, error, limit_s, self._means.clock() - began)
 
-    async def _call(self, model: str, body: bytes, limit_s: float) -> ModelReply:
-        """One call within `limit_s`, its cost set aside before and settled after."""
-        hold = await self._reserve(model, body, limit_s)
+    async def _call(
+        self, model: str, body: bytes, limit_s: float, hold: tuple[Ledger, Hold] | None
+    ) -> ModelReply:
+        """One call within `limit_s`; what was set aside for it is settled whatever becomes of it."""
         streamed = self._telling.wanted
         answer = Answer(self._means.config.max_answer_bytes, self._telling.piece if streamed else None)
         spent = Tokens()
@@ -174,7 +177,9 @@ class Asking:
         except Exception as error:
             # What it says may hold what was asked or answered.
             _LOG.error("a call to a model failed unexpectedly: %s", type(error).__name__)
-            raise CallError(ErrorKind.INTERNAL, type(error).__name__) from None
+            failure = CallError(ErrorKind.INTERNAL, type(error).__name__)
+            failure.tokens = spent
+            raise failure from None
         finally:
             if hold is not None:
                 await self._settle(hold, model, spent)

@@ -87,10 +87,11 @@ def test_an_event_without_end_is_given_up():
     assert kind_of(lambda: [list(lines.feed(b"data: " + b"x" * 30)) for _ in range(5)]) is ErrorKind.OVERSIZED
 
 
-_NAMES = (
-    "choices message delta tool_calls function content index usage error name arguments code finish_reason"
-    " prompt_tokens"
-).split()
+# What answers are made of.
+_NAMES = [
+    *("choices", "message", "delta", "tool_calls", "function", "content", "index", "usage", "error", "name"),
+    *("arguments", "code", "finish_reason", "prompt_tokens"),
+]
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
