@@ -11,6 +11,8 @@ from services.mesh.feedback.actions import Action, DispatchResult
 from services.mesh.feedback.dispatcher import Dispatcher
 
 AGENT_TYPE: Final = "llm"
+# An agent may be called as a service is, whose milliseconds are not to be judged with a model's seconds.
+PREFIX: Final = "agents."
 # Where the context of a run's action holds what it spends.
 _USAGE: Final = "usage"
 # Of an answer, in an outcome: the run has the whole.
@@ -23,7 +25,7 @@ class Acting:
     agent_type = AGENT_TYPE
 
     def __init__(self, name: str, work: Callable[[], Awaitable[Any]], text: str) -> None:
-        self.name = name
+        self.name = PREFIX + name
         self._work = work
         self._text = text
         self._response: Any = None

@@ -25,6 +25,8 @@ from services.mesh.telemetry import Telemetry
 _THREADS: Final = 32
 # As many as an event may have.
 _MAX_TAGS: Final = 64
+# HTTP statuses from here on are faults of ours.
+_SERVER_FAULT: Final = 500
 
 
 def create_dispatcher(
@@ -159,6 +161,7 @@ class Dispatcher:
             error=error,
             links=_links(action),
             tags=action.tags,
+            expected=is_callers(error),
             metadata={"partial": reason} if reason else None,
         )
         result = DispatchResult(
@@ -197,6 +200,13 @@ def status_of(output: Any, error: BaseException | None) -> OutcomeStatus.ValueTy
     except Exception:  # an output that cannot be looked at is one all the same
         degraded = False
     return outcome.PARTIAL if degraded else outcome.SUCCESS
+
+
+def is_callers(error: BaseException | None) -> bool:
+    """Whether an action failed by its caller's fault, or its caller went away: a warning, without a trace."""
+    if isinstance(error, errors.MeshError):
+        return errors.http_status(error.code) < _SERVER_FAULT
+    return isinstance(error, asyncio.CancelledError)
 
 
 def _links(action: Action) -> Links:

@@ -1,6 +1,5 @@
 """Every task of a servicer leaves an outcome: the recorder around RPCs, with no line in the servicer."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
@@ -12,10 +11,9 @@ from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus
 from waymesh.task.v1 import task_pb2
 
 from services.mesh import json_codec, logs
-from services.mesh.errors import MeshError, http_status
 from services.mesh.feedback import outcome
 from services.mesh.feedback.actions import Action, DispatchResult
-from services.mesh.feedback.dispatcher import status_of
+from services.mesh.feedback.dispatcher import is_callers, status_of
 from services.mesh.feedback.hooks import Hooks
 from services.mesh.feedback.outcome import Links
 from services.mesh.feedback.pipeline import FeedbackPipeline
@@ -26,7 +24,6 @@ Handler = Callable[[Any, Any], Awaitable[Any]]
 
 # Requests and answers above this many bytes are left out of their outcome.
 _MAX_CAPTURED_BYTES: Final = 4_096
-_SERVER_FAULT: Final = 500
 
 
 def recorded(
@@ -182,7 +179,7 @@ class _Recorder:
             output=self._captured(response),
             error=error,
             links=Links(run_id, correlation_id=logs.request_id.get()),
-            expected=_expected(error),
+            expected=is_callers(error),
         )
 
     def _captured(self, message: Message | None) -> object:
@@ -192,10 +189,3 @@ class _Recorder:
             return json_codec.to_dict(message)
         except ValueError:  # a time that JSON has not; the rest of the outcome is worth keeping
             return outcome.UNREADABLE
-
-
-def _expected(error: BaseException | None) -> bool:
-    """A hang-up and a caller's fault need no stack trace."""
-    if isinstance(error, MeshError):
-        return http_status(error.code) < _SERVER_FAULT
-    return isinstance(error, asyncio.CancelledError)
