@@ -300,7 +300,7 @@ def _sample(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> Any:
         # The contract gives one where not any text will do.
         for given in rules.string.example:
             return given
-        return f"{field.name.removesuffix('_id')}_1"
+        return f"{field.name.removesuffix('_ids').removesuffix('_id')}_1"
     number = getattr(rules, _NUMBER_RULES.get(field.type, ""), None)
     return 1 if number is not None and _refuses_zero(number) else 0
 

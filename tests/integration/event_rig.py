@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway_rig import JSON, KEY, Client, Reply
 from waymesh.agent.v1.agent_service_pb2 import StreamRunResponse
 from waymesh.agent.v1.run_event_pb2 import Heartbeat, RunAccepted, RunResult, Token
 from waymesh.agent.v1.task_pb2 import AskResponse
+
+from tests.integration.gateway_rig import JSON, KEY, Client, Reply
 
 EVENTS = "text/event-stream"
 # Only against hangs.
