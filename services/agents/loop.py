@@ -12,7 +12,7 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_TOOL_REFUSED
 
 from services.agents import prompts
 from services.agents.catalogue import Agent
-from services.agents.grounding import Grounds
+from services.agents.grounding import Grounds, numbers_in
 from services.agents.journal import Journal
 from services.agents.links import has_link
 from services.agents.llm import LanguageModels, Ledger, ModelFailure, ModelReply, ModelRequest, ModelSettings
@@ -196,8 +196,10 @@ class _Conversation:
         """What is wrong with an answer: for callers, and for the model."""
         if has_link(reply.text):
             return "its answer has a link", prompts.NO_LINKS
+        said = [reply.text] if reply.parsed is None else list(_leaves(reply.parsed))
+        if not any(map(numbers_in, said)):
+            return None  # what the sources give need not be looked at
         grounds = Grounds(*self._sources)
-        said = [reply.text] if reply.parsed is None else _leaves(reply.parsed)
         unknown = [number for each in said for number in grounds.ungrounded(each)]
         if unknown:
             numbers = ", ".join(unknown[:10])

@@ -25,6 +25,7 @@ from services.agents.registry_service import RegistryServicer
 from services.agents.runner import Means, Runner
 from services.agents.runs.lease import Lease
 from services.agents.runs.live import LiveRuns
+from services.agents.runs.retention import Retention
 from services.agents.runs.store import RunStore
 from services.agents.runs.streams import RunStreams
 from services.agents.runs.sweeper import Sweeper
@@ -123,6 +124,7 @@ class Agents(GrpcService[AgentsSettings]):
         lifecycle.background("lease", lease.run)
         lifecycle.background("runs", live.run)
         lifecycle.background("runs of processes that died", sweeper.run)
+        lifecycle.background("old runs", Retention(store, self.settings.run_retention_days).run)
         return live, Accounts(self.settings, budgets, ConcurrencyLimits(), database)
 
     def _weather(self) -> OpenWeatherMap | None:
