@@ -4,6 +4,7 @@ Changes follow each other (`registry_store.begin`), so what is judged is what is
 repeat: one that was made before, from the same version, is told as made.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -101,6 +102,8 @@ class Changes:
         self._bus = bus
         self._catalogue = catalogue
         self._book = book
+        # Changes wait for each other in any case: here, so that they do not hold connections meanwhile.
+        self._turn = asyncio.Lock()
 
     async def create(self, who: Principal, agent_id: str, spec: AgentSpec) -> Changed:
         """A new agent; with an empty `agent_id`, one is made.
@@ -109,28 +112,12 @@ class Changes:
         """
         spec = normalised(spec)
         self._check(spec)
-        async with self._store.transaction() as conn:
+        async with self._turn, self._store.transaction() as conn:
             begun = await registry_store.begin(conn)
-            namesake = await registry_store.named(conn, who.tenant, spec.name)
-            if agent_id:
-                known = await registry_store.own(conn, who.tenant, agent_id)
-            else:
-                known = namesake
-            if known is not None:
-                first = await registry_store.version(conn, known.tenant, known.agent_id, 1)
-                if first is None or not same(first.spec, spec):
-                    raise refuse.conflict(known) if agent_id else refuse.name_taken(known)
-                if known.deleted_at is not None:
-                    raise refuse.deleted(known)
-                return Changed(known, duplicate=True)
-            if namesake is not None:
-                raise refuse.name_taken(namesake)
-            agent_id = agent_id or await _free_id(conn, who.tenant, spec.name)
-            before = unborn(who.tenant, agent_id, spec, begun)
-            made, message = await record(conn, begun, before, Wish(pb.AGENT_CHANGE_CREATED, spec), _name(who))
-            await self._bus.publish(conn, [message])
-        self._catalogue.take(made)
-        return Changed(made)
+            changed = await self._create(conn, begun, who, agent_id, spec)
+        # A duplicate, too, here and below: whoever asked first may have gone between the commit and this.
+        self._catalogue.take(changed.agent)
+        return changed
 
     async def update(self, who: Principal, agent: str, expected: int, spec: AgentSpec) -> Changed:
         """Other content, in place of version `expected`.
@@ -227,6 +214,26 @@ class Changes:
 
         return await self._change(who, agent, expected, judge, replay)
 
+    async def _create(
+        self, conn: asyncpg.Connection, begun: Beginning, who: Principal, agent_id: str, spec: AgentSpec
+    ) -> Changed:
+        namesake = await registry_store.named(conn, who.tenant, spec.name)
+        known = await registry_store.own(conn, who.tenant, agent_id) if agent_id else namesake
+        if known is not None:
+            first = await registry_store.version(conn, known.tenant, known.agent_id, 1)
+            if first is None or not same(first.spec, spec):
+                raise refuse.conflict(known) if agent_id else refuse.name_taken(known)
+            if known.deleted_at is not None:
+                raise refuse.deleted(known)
+            return Changed(known, duplicate=True)
+        if namesake is not None:
+            raise refuse.name_taken(namesake)
+        agent_id = agent_id or await _free_id(conn, who.tenant, spec.name)
+        before = unborn(who.tenant, agent_id, spec, begun)
+        made, message = await record(conn, begun, before, Wish(pb.AGENT_CHANGE_CREATED, spec), _name(who))
+        await self._bus.publish(conn, [message])
+        return Changed(made)
+
     async def _change(
         self,
         who: Principal,
@@ -238,7 +245,7 @@ class Changes:
         refusal: Callable[[Stored], Exception] = refuse.not_yours,
         of_deleted: bool = False,
     ) -> Changed:
-        async with self._store.transaction() as conn:
+        async with self._turn, self._store.transaction() as conn:
             begun = await registry_store.begin(conn)
             stored = await registry_store.find(conn, who.tenant, agent, own_first=True)
             if stored is None:
@@ -255,8 +262,7 @@ class Changes:
         if changed is None:
             # Within the transaction it would be taken for a conflict of the store, which is over by itself.
             raise refuse.stale(stored)
-        if not changed.duplicate:
-            self._catalogue.take(changed.agent)
+        self._catalogue.take(changed.agent)
         return changed
 
     async def _grant(

@@ -301,7 +301,7 @@ def test_the_registry_does_what_the_model_does(module_database: str, tmp_path: P
         Registry.rig, Registry.peer = runner.run(here.__aenter__()), runner.run(there.__aenter__())
         try:
             run_state_machine_as_test(
-                Registry, settings=settings(max_examples=100, stateful_step_count=30, deadline=None)
+                Registry, settings=settings(max_examples=80, stateful_step_count=30, deadline=None)
             )
             runner.run(nothing_else_was_published(Registry.rig))
         finally:

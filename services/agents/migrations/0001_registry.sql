@@ -55,8 +55,10 @@ CREATE TRIGGER versions_stay_all BEFORE TRUNCATE ON agent_versions
   FOR EACH STATEMENT EXECUTE FUNCTION refuse_to_change_history();
 
 -- Begins a change: takes the head for the rest of the transaction. The clock is the database's, one for all
--- processes, and read after the wait.
-CREATE FUNCTION begin_change(OUT number bigint, OUT at timestamptz) LANGUAGE plpgsql AS $$
+-- processes, and read after the wait; which ends before a process that hangs in a change keeps all others from
+-- saying that they cannot.
+CREATE FUNCTION begin_change(OUT number bigint, OUT at timestamptz) LANGUAGE plpgsql
+SET lock_timeout = '5s' AS $$
 BEGIN
   SELECT last + 1 INTO number FROM registry_head FOR UPDATE;
   at := clock_timestamp();
