@@ -1,8 +1,18 @@
 """What schemathesis is told about the mesh, named by SCHEMATHESIS_HOOKS."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import schemathesis
+
+# What the examples of the document name, and what they are about in a mesh where all of them are tried: each
+# task that takes something away, or changes it, has one of its own.
+ABOUT: Final[Mapping[str, Mapping[str, str]]] = {
+    "add_capability": {"capability_1": "weather"},
+    "cancel_order": {"order_1": "order_2"},
+    "delete_agent": {"agent_1": "agent_2"},
+    "update_agent": {"agent_1": "agent_3", "name_1": "agent_3_renamed"},
+}
 
 
 @schemathesis.hook
@@ -13,3 +23,15 @@ def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
         valid = not isinstance(body["timeout_ms"], bool) and 0 < body["timeout_ms"] <= 60_000
         if valid:
             case.body = {**body, "timeout_ms": 60_000}
+    if isinstance(case.body, dict) and isinstance(case.body.get("task"), str):
+        names = ABOUT.get(case.body["task"])
+        if names is not None:
+            case.body = _renamed(case.body, names)
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _renamed(each, names) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_renamed(each, names) for each in value]
+    return names.get(value, value) if isinstance(value, str) else value

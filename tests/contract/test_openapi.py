@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from services.gateway import openapi, schema, tasks
 from services.gateway.rest import binding, parameters
+from services.gateway.rest.table import Table
 from services.gateway.settings import GatewaySettings
 from services.mesh import json_codec
 from services.mesh.chain.server.validation import check
@@ -36,6 +37,7 @@ CHECKS = (
 )
 TASKS = tasks.load()
 BINDINGS = binding.load()
+PATHS = Table(BINDINGS)
 DOCUMENT = openapi.document(TASKS.values(), BINDINGS, GatewaySettings())
 by_task = pytest.mark.parametrize("name", list(TASKS))
 
@@ -242,47 +244,70 @@ def accepted(bound: binding.Binding, filled: dict[str, Any]) -> bool:
 
 # --- the running mesh -----------------------------------------------------------------------------
 
-# More of them find more, and take longer: about half a minute with 50.
+# More of them find more, and take longer: a minute and a half with 50.
 EXAMPLES = os.environ.get("WAYMESH_SCHEMATHESIS_EXAMPLES", "50")
 HERE = {"lat": 0, "lon": 0}
 # What the examples of the document are about.
-KNOWN: dict[str, dict[str, Any]] = {
-    "upsert_orders": {
-        "orders": [
-            {
-                "order_id": "order_1",
-                "revision": 1,
-                "status": "placed",
-                "pickup": HERE,
-                "dropoff": {"lat": 0, "lon": 0.01},
-                "placed_at": "2024-08-28T10:30:00Z",
-            }
-        ]
-    },
-    "upsert_couriers": {
-        "couriers": [
-            {
-                "driver_id": "driver_1",
-                "revision": 1,
-                "vehicle_type": "car",
-                "status": "off_shift",
-                "position": HERE,
-                "position_at": "2024-08-28T10:30:00Z",
-            }
-        ]
-    },
+ORDER = {
+    "revision": 1,
+    "status": "placed",
+    "pickup": HERE,
+    "dropoff": {"lat": 0, "lon": 0.01},
+    "placed_at": "2024-08-28T10:30:00Z",
 }
+KNOWN: list[tuple[str, dict[str, Any]]] = [
+    ("upsert_orders", {"orders": [{"order_id": order_id, **ORDER} for order_id in ("order_1", "order_2")]}),
+    (
+        "upsert_couriers",
+        {
+            "couriers": [
+                {
+                    "driver_id": "driver_1",
+                    "revision": 1,
+                    "vehicle_type": "car",
+                    "status": "off_shift",
+                    "position": HERE,
+                    "position_at": "2024-08-28T10:30:00Z",
+                }
+            ]
+        },
+    ),
+    *(
+        ("create_agent", {"agent_id": agent_id, "spec": {"name": agent_id}})
+        for agent_id in ("agent_1", "agent_2", "agent_3")
+    ),
+    ("run_task", {"agent": "agent_1", "task": "say where order_1 is", "run_id": "run_1"}),
+]
+# The life of an agent by its paths.
+LIFE: list[tuple[str, str, object]] = [
+    ("POST", "/api/agents?agent_id=agent_4", {"name": "agent_4"}),
+    ("GET", "/api/agents/agent_4", None),
+    ("GET", "/api/agents?page_size=1000&show_deleted=true", None),
+    (
+        "PUT",
+        "/api/agents/agent_4",
+        {"expected_version": 1, "spec": {"name": "agent_4", "description": "new"}},
+    ),
+    ("POST", "/api/agents/agent_4/capabilities/weather", None),
+    ("GET", "/api/agents/agent_4/capabilities", None),
+    ("GET", "/api/capabilities", None),
+    ("GET", "/api/agents/agent_4/versions", None),
+    ("GET", "/api/agents/agent_4/diff?from_version=1", None),
+    ("POST", "/api/agents/agent_4/revert", {"version": 1}),
+    ("DELETE", "/api/agents/agent_4", None),
+]
 
 
-def execute(mesh: RunningMesh, task: str, parameters: object) -> int:
-    """The status of one task."""
+def ask(mesh: RunningMesh, method: str, path: str, body: object) -> tuple[int, Any]:
+    """Status and body of one request."""
     request = urllib.request.Request(
-        f"{mesh.address}/execute",
-        json.dumps({"task": task, "parameters": parameters}).encode(),
+        f"{mesh.address}{path}",
+        None if body is None else json.dumps(body).encode(),
         {"X-API-Key": KEY, "Content-Type": "application/json"},
+        method=method,
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
-        return int(answer.status)
+        return int(answer.status), json.loads(answer.read())
 
 
 @dataclass
@@ -296,7 +321,7 @@ class Traffic:
     def read(cls, archive: Path) -> "Traffic":
         found = cls(defaultdict(Counter), defaultdict(Counter))
         for entry in json.loads(archive.read_text())["log"]["entries"]:
-            path = urllib.parse.urlsplit(entry["request"]["url"]).path
+            path = template_of(urllib.parse.urlsplit(entry["request"]["url"]).path)
             status = entry["response"]["status"]
             found.by_path[path][status] += 1
             with contextlib.suppress(ValueError, TypeError, KeyError):
@@ -308,7 +333,15 @@ class Traffic:
 
 def test_schemathesis_finds_no_failure_in_the_running_mesh(database: str, tmp_path: Path) -> None:
     with running_mesh(database, tmp_path) as mesh:
-        assert [execute(mesh, task, parameters) for task, parameters in KNOWN.items()] == [200, 200]
+        for task, parameters in KNOWN:
+            assert ask(mesh, "POST", "/execute", {"task": task, "parameters": parameters})[0] == 200
+        for method, path, body in LIFE:
+            status, told = ask(mesh, method, path, body)
+            assert status == 200
+            answers = operation(bound_to(method, path))["responses"]["200"]["content"]["application/json"]
+            schema = {**answers["schema"], "components": DOCUMENT["components"]}
+            jsonschema_rs.validator_for(schema).validate(told)
+        assert {bound_to(method, path) for method, path, _ in LIFE} == {*BINDINGS}
         run = subprocess.run(
             [
                 *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{mesh.address}/openapi.json"),
@@ -340,6 +373,21 @@ def test_schemathesis_finds_no_failure_in_the_running_mesh(database: str, tmp_pa
             name: dict(traffic.by_task[path, name]) for name in TASKS if not served(traffic, path, name)
         }
         assert not untried, "tasks that were not seen both to answer and to refuse"
+
+
+def template_of(path: str) -> str:
+    """As the document has it."""
+    if path in DOCUMENT["paths"]:
+        return path
+    for match in PATHS.find(path.encode()):
+        return next(iter(match.bindings.values())).template.text
+    return path
+
+
+def bound_to(method: str, path: str) -> binding.Binding:
+    """What a request means."""
+    [match] = PATHS.find(path.partition("?")[0].encode())
+    return match.bindings[method]
 
 
 def served(traffic: Traffic, path: str, name: str) -> bool:
