@@ -50,6 +50,8 @@ lock: $(DEV) ## resolve the newest versions into requirements/*.txt, with hashes
 	  $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --no-emit-package waymesh-contracts --extra build $$extra pyproject.toml -o requirements/$$set.txt; \
 	done
+	echo 'litellm[proxy]' | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-annotate - -o requirements/litellm.txt
 	echo uv | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  - -o requirements/uv.txt
 
