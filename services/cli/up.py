@@ -26,7 +26,7 @@ from services.cli.settings_check import SettingsCheck
 )
 @click.option("--verbose", "-v", is_flag=True, help="Show the services' log lines as well.")
 def command(demo: bool, speed: float, couriers: int, seed: int, verbose: bool) -> int:
-    """Start the whole mesh and keep it running: PostgreSQL, feedback, eta, route and the gateway.
+    """Start the whole mesh and keep it running: PostgreSQL, feedback, eta, route, agents and the gateway.
 
     Needs nothing else. Prints the addresses and a curl line that works, then one line per change of state. A
     service that crashes is started again. Ctrl-C drains and stops everything; a second Ctrl-C does not wait.
@@ -38,8 +38,8 @@ def command(demo: bool, speed: float, couriers: int, seed: int, verbose: bool) -
       KAFKA_BOOTSTRAP_SERVERS  a Kafka cluster to use instead of the embedded event bus
       FASTAPI_API_KEY          the first API key; without it one is made and kept in the data folder
       PORT                     the gateway's port, 8000 by default
-      WAYMESH_ETA_PORT, WAYMESH_ROUTE_PORT, WAYMESH_FEEDBACK_PORT
-                               gRPC ports, 50051 to 50053 by default
+      WAYMESH_ETA_PORT, WAYMESH_ROUTE_PORT, WAYMESH_FEEDBACK_PORT, WAYMESH_AGENTS_PORT
+                               gRPC ports, 50051 to 50054 by default
       PROMETHEUS_PORT          the first of the admin ports (metrics, health), 9101 by default
       WAYMESH_BIND_HOST        where to listen, 127.0.0.1 by default
       LOG_LEVEL                DEBUG, INFO, WARNING, ERROR or CRITICAL

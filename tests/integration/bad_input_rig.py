@@ -84,6 +84,7 @@ SEEDS: Mapping[str, dict[str, Any]] = {
 # What changes by itself: who is alive, what eta has learned so far from the good delivery, and what feedback
 # makes, in its own time, of the outcomes and signals that it has.
 _BY_ITSELF = {
+    "agents.processes",
     "bus.groups",
     "bus.members",
     "eta.learned",
