@@ -14,6 +14,7 @@ from services.agents.journal import Journal
 from services.agents.ladder import Ladder, Words
 from services.agents.loop import Brief, Setting
 from services.agents.tools import Scope, Toolbox
+from services.mesh import deadline
 from services.mesh.errors import MeshError
 from services.mesh.feedback.dispatcher import Dispatcher
 
@@ -35,6 +36,8 @@ _CALLERS_FAULT: Final = frozenset(
         grpc.StatusCode.UNAUTHENTICATED,
     }
 )
+# Kept back from an engine for an answer without it. In seconds.
+_TELLING_S: Final = 0.5
 NO_ENGINE: Final = "agents.no_engine"
 
 
@@ -77,11 +80,15 @@ class Context:
         """What its tools may look at."""
         return self.setting.scope
 
-    async def engine(self, name: str, call: Awaitable[Reply]) -> Reply:
-        """An engine's answer, written down. Raises the caller's own faults, and EngineAway for all others."""
+    async def engine(self, name: str, call: Callable[[], Awaitable[Reply]]) -> Reply:
+        """An engine's answer, written down. Raises the caller's own faults, and EngineAway for all others.
+
+        It gets so much of the time that one that hangs can still be told of.
+        """
         began = time.monotonic()
         try:
-            reply = await call
+            with deadline.budget(_share()):
+                reply = await call()
         except MeshError as error:
             self.journal.engine_failed(name, _ms(began), error)
             if error.code in _CALLERS_FAULT:
@@ -95,6 +102,12 @@ class Context:
     async def words(self, brief: Brief, engine: Callable[[], Awaitable[str]], *, engine_s: float) -> Words:
         """An answer in words: see Ladder."""
         return await self.ladder.climb(brief, self.setting, engine, engine_s=engine_s, slot=self.slot)
+
+
+def _share() -> float | None:
+    """Seconds that an engine gets."""
+    left_s = deadline.remaining()
+    return None if left_s is None else max(left_s / 2, left_s - _TELLING_S)
 
 
 def _ms(began: float) -> float:

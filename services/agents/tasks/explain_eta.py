@@ -35,7 +35,7 @@ async def run(request: ExplainEtaRequest, context: Context) -> ExplainEtaRespons
     journal = context.journal
     try:
         reply = await context.engine(
-            "eta.predict_eta", context.peers.eta.PredictEta(PredictEtaRequest(query=request.query))
+            "eta.predict_eta", lambda: context.peers.eta.PredictEta(PredictEtaRequest(query=request.query))
         )
     except EngineAway as away:
         return ExplainEtaResponse(

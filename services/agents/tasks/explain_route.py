@@ -30,7 +30,9 @@ async def run(request: ExplainRouteRequest, context: Context) -> ExplainRouteRes
     """Raises the caller's faults as route told them: an unknown courier, limits that cannot be kept."""
     journal = context.journal
     try:
-        reply = await context.engine("route.optimize_route", context.peers.route.OptimizeRoute(request.route))
+        reply = await context.engine(
+            "route.optimize_route", lambda: context.peers.route.OptimizeRoute(request.route)
+        )
     except EngineAway as away:
         return ExplainRouteResponse(
             run_id=context.run_id, explanation=_AWAY, usage=journal.usage, degradation=away.degradation

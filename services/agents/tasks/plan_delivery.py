@@ -7,6 +7,7 @@ whose engine is away leaves its part of the plan out and says so; the plan is gi
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from waymesh.agent.v1.task_pb2 import (
@@ -129,7 +130,7 @@ class _Run:
         asked = AllocateDriversRequest(order_ids=request.order_ids, dry_run=not request.commit)
         try:
             reply: AllocateDriversResponse = await self._context.engine(
-                "route.allocate_drivers", self._context.peers.route.AllocateDrivers(asked)
+                "route.allocate_drivers", lambda: self._context.peers.route.AllocateDrivers(asked)
             )
         except EngineAway as away:
             plan.lacks(away.degradation)
@@ -152,7 +153,7 @@ class _Run:
         try:
             reply = await self._context.engine(
                 "eta.batch_predict_eta",
-                self._context.peers.eta.BatchPredictEta(BatchPredictEtaRequest(queries=queries)),
+                lambda: self._context.peers.eta.BatchPredictEta(BatchPredictEtaRequest(queries=queries)),
             )
         except EngineAway as away:
             self._plan.lacks(away.degradation)
@@ -181,12 +182,14 @@ class _Run:
             if not self._request.commit:
                 found = await asyncio.gather(
                     *(
-                        context.engine("route.get_order", route.GetOrder(GetOrderRequest(order_id=order)))
+                        context.engine(
+                            "route.get_order", partial(route.GetOrder, GetOrderRequest(order_id=order))
+                        )
                         for order in orders[:_MOST_ORDERS]
                     )
                 )
                 request.orders.extend(one.order for one in found)
-            reply = await context.engine("route.optimize_route", route.OptimizeRoute(request))
+            reply = await context.engine("route.optimize_route", lambda: route.OptimizeRoute(request))
         except EngineAway as away:
             self._plan.lacks(away.degradation)
         except MeshError as error:  # such as a courier whose position is not known: the plan stands without
