@@ -77,6 +77,7 @@ async def test_a_cancelled_call_closes_its_connection_at_once(
         assert book.is_even()
         # While the client lives: it is the call that closes them.
         await mock_openai.until(lambda: mock_openai.open_connections == 0)
+        await mock_openai.idle()
         assert mock_openai.abandoned == 20
 
 

@@ -52,6 +52,33 @@ async def test_a_caller_that_gets_no_place_in_time_fails_before_its_deadline(moc
     assert mock_openai.total == 1
 
 
+async def test_nobody_waits_for_a_place_to_hear_that_a_model_is_left_alone(mock_openai: MockOpenAI):
+    mock_openai.always(DOWN, FIRST)
+    async with models(mock_openai, max_concurrent_calls=1, fallback_models=()) as asked:
+        for _ in range(2):
+            await asyncio.gather(asked.complete(request()), return_exceptions=True)
+        mock_openai.always(Script(fault=Fault.NEVER_ANSWERS), SECOND)
+        taker = asyncio.create_task(asked.complete(request(model=SECOND)))
+        await mock_openai.until(lambda: mock_openai.under_way == 1)
+        with pytest.raises(ModelFailure) as caught:
+            await asked.complete(request())
+        assert [each.error_kind for each in caught.value.attempts] == [ErrorKind.BREAKER_OPEN]
+        taker.cancel()
+        await asyncio.gather(taker, return_exceptions=True)
+
+
+async def test_nothing_is_billed_by_a_server_that_is_not_there():
+    server = MockOpenAI()
+    await server.start()
+    await server.close()
+    book = Book()
+    async with models(server) as asked:
+        with pytest.raises(ModelFailure, match="connection failed") as caught:
+            await asked.complete(request(), ledger=book)
+    assert (caught.value.tokens.total, caught.value.cost_nano_usd) == (0, 0)
+    assert book.is_even()
+
+
 async def test_a_budget_holds_exactly_under_200_callers(mock_openai: MockOpenAI):
     mock_openai.always(Script(usage=(10, 5), delay_s=0.002))
     book = Book(limit=20_000_000)

@@ -111,34 +111,31 @@ class Connection(asyncio.Protocol):
             )
             self._server.ended()
 
-    def _play_later(
-        self, script: Script, headers: dict[str, str], request: dict[str, Any], size: int
-    ) -> None:
+    def _play_later(self, script: Script, headers: dict[str, str], request: _Body, size: int) -> None:
         self._task = asyncio.get_running_loop().create_task(self._play(script, headers, request, size))
+        # Not in the task itself: one that is cancelled before it begins ends without a word.
+        self._task.add_done_callback(self._played)
 
-    async def _play(
-        self, script: Script, headers: dict[str, str], request: dict[str, Any], size: int
-    ) -> None:
-        try:
-            if script.delay_s:
-                await asyncio.sleep(script.delay_s)
-            if script.fault is Fault.NEVER_ANSWERS:
-                await asyncio.get_running_loop().create_future()
-            if script.fault is Fault.RESET_BEFORE:
-                self.close()
-                return
-            failed = answers.error(script, headers.get("authorization", ""))
-            if failed is not None:
-                self._write(failed)
-            elif request.get("stream"):
-                await self._stream(script, answers.events(script, request, size))
-            else:
-                await self._whole(script, answers.whole(script, request, size))
-        except asyncio.CancelledError:
-            self._server.abandoned += 1
-        finally:
-            self._task = None
-            self._server.ended()
+    def _played(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        self._server.abandoned += task.cancelled()
+        self._server.ended()
+
+    async def _play(self, script: Script, headers: dict[str, str], request: _Body, size: int) -> None:
+        if script.delay_s:
+            await asyncio.sleep(script.delay_s)
+        if script.fault is Fault.NEVER_ANSWERS:
+            await asyncio.get_running_loop().create_future()
+        if script.fault is Fault.RESET_BEFORE:
+            self.close()
+            return
+        failed = answers.error(script, headers.get("authorization", ""))
+        if failed is not None:
+            self._write(failed)
+        elif request.get("stream"):
+            await self._stream(script, answers.events(script, request, size))
+        else:
+            await self._whole(script, answers.whole(script, request, size))
 
     async def _stream(self, script: Script, events: Iterator[bytes]) -> None:
         self._write(_STREAM)

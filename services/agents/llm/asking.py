@@ -27,6 +27,8 @@ from services.mesh.deadline import Clock
 
 _LOG: Final = logging.getLogger(__name__)
 _REASON_CHARS: Final = 240
+# Says nothing to a breaker.
+_NOTHING: Final = errors.Cancelled("only asked whether a call may be made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class Asking:
             tries += 1
             began = self._means.clock()
             try:
+                self._may_ask(model)
                 await self._place(ends)
                 try:
                     if ends is None:
@@ -115,6 +118,17 @@ class Asking:
                 if self._means.clock() + wait_s + LEAST_CALL_S > ends:
                     return None
             await self._means.sleep(wait_s)
+
+    def _may_ask(self, model: str) -> None:
+        """Raises what a model would be refused for once there is a place: nobody has to wait for that."""
+        breaker = self._means.breaker(model)
+        try:
+            breaker.settle(breaker.admit(), _NOTHING)
+        except errors.Unavailable:
+            raise CallError(ErrorKind.BREAKER_OPEN) from None
+        limits_money = self._ledger is not None and getattr(self._ledger, "limits_money", True)
+        if limits_money and self._means.config.prices.price(model) is None:
+            raise CallError(ErrorKind.PRICE_UNKNOWN)
 
     async def _place(self, ends: float | None) -> None:
         """Waits for a place among the calls under way, as long as there is time for a call.
@@ -191,8 +205,6 @@ class Asking:
         if self._ledger is None:
             return None
         price = self._means.config.prices.price(model)
-        if price is None and getattr(self._ledger, "limits_money", True):
-            raise CallError(ErrorKind.PRICE_UNKNOWN)
         most = Tokens(len(body), self._request.settings.max_output_tokens)
         try:
             async with asyncio.timeout(limit_s):

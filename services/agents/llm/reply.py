@@ -68,7 +68,7 @@ class ModelReply:
 class ModelFailure(Exception):  # noqa: N818 - the outcome of a ladder, not a fault of the program
     """No model gave an answer. `reason` is short and may be shown to a caller.
 
-    Where a budget was the last word, `__cause__` is the ledger's ResourceExhausted.
+    Where a budget refused a model, `__cause__` is the ledger's ResourceExhausted.
     """
 
     def __init__(self, reason: str, attempts: tuple[Attempt, ...] = ()) -> None:
