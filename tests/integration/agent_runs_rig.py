@@ -68,6 +68,11 @@ class Held:
             raise
         return answer(live)
 
+    async def at_once(self, live: LiveRun) -> Answer:
+        """Does not wait to be let go."""
+        self.go.set()
+        return await self(live)
+
 
 class Replica:
     """What one process has of runs."""
@@ -76,7 +81,7 @@ class Replica:
         self.database = database
         self.store = RunStore(database)
         self.lease = Lease(database, lease_s=lease_s, every_s=lease_s / 5)
-        self.runs = LiveRuns(self.store, self.lease)
+        self.runs = LiveRuns(self.store, self.lease, grace_s=0.05)
         self.streams = RunStreams(self.runs, heartbeat_s=heartbeat_s)
         self.sweeper = Sweeper(database, self.lease, every_s=lease_s / 5)
         self.tasks: list[asyncio.Task[None]] = []
@@ -96,7 +101,7 @@ class Replica:
 async def replica(
     dsn: str, *, lease_s: float = 10.0, heartbeat_s: float = 10.0, sweeps: bool = False
 ) -> AsyncIterator[Replica]:
-    """A process's runs, as its server would wire them; `sweeps`: it ends the runs of others that have gone."""
+    """A process's runs, wired as its server does; `sweeps`: it ends the runs of others that have gone."""
     database = await Store.open(dsn, schema="agents", migrations=MIGRATIONS)
     one = Replica(database, lease_s=lease_s, heartbeat_s=heartbeat_s)
     await one.lease.begin()

@@ -1,6 +1,7 @@
 """What is kept of what a run was given and gave: without secrets, and no more than there is room for.
 
 What is left out is marked. Text is cut with its secrets out, since a part of one is not known as a secret.
+An answer is kept as it was given, whatever is in it: the same run again gets the very same.
 """
 
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from typing import Final
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from waymesh.agent.v1 import run_pb2 as pb
 
+from services.agents.runs.plain import is_plain
 from services.mesh.feedback.clip import clip_text
 from services.mesh.json_limits import PLAIN_DEPTH
 from services.mesh.redact import redact, redact_text
@@ -26,9 +28,9 @@ _SHRINK: Final = 2
 
 
 def kept_struct(given: Struct, max_bytes: int = MAX_STEP_BYTES) -> Struct:
-    """A Struct without secrets, of at most `max_bytes`."""
-    if not given.fields:
-        return Struct()
+    """A Struct without secrets, of at most `max_bytes`; the given one if it is such."""
+    if given.ByteSize() <= max_bytes and is_plain(given):
+        return given
     room = max_bytes
     while True:
         kept = Struct()
@@ -41,15 +43,12 @@ def kept_struct(given: Struct, max_bytes: int = MAX_STEP_BYTES) -> Struct:
 
 
 def kept_text(text: str, max_bytes: int = MAX_ANSWER_BYTES) -> str:
-    """A text without secrets, of at most `max_bytes` of UTF-8. PostgreSQL takes no zero in a text."""
+    """An answer as its caller was told it, at most `max_bytes` of it. PostgreSQL takes no zero in a text."""
     text = text.replace("\0", "")
-    if len(text) <= max_bytes:
-        text = redact_text(text)
-        if len(text.encode()) <= max_bytes:
-            return text
-    room = max_bytes - len(CUT)
-    text = clip_text(text, room)
-    return text.encode()[:room].decode(errors="ignore") + CUT
+    encoded = text.encode()
+    if len(encoded) <= max_bytes:
+        return text
+    return encoded[: max_bytes - len(CUT)].decode(errors="ignore") + CUT
 
 
 def kept_step(step: pb.RunStep) -> pb.RunStep:
@@ -57,8 +56,9 @@ def kept_step(step: pb.RunStep) -> pb.RunStep:
     kept = pb.RunStep()
     kept.CopyFrom(step)
     for field in ("arguments", "result"):
-        if step.HasField(field):
-            getattr(kept, field).CopyFrom(kept_struct(getattr(step, field)))
+        given = getattr(step, field)
+        if step.HasField(field) and (clean := kept_struct(given)) is not given:
+            getattr(kept, field).CopyFrom(clean)
     if step.HasField("error"):
         kept.error.message = redact_text(step.error.message)
     return kept

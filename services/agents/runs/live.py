@@ -53,6 +53,8 @@ _KEEP_S: Final = 15.0
 _MOST_KEPT: Final = 256
 # Runs that are under way when the process stops get this long to end by themselves, in seconds.
 _GRACE_S: Final = 3.0
+# And this long to record their end after that, in seconds.
+_LAST_S: Final = 3.0
 
 
 class LiveRuns:
@@ -65,11 +67,13 @@ class LiveRuns:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         keep_s: float = _KEEP_S,
+        grace_s: float = _GRACE_S,
     ) -> None:
         self.store = store
         self._lease = lease
         self._clock = clock
         self._keep_s = keep_s
+        self._grace_s = grace_s
         self._live: dict[UUID, LiveRun] = {}
         self._kept: OrderedDict[UUID, tuple[float, LiveRun]] = OrderedDict()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -199,11 +203,11 @@ class LiveRuns:
     async def close(self) -> None:
         """Ends what is under way: runs get a short while, then they count as interrupted."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_GRACE_S)
+            await asyncio.wait(self._tasks, timeout=self._grace_s)
         for live in list(self._live.values()):
             live.stop(interrupted(live.run_id))
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=_GRACE_S)
+            _, late = await asyncio.wait(self._tasks, timeout=_LAST_S)
             for task in late:
                 _log.error("%s has not ended", task.get_name())
                 task.cancel()

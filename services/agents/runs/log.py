@@ -13,6 +13,7 @@ from waymesh.agent.v1.agent_service_pb2 import StreamRunResponse
 
 from services.agents.runs import bounds
 from services.agents.runs.cursors import Position
+from services.mesh.redact import redact_text
 
 # Beyond these nothing more is kept, and the result says that the text before is not the whole.
 MAX_CHARS: Final = 256 * 1024
@@ -171,6 +172,10 @@ def _kept(response: StreamRunResponse) -> StreamRunResponse:
     kept.CopyFrom(response)
     if kept.HasField("tool_call"):
         kept.tool_call.arguments.CopyFrom(bounds.kept_struct(response.tool_call.arguments))
-    elif kept.HasField("tool_result") and kept.tool_result.HasField("result"):
-        kept.tool_result.result.CopyFrom(bounds.kept_struct(response.tool_result.result))
+    elif kept.HasField("tool_result"):
+        told = kept.tool_result
+        if told.HasField("result"):
+            told.result.CopyFrom(bounds.kept_struct(response.tool_result.result))
+        if told.HasField("error"):
+            told.error.message = redact_text(told.error.message)
     return kept

@@ -23,7 +23,10 @@ _log = logging.getLogger(__name__)
 
 _BATCH: Final = 500
 
-_EXPIRED: Final = "DELETE FROM processes WHERE expires_at < clock_timestamp() RETURNING process_id"
+# Not its own: a process that looks for others is there itself.
+_EXPIRED: Final = """
+DELETE FROM processes WHERE expires_at < clock_timestamp() AND process_id <> $1 RETURNING process_id
+"""
 _ORPHANS: Final = """
 SELECT id, run_id FROM runs r
 WHERE status = 1 AND NOT EXISTS (SELECT FROM processes p WHERE p.process_id = r.process_id)
@@ -68,7 +71,7 @@ class Sweeper:
         if self._lease.in_touch_s < self._lease.lease_s:
             return 0
         async with self._database.transaction() as connection:
-            gone = await connection.fetch(_EXPIRED)
+            gone = await connection.fetch(_EXPIRED, self._lease.process_id)
         if gone:
             _log.warning("%d processes have gone without a word", len(gone))
         ended = 0

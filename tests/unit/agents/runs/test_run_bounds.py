@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
 from waymesh.agent.v1 import run_pb2 as pb
 
 from services.agents.runs import bounds
+from services.agents.runs.plain import is_plain
+from services.mesh.redact import redact
 
 PLAIN = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-1_000, 1_000).map(float), st.text(max_size=300)),
@@ -61,6 +64,68 @@ def test_a_text_fits_and_can_be_stored(text: str, most: int) -> None:
     kept = bounds.kept_text(text, most)
     assert len(kept.encode()) <= most
     assert "\0" not in kept
+
+
+SECRETS = st.sampled_from(
+    [
+        "password",
+        "api_key",
+        "token",
+        "tokens",
+        "pin",
+        "name",
+        "key",
+        "value",
+        "--token",
+        "x: y",
+        "a=b",
+        "sk-" + "a" * 20,
+    ]
+)
+
+
+@given(
+    st.recursive(
+        st.one_of(
+            st.none(), st.floats(-1e13, 1e13), SECRETS, st.sampled_from(["2026-03-01T10:00:00Z", "placed"])
+        ),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3), st.dictionaries(SECRETS | st.just("note"), inner, max_size=3)
+        ),
+        max_leaves=12,
+    )
+)
+def test_what_is_plain_at_a_glance_is_not_changed_by_looking_closely(value: Any) -> None:
+    given = struct({"it": value})
+    if is_plain(given):
+        closely = Struct()
+        closely.update(redact(json_format.MessageToDict(given)))
+        assert closely == given
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"orders": [{"order_id": "order_1", "placed_at": "2026-03-01T10:00:00.123Z", "lat": -23.55}]},
+        {"note": "Leave it at the door, ring twice: thanks", "tokens": 12.0, "name": "Ana"},
+    ],
+)
+def test_everyday_payloads_are_plain(value: dict[str, Any]) -> None:
+    assert is_plain(struct(value))
+    assert bounds.kept_struct(given := struct(value)) is given
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"password": "x"},
+        {"argv": ["--token", "x"]},
+        {"name": "password", "value": "x"},
+        {"n": "Bearer abcdefghijk"},
+    ],
+)
+def test_what_may_be_secret_is_not_plain(value: dict[str, Any]) -> None:
+    assert not is_plain(struct(value))
 
 
 def test_an_answer_is_kept_whole_or_marked() -> None:
