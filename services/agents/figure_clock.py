@@ -15,6 +15,8 @@ _HALF_DAY_S: Final = 43200.0
 _MONTHS: Final = re.findall(
     r"\w+", "january february march april may june july august september october november december"
 )
+WORDS: Final = frozenset({"noon", "midday", "midnight", *_MONTHS, *(month[:3] for month in _MONTHS)})
+"""Words with which a time or date may begin, besides numbers."""
 _MONTH: Final = "|".join(rf"{month}|{month[:3]}\.?" for month in _MONTHS)
 
 _INSTANT: Final = re.compile(
@@ -32,11 +34,11 @@ _MONTH_DAY: Final = re.compile(
     re.IGNORECASE,
 )
 _CLOCK: Final = re.compile(
-    r"([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d)(?:\.\d+)?)?(?![\d:]|\w{3})(?:\s?([ap])\.?\s?m\b\.?)?",
+    r"([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d)(?:\.\d+)?)?(?![\d:]|\w{3})(?:\s?([ap])(?:m\b|\.\s?m\b\.?))?",
     re.IGNORECASE,
 )
 _MERIDIEM: Final = re.compile(
-    r"(1[0-2]|0?[1-9])(?:\s?(?:-|–|to|and)\s?(?:1[0-2]|0?[1-9]))?\s?([ap])\.?m\b\.?", re.IGNORECASE
+    r"(1[0-2]|0?[1-9])(?:\s?(?:-|–|to|and)\s?(?:1[0-2]|0?[1-9]))?\s?([ap])(?:m\b|\.\s?m\b\.?)", re.IGNORECASE
 )
 _RANGE_OF: Final = re.compile(r"\s?(?:-|–|to|and)\s?", re.IGNORECASE)
 _OCLOCK: Final = re.compile(rf"(\d{{1,2}}|{WHOLE}) o['’]clock\b", re.IGNORECASE)

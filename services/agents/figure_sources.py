@@ -109,7 +109,8 @@ def _take(into: Collected, name: str, value: Any, depth: int) -> None:
 def _message(into: Collected, name: str, message: Message, depth: int) -> None:
     if isinstance(message, Timestamp):
         if _FIRST <= message.seconds <= _LAST:
-            into.instants.add(message.seconds + message.nanos / 1e9)
+            # Without the fraction, which a double may round up to the next second, minute or year.
+            into.instants.add(float(message.seconds))
         return
     if isinstance(message, Struct):
         _take(into, name, json_codec.struct_to_dict(message), depth)
@@ -164,7 +165,8 @@ def _text(into: Collected, name: str, text: str) -> None:
                 into.instants.add(figure.value)
             elif figure.unit is not Unit.POSITION:
                 for value in (figure.value, *figure.others):
-                    into.numbers.add(Given(value, figure.unit, figure.scale, figure.step))
+                    signed = -value if figure.sign < 0 else value
+                    into.numbers.add(Given(signed, figure.unit, figure.scale, figure.step))
         return
     found = numbers_in(text)
     if len(found) == 1 and found[0].unit is Unit.INSTANT and found[0].text == text:

@@ -30,12 +30,14 @@ _DIGIT_WORDS: Final = "|".join(list(_ONES)[1:10])
 _LONGEST_FIRST: Final = "|".join(sorted(_ONES, key=len, reverse=True))
 _SMALL: Final = rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{_DIGIT_WORDS}))?|{_LONGEST_FIRST})"
 _BIG_ONES: Final = "|".join(f"{word}s?" for word in _BIG)
+_ROUND: Final = rf"(?:(?:{_SMALL}|an?)[- ])?(?:{_BIG_ONES})\b"
 
-WHOLE: Final = (
-    rf"(?:(?:(?:{_SMALL}|an?)[- ])?(?:{_BIG_ONES})\b(?:[- ](?:(?:and|of)[- ])?(?:{_BIG_ONES})\b)?"
-    rf"(?:[- ](?:and[- ])?{_SMALL}\b)?|{_SMALL})"
-)
+WHOLE: Final = rf"(?:{_ROUND}(?:[- ](?:(?:and|of)[- ])?{_ROUND})*(?:[- ](?:and[- ])?{_SMALL}\b)?|{_SMALL})"
 """A whole number in words, as a pattern."""
+NUMBER_WORDS: Final = (
+    frozenset(_ONES) | frozenset(_TENS) | {f"{word}{end}" for word in _BIG for end in ("", "s")}
+)
+"""Every word of which one may consist but `a` and `and`."""
 
 
 def value_of(words: str) -> float:

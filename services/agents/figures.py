@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Final
 
 from services.agents import figure_clock
-from services.agents.figure_words import WHOLE, value_of
+from services.agents.figure_words import NUMBER_WORDS, WHOLE, value_of
 
 
 class Unit(Enum):
@@ -87,7 +87,9 @@ _ID: Final = re.compile(r"[^\W\d]\w*(?:-\w+)*|\d\w*(?:-\w+)*")
 _ORDINAL: Final = re.compile(r"(?:st|nd|rd|th)\b", re.IGNORECASE)
 _TIMES: Final = re.compile(r" ?(?:×|x\b)|[ -](?:times|fold)\b", re.IGNORECASE)
 _COMPACT: Final = re.compile(r"(\d{1,3})h(\d{2})(?:m|min)?\b", re.IGNORECASE)
-_MARKER: Final = re.compile(r"[ \t]*\(?(\d{1,2})[.)](?=[ \t])")
+_LINE_MARKER: Final = re.compile(r"^[ \t]*\(?(\d{1,2})[.)](?=[ \t])", re.MULTILINE)
+_RUN: Final = re.compile(r"(\w+)(?:-\w+)*")
+_DIGIT: Final = re.compile(r"[\d½¼¾⅓⅔⅛]")
 _POSITION: Final = re.compile(
     r"\b(?:step|stop|option|alternative|leg|plan|route)s? (?:no\. ?|number |#)?"
     r"(\d{1,2})(?![\w.,:%]*\d)(?!\w)",
@@ -124,58 +126,54 @@ _INHERITED: Final = frozenset(
 )
 
 
-def numbers_in(text: str) -> list[Figure]:
-    """Every number of the text, in order."""
-    found = list(_scan(text))
+def numbers_in(text: str, place: int = 0) -> list[Figure]:
+    """Every number of the text, in order. `place`: where a list that goes on in it has come to."""
+    found = list(_scan(text, place))
     found = _with_units_of_the_next(text, found)
     return _together(text, found)
 
 
-def _scan(text: str) -> Iterator[Figure]:
-    readers: tuple[Callable[[str, int], Figure | int | None], ...] = (
-        _marker_reader(text),
-        _date_or_clock,
-        _position,
-        _skipped,
-        _number,
-        _word,
-    )
+def place_after(text: str, place: int = 0) -> int:
+    """Where a list of `1.`, `2.` … at the heads of lines has come to by the end of the text."""
+    for match in _LINE_MARKER.finditer(text):
+        if int(match[1]) in (1, place + 1):
+            place = int(match[1])
+    return place
+
+
+def _scan(text: str, place: int) -> Iterator[Figure]:
+    markers: dict[int, int] = {}
+    for match in _LINE_MARKER.finditer(text):
+        if int(match[1]) in (1, place + 1):
+            place = int(match[1])
+            markers[match.start(1)] = match.end()
     at = 0
-    while at < len(text):
-        # A word is read from its head: what stands inside one is a part of it.
-        inside = at > 0 and _is_word(text[at - 1]) and _is_word(text[at])
-        read: Figure | int | None = None
-        if not inside or (text[at].isdigit() and not text[at - 1].isdigit()):
-            for reader in readers:
-                read = reader(text, at)
-                if read is not None:
-                    break
-        if isinstance(read, Figure):
-            yield read
-            at = max(read.end, at + 1)
-        else:
-            at = read if read is not None and read > at else at + 1
+    while (run := _RUN.search(text, at)) is not None:
+        at = run.start()
+        if _DIGIT.search(run[0]) is None and run[1].lower() not in _TRIGGERS:
+            # `twenty-five` begins with a trigger; what has none at its head has none in it.
+            at = run.end()
+            continue
+        if at in markers:
+            at = markers[at]
+            continue
+        if text[at - 1 : at] == "." and text[at].isdigit() and not _is_word(text[at - 2 : at - 1]):
+            at -= 1
+        end = at
+        for reader in _READERS:
+            read = reader(text, at)
+            if isinstance(read, Figure):
+                yield read
+                end = read.end
+                break
+            if read is not None:
+                end = read
+                break
+        at = end if end > at else run.end(1)
 
 
 def _is_word(char: str) -> bool:
     return char.isalnum() or char == "_"
-
-
-def _marker_reader(text: str) -> Callable[[str, int], int | None]:
-    """Reads `1.`, `2.` … at the heads of lines as long as they count up."""
-    last = 0
-
-    def read(text: str, at: int) -> int | None:
-        nonlocal last
-        if at and text[at - 1] != "\n":
-            return None
-        match = _MARKER.match(text, at)
-        if match is None or int(match[1]) not in (1, last + 1):
-            return None
-        last = int(match[1])
-        return match.end()
-
-    return read
 
 
 def _date_or_clock(text: str, at: int) -> Figure | None:
@@ -363,3 +361,23 @@ def _together(text: str, found: list[Figure]) -> list[Figure]:
         else:
             told.append(one)
     return told
+
+
+_READERS: Final[tuple[Callable[[str, int], Figure | int | None], ...]] = (
+    _date_or_clock,
+    _position,
+    _skipped,
+    _number,
+    _word,
+)
+# Words with which a number, or a place in a list, may begin.
+_TRIGGERS: Final = (
+    NUMBER_WORDS
+    | figure_clock.WORDS
+    | {"a", "an", "half", "quarter", "twice", "double", "doubled", "doubles", "thrice", "triple", "tripled"}
+    | {
+        f"{word}{end}"
+        for word in ("step", "stop", "option", "alternative", "leg", "plan", "route")
+        for end in ("", "s")
+    }
+)

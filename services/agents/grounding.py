@@ -23,7 +23,12 @@ _COARSE: Final = 0.05
 _LARGEST_SHARE_STEP: Final = 0.1
 _DAY_S: Final = 86400.0
 _ID_WORDS: Final = (
-    r"(?:\b(?:orders?|couriers?|drivers?|deliver(?:y|ies)|id|no\.?|number|and|or)[:=]? ?[\"'#`(]?|[#\"'`]|, )"
+    r"(?:\b(?:orders?|couriers?|drivers?|deliver(?:y|ies)|id|no\.?|number)[:=]? ?[\"'#`(]?|[#\"'`])"
+)
+_TOKEN: Final = re.compile(r"[\w.:@/#+~-]{1,128}")
+# What is an id or name is not the number of a measure.
+_NO_MEASURE: Final = (
+    r"(?!\w|[.,:]\d|[ -]?(?:min|minutes?|h|hours?|km|k?m|s|sec\w*|%|per ?cent|°|degrees?)\b|[ -]?[%°])"
 )
 
 
@@ -42,17 +47,16 @@ class Grounds:
 
     def ungrounded(self, text: str) -> list[str]:
         """The numbers of the text that no source gives, as they are written, in their order."""
-        return [figure.text for figure in self.strangers(text)]
+        return [figure.text for figure in self.figures(text) if not self.knows(figure)]
 
-    def figures(self, text: str) -> list[Figure]:
-        """The numbers of the text but for those in ids and names that the sources give."""
+    def figures(self, text: str, place: int = 0) -> list[Figure]:
+        """The numbers of the text but for those in ids and names that the sources give.
+
+        `place`: where a list that goes on in the text has come to.
+        """
         for mask in self._masks:
             text = mask.sub(_blanks, text)
-        return numbers_in(text)
-
-    def strangers(self, text: str) -> list[Figure]:
-        """Where numbers stand that no source gives."""
-        return [figure for figure in self.figures(text) if not self.knows(figure)]
+        return numbers_in(text, place)
 
     def knows(self, figure: Figure) -> bool:
         """Whether a source gives this number."""
@@ -137,27 +141,24 @@ def _floored_or_rounded(given: float, value: float, step: float) -> bool:
 def _masks(ids: set[str], names: set[str]) -> list[re.Pattern[str]]:
     """Where ids and names from outside stand in a text, whose digits are no numbers of the answer.
 
-    An id that is a number by itself has to stand where an id does; a name that reads as a measure, such as
-    `in 5 minutes`, is none.
+    An id that reads as a number or measure has to stand where an id does; a name that reads as a measure,
+    such as `in 5 minutes`, is none.
     """
     masks = []
     for one in sorted(ids, key=len, reverse=True):
-        plain = re.fullmatch(r"[\w.:@/#+~-]{1,128}", one)
-        if not plain:
+        if not _TOKEN.fullmatch(one):
             continue
         found = numbers_in(one)
-        if len(found) == 1 and found[0].unit is not Unit.NONE and found[0].text == one:
-            continue
-        if any(char.isalpha() for char in one):
-            masks.append(re.compile(rf"(?<![\w]){re.escape(one)}(?!\w)"))
+        plain = all(figure.unit is Unit.NONE and figure.text != one for figure in found)
+        if plain and any(char.isalpha() for char in one) and any(char.isdigit() for char in one):
+            masks.append(re.compile(rf"(?<![\w]){re.escape(one)}{_NO_MEASURE}"))
         else:
-            measure = r"(?!\w| ?(?:min|minutes?|h|hours?|km|k?m|s|sec\w*|%|percent|°))"
-            masks.append(re.compile(rf"{_ID_WORDS}(?P<id>{re.escape(one)}){measure}", re.IGNORECASE))
+            masks.append(re.compile(rf"{_ID_WORDS}(?P<id>{re.escape(one)}){_NO_MEASURE}", re.IGNORECASE))
     for one in sorted(names, key=len, reverse=True):
         if not any(char.isalpha() for char in one):
             continue
-        if all(figure.unit is Unit.NONE and figure.counts is False for figure in numbers_in(one)):
-            masks.append(re.compile(rf"(?<!\w){re.escape(one)}(?!\w)"))
+        if all(figure.unit is Unit.NONE and figure.text != one for figure in numbers_in(one)):
+            masks.append(re.compile(rf"(?<!\w){re.escape(one)}{_NO_MEASURE}"))
     return masks
 
 

@@ -3,6 +3,8 @@
 import re
 from typing import TYPE_CHECKING, Final
 
+from services.agents.figures import Figure, place_after
+
 if TYPE_CHECKING:
     from services.agents.grounding import Grounds
 
@@ -11,7 +13,9 @@ _LOOK_AHEAD: Final = 40
 # Text before the part that is not let go yet that is read along, at most, so that words keep their sense.
 _LOOK_BACK: Final = 200
 _STOP: Final = re.compile(r"\n|[.!?;](?=\s)")
-_HEAD: Final = re.compile(r"\n[^\n]*\Z")
+_LAST_WORD: Final = re.compile(r"\S*\Z")
+# So may a number begin: `an hour`, `two and a half hours`, `half past seven`.
+_OPENING: Final = re.compile(r"(?:\b(?:an?|one|half|quarter|of|and|to|past|minus|plus)\s+)+\Z", re.IGNORECASE)
 
 
 class Ungrounded(Exception):  # noqa: N818 - it says what the number is
@@ -29,6 +33,8 @@ class Guard:
         self._grounds = grounds
         self._text = ""
         self._shown = 0
+        self._base = 0
+        self._place = 0
 
     def anew(self) -> "Guard":
         """A guard of the same grounds for another text."""
@@ -37,42 +43,48 @@ class Guard:
     def feed(self, piece: str) -> str:
         """The part that may be shown now, maybe nothing. Raises Ungrounded at a number nobody gave."""
         self._text += piece
-        return self._release(self._settled())
+        figures = self._figures()
+        return self._release(figures, self._settled(figures))
 
     def finish(self) -> str:
         """The rest, when no more will come. Raises Ungrounded."""
-        return self._release(len(self._text), over=True)
+        return self._release(self._figures(), len(self._text))
 
-    def _release(self, until: int, *, over: bool = False) -> str:
-        base = self._base()
-        for figure in self._grounds.strangers(self._text[base:]):
-            if over or base + figure.start < until:
+    def _figures(self) -> list[tuple[int, int, Figure]]:
+        """Numbers near and after what was shown: where they begin and end, and what they are."""
+        head = self._head()
+        if head > self._base:
+            self._place = place_after(self._text[self._base : head], self._place)
+            self._base = head
+        found = self._grounds.figures(self._text[head:], self._place)
+        return [(head + one.start, head + one.end, one) for one in found]
+
+    def _release(self, figures: list[tuple[int, int, Figure]], until: int) -> str:
+        for start, _, figure in figures:
+            if start < until and not self._grounds.knows(figure):
                 raise Ungrounded(figure.text)
         safe = self._text[self._shown : until]
         self._shown = max(self._shown, until)
         return safe
 
-    def _settled(self) -> int:
+    def _settled(self, figures: list[tuple[int, int, Figure]]) -> int:
         """Up to where nothing that may come changes what the numbers are."""
-        text, base = self._text, self._base()
+        text = self._text
         # A word that is not over may become a number.
-        words = re.search(r"\S*\Z", text)
-        settled = words.start() if words is not None else len(text)
-        # A few words may: `an hour`, `two and a half hours`, `half past seven`.
-        opening = re.search(
-            r"(?:\b(?:an?|one|half|quarter|of|and|to|past|minus|plus)\s+)+\Z", text[:settled], re.I
-        )
+        begin = max(self._shown, len(text) - _LOOK_BACK)
+        tail = text[begin:]
+        settled = begin + len(tail) - len(_LAST_WORD.search(tail)[0])  # type: ignore[index]
+        opening = _OPENING.search(tail, 0, settled - begin)
         if opening is not None:
-            settled = opening.start()
-        for figure in reversed(self._grounds.figures(text[base:])):
-            start, end = base + figure.start, base + figure.end
+            settled = begin + opening.start()
+        for start, end, _ in reversed(figures):
             stop = _STOP.search(text, end)
             sure = stop is not None and (settled >= stop.end() or settled > end + _LOOK_AHEAD)
             if (not sure and settled < end + _LOOK_AHEAD) or settled < end:
                 settled = min(settled, start)
         return max(settled, self._shown)
 
-    def _base(self) -> int:
+    def _head(self) -> int:
         """Where reading begins: the head of the line, if that is not too far back."""
         head = self._text.rfind("\n", 0, self._shown) + 1
         return head if self._shown - head <= _LOOK_BACK else self._word_head(self._shown - _LOOK_BACK)

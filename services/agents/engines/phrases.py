@@ -138,7 +138,7 @@ def _allocation(result: Mapping[str, Any], arguments: Mapping[str, Any], questio
         who, what = courier(each["assigned_driver_id"]), order(each["order_id"])
         told.append(f"{who} would carry {what} with a match of {number(each['allocation_score'])}{why}")
     told += [
-        f"{order(each['order_id'])} would have to wait: {each['engine_text']}"
+        f"{order(each['order_id'])} would have to wait: {each['engine_text'] or 'no reason was given'}"
         for each in result["unallocated"]
     ]
     if not told:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from services.agents.tools.untrusted import cut
+
 MAX_BYTES: Final = 8192
 _OMITTED: Final = "omitted"
 # Rows of a list and characters of a text at first; halved until the result fits.
@@ -49,7 +51,7 @@ def _cut(value: Any, items: int, chars: int) -> Any:
     if isinstance(value, list | tuple):
         return [_cut(each, items, chars) for each in value[:items]]
     if isinstance(value, str):
-        return value if len(value) <= chars else value[: chars - 1] + "…"
+        return cut(value, chars)
     if isinstance(value, float):
         return _plain(value)
     return value

@@ -18,10 +18,14 @@ _MAX_CHARS: Final = 300
 
 
 def engine_text(text: str, others: Iterable[str] = ()) -> str:
-    """The sentence without names from outside; `others` are ids that must not stand in it."""
+    """The sentence without names from outside; `others` are ids that must not stand in it.
+
+    Engines write plain lines. What is none is not theirs, whatever it says: empty.
+    """
     for pattern, instead in _NAMING:
         text = pattern.sub(instead, text)
     for other in sorted(others, key=len, reverse=True):
         if other:
             text = re.sub(rf"(?<!\w){re.escape(other)}(?!\w)", "another", text)
-    return cleaned(text, _MAX_CHARS)
+    text = text.strip()
+    return text if cleaned(text, _MAX_CHARS, "NFC") == text else ""

@@ -7,7 +7,7 @@ put under one key, so that a prompt can say what that key holds.
 import re
 import unicodedata
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 KEY: Final = "untrusted_text"
 MAX_CHARS: Final = 120
@@ -22,13 +22,24 @@ _SPACE: Final = re.compile(r"\s+")
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
 
 
-def cleaned(text: str, limit: int = MAX_CHARS) -> str:
-    """The text on one line, without what hides or frames, at most `limit` characters."""
-    text = unicodedata.normalize("NFKC", text[: limit * 8])
+def cleaned(text: str, limit: int = MAX_CHARS, form: Literal["NFC", "NFKC"] = "NFKC") -> str:
+    """The text on one line, without what hides or frames, at most `limit` characters.
+
+    NFKC makes letters that only look alike the same; it makes numbers of `½` and `①`, too.
+    """
+    text = unicodedata.normalize(form, text[: limit * 8])
     text = "".join(" " if unicodedata.category(each) in _HIDDEN else each for each in text)
     text = _ROLES.sub(r"\1", _FRAMES.sub(" ", text))
     text = _SPACE.sub(" ", text).strip()
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+    return cut(text, limit)
+
+
+def cut(text: str, limit: int) -> str:
+    """At most `limit` characters, none of them a part of a number or word, where words are not that long."""
+    if len(text) <= limit:
+        return text
+    head, _, _ = text[:limit].rpartition(" ")
+    return (head or text[: limit - 1]).rstrip() + "…"
 
 
 def texts(**named: Any) -> dict[str, Any]:
