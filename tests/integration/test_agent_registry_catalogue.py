@@ -6,11 +6,14 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from waymesh.agent.v1 import agent_registry_service_pb2 as pb
 
+from services.agents import registry_store
 from services.agents.catalogue import Catalogue
+from services.agents.registry import Stored
 from services.mesh.errors import NotFound
 from services.mesh.store import EmbeddedPostgres, Store
 from tests.integration.agents_registry_rig import MIGRATIONS, Rig, serving, spec_of, until
@@ -72,8 +75,33 @@ async def test_a_change_holds_at_once_where_it_was_made(rig: Rig) -> None:
     assert version(rig.catalogue, one) == 0
 
 
+async def test_a_look_that_began_before_a_change_does_not_undo_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await rig.create(spec_of(description="1"))
+    store, look = Store(rig.store.pool, "agents"), registry_store.changed_after
+    catalogue = Catalogue(store)
+
+    async def slow_look(whose: Store, *args: Any) -> list[Stored]:
+        found = await look(whose, *args)
+        if whose is store:
+            request = pb.UpdateAgentRequest(agent_id=one, expected_version=1, spec=spec_of(description="2"))
+            await rig.ask("UpdateAgent", request)
+            changed = await registry_store.find(rig.store.pool, "default", one)
+            assert changed is not None
+            catalogue.take(changed)
+        return found
+
+    monkeypatch.setattr(registry_store, "changed_after", slow_look)
+    await catalogue.load()
+    assert version(catalogue, one) == 2
+
+
 async def test_names_that_change_hands_are_found_right(rig: Rig, other: Catalogue) -> None:
     one, two = await rig.create(spec_of("left")), await rig.create(spec_of("right"))
+    # One that sees all the changes together.
+    rare = Catalogue(rig.store)
+    await rare.load()
 
     async def rename(agent: str, expected: int, name: str) -> None:
         request = pb.UpdateAgentRequest(agent_id=agent, expected_version=expected, spec=spec_of(name))
@@ -83,7 +111,8 @@ async def test_names_that_change_hands_are_found_right(rig: Rig, other: Catalogu
     await rename(two, 1, "left")
     await rename(one, 2, "right")
     await until(lambda: version(other, one) == 3)
-    for catalogue in (rig.catalogue, other):
+    await rare.load()
+    for catalogue in (rig.catalogue, other, rare):
         assert catalogue.find("default", "left").agent_id == two
         assert catalogue.find("default", "right").agent_id == one
         assert version(catalogue, "middle") == 0
