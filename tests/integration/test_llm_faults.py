@@ -50,6 +50,7 @@ CELLS = {
     "an oversized error": (Script(fault=Fault.OVERSIZED_ERROR), ErrorKind.SERVER_ERROR, 3, False),
     "timeout": (Script(fault=Fault.NEVER_ANSWERS), ErrorKind.TIMEOUT, 3, False),
     "stall in mid-answer": (Script(text=RIGHT, fault=Fault.STALLS_MIDWAY), ErrorKind.TIMEOUT, 3, True),
+    "slow drip": (Script(text=RIGHT, fault=Fault.SLOW_DRIP, piece_delay_s=0.2), ErrorKind.TIMEOUT, 3, True),
     "reset before": (Script(fault=Fault.RESET_BEFORE), ErrorKind.CONNECTION, 3, False),
     "reset in mid-answer": (Script(text=RIGHT, fault=Fault.RESET_MIDWAY), ErrorKind.CONNECTION, 3, True),
     "an early end": (Script(text=RIGHT, fault=Fault.ENDS_EARLY), ErrorKind.CONNECTION, 3, True),

@@ -136,6 +136,7 @@ async def test_a_model_of_unknown_price_is_passed_over_where_money_is_limited(mo
         assert [each.error_kind for each in reply.failed] == [ErrorKind.PRICE_UNKNOWN]
         reply = await asked.complete(request(), ledger=Book(limits_money=False))
         assert (reply.model, reply.cost_nano_usd, reply.failed) == ("unheard-of", 0, ())
+        assert not reply.price_known
         reply = await asked.complete(request())
         assert reply.model == "unheard-of"
 

@@ -244,6 +244,7 @@ class Asking:
             latency_ms=self._pace.since_ms(began),
             cached=began is None,
             finish_reason=usable.finish_reason,
+            price_known=self._means.config.prices.price(model) is not None,
             failed=tuple(self._failed),
         )
 

@@ -50,7 +50,8 @@ class ModelReply:
     """A complete and valid answer of `model`.
 
     `parsed` is the value of a structured answer. `tokens` and `cost_nano_usd` are all that was spent on the
-    way, by failed attempts too, which `failed` lists. `latency_ms` is that of the call that was answered.
+    way, by failed attempts too, which `failed` lists. `latency_ms` is that of the call that was
+    answered. Where not `price_known`, the model is not in the list of prices and its cost is 0.
     """
 
     text: str
@@ -62,6 +63,7 @@ class ModelReply:
     latency_ms: float
     cached: bool
     finish_reason: str
+    price_known: bool = True
     failed: tuple[Attempt, ...] = ()
 
 
