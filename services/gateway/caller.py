@@ -1,5 +1,6 @@
 """Calls the one RPC that a task names, through the mesh's client chain."""
 
+import random
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -7,12 +8,14 @@ from typing import Any, Final, Protocol
 from google.protobuf.message import Message
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_TARGET_UNAVAILABLE
 
+from services.gateway.resume import Resume
 from services.gateway.tasks import CURSOR, Stream, Task
 from services.mesh.chain.client.stream import StreamCall
 from services.mesh.chain.invoke import unary
 from services.mesh.chain.method import describe_method
 from services.mesh.client import ClientFactory
 from services.mesh.errors import DEFAULT_RETRY_AFTER_S, Unavailable
+from services.mesh.retry import RetryPolicy
 
 _NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 _NO_TIMEOUT: Final = None  # the budget around the call is the only limit
@@ -55,6 +58,7 @@ class StreamCaller:
 
     def __init__(self, factory: ClientFactory, target: str, stream: Stream) -> None:
         self.stream = stream
+        self.resume = Resume(RetryPolicy(), random.Random())
         self._call = factory.channel(target).unary_stream(
             stream.path,
             request_serializer=stream.request.SerializeToString,

@@ -3,10 +3,12 @@
 The format: https://html.spec.whatwg.org/multipage/server-sent-events.html, section 9.2.
 """
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from services.gateway.resume import Resume
 from services.gateway.tasks import Stream
 from services.mesh import json_codec
 from services.mesh.chain.client.stream import StreamCall
@@ -29,17 +31,31 @@ def event(name: str, data: bytes, cursor: str = "") -> bytes:
 
 
 class EventStream:
-    """The events of one call, in the order in which they come; at most one is held at a time.
+    """The events of one task, in the order in which they come; at most one is held at a time.
 
     So a client that reads slowly slows down who tells of the run: the next message is asked for once the last
-    one is on its way. `told` makes of an error of the call the one that the client sees.
+    one is on its way. `start` begins the call after a cursor; where the call breaks because its server is
+    gone, or about to go, it is begun again after the last event that came. `told` makes of an error of the
+    call the one that the client sees.
     """
 
-    def __init__(self, call: StreamCall, stream: Stream, told: Callable[[MeshError], MeshError]) -> None:
-        self._call = call
+    def __init__(
+        self,
+        start: Callable[[str], StreamCall],
+        stream: Stream,
+        cursor: str,
+        resume: Resume,
+        told: Callable[[MeshError], MeshError],
+    ) -> None:
+        self._start = start
+        self._call = start(cursor)
         self._stream = stream
+        self._cursor = cursor
+        self._resume = resume
         self._told = told
         self._first: bytes | None = None
+        # How often the call was begun again since the last event.
+        self._tries = 0
         # Whether the event that is the last has come.
         self._complete = False
 
@@ -63,14 +79,25 @@ class EventStream:
         await self._call.aclose()
 
     async def _read(self) -> bytes | None:
-        try:
-            response: Any = await anext(self._call)
-        except StopAsyncIteration:
-            return None
-        except MeshError as error:
-            if self._complete:  # all has been told; how the call ends is no news
+        while True:
+            try:
+                response: Any = await anext(self._call)
+                break
+            except StopAsyncIteration:
                 return None
-            raise self._told(error) from error
+            except MeshError as error:
+                if self._complete:  # all has been told; how the call ends is no news
+                    return None
+                self._tries += 1
+                wait_s = self._resume.wait_s(error, self._tries) if self._stream.repeatable else None
+                if wait_s is None:
+                    raise self._told(error) from error
+            await asyncio.sleep(wait_s)
+            self._call = self._start(self._cursor)
+        if not self._tries:
+            self._resume.success()
+        self._tries = 0
+        self._cursor = response.cursor or self._cursor
         name = response.WhichOneof(self._stream.events) or "message"
         self._complete = self._complete or name in _LAST
         return event(name, json_codec.encode(response), response.cursor)

@@ -99,7 +99,13 @@ class Executor:
         call = self._stream_callers[asked.task.name]
         stream = call.stream
         cursor = _last_event_id(exchange, stream.max_cursor)
-        events = EventStream(call(asked.request, cursor), stream, lambda error: _told(error, asked, stream))
+        events = EventStream(
+            lambda after: call(asked.request, after),
+            stream,
+            cursor,
+            call.resume,
+            lambda error: _told(error, asked, stream),
+        )
         try:
             await events.begin()
         except BaseException:

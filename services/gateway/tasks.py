@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import waymesh
 from buf.validate import validate_pb2
-from google.protobuf import message_factory
+from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from waymesh.mesh.v1 import degradation_pb2
@@ -21,6 +21,10 @@ from services.mesh.errors import FieldViolation, MeshError
 CURSOR: Final = "cursor"
 # Characters of a cursor, where the contract sets no limit.
 _MAX_CURSOR: Final = 256
+
+_REPEATABLE: Final = frozenset(
+    {descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS, descriptor_pb2.MethodOptions.IDEMPOTENT}
+)
 
 # Services that are not called as their domain is.
 _SERVICES: Final[Mapping[str, str]] = {"agent": "agents"}
@@ -39,6 +43,8 @@ class Stream:
     events: str
     # Characters of a cursor, at most.
     max_cursor: int
+    # Whether it may be begun again.
+    repeatable: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,6 +202,7 @@ def _stream(method: MethodDescriptor, said: task_pb2.TaskOptions) -> Stream:
         field=said.stream.field,
         events=oneofs[0],
         max_cursor=rules.string.max_len or _MAX_CURSOR,
+        repeatable=told.GetOptions().idempotency_level in _REPEATABLE,
     )
 
 

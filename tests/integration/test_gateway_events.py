@@ -7,13 +7,20 @@ from typing import Any
 
 import pytest
 from event_rig import EVENTS, HANG_S, Event, Run, accepted, ask, begin, heartbeat, refused, result, token
-from gateway_rig import GPS, JSON, KEY, gateway
+from gateway_rig import GPS, JSON, KEY, Agents, gateway
 from waymesh.agent.v1.agent_service_pb2 import StreamRunResponse
+from waymesh.agent.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
 from waymesh.agent.v1.task_pb2 import AskResponse
-from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_AGENT_UNKNOWN, ERROR_REASON_RUN_UNKNOWN
+from waymesh.mesh.v1.error_reason_pb2 import (
+    ERROR_REASON_AGENT_UNKNOWN,
+    ERROR_REASON_DRAINING,
+    ERROR_REASON_RUN_UNKNOWN,
+)
 
 from services.mesh import principal
-from services.mesh.errors import FieldViolation, InvalidArgument, NotFound
+from services.mesh.errors import FieldViolation, InvalidArgument, NotFound, Unavailable
+from services.mesh.server import GrpcServer
+from services.mesh.telemetry import Telemetry
 from tests.processes import until
 
 
@@ -212,9 +219,84 @@ async def test_the_time_of_the_request_is_that_of_the_whole_stream() -> None:
 
 async def test_an_owner_that_is_away_is_told_before_the_stream_begins() -> None:
     async with gateway() as rig:
-        reply = await refused(rig.client(), ask())
+        reply = await refused(rig.client(), ask(timeout_ms=1_000))
         assert (reply.status, reply.json["service"]) == (503, "agents")
         assert "retry-after" in reply.headers
+
+
+# --- resuming -------------------------------------------------------------------------------------
+
+GONE = Unavailable("going", reason=ERROR_REASON_DRAINING, retry_after_s=1.0)
+
+
+async def test_a_stream_whose_server_goes_is_gone_on_with_after_the_last_event() -> None:
+    run = Run()
+    async with gateway(agents={"StreamRun": run}) as rig:
+        run.says(accepted(), token(2), GONE, token(3), GONE, GONE, result(4), None)
+        events = await (await begin(rig.client(), ask())).rest()
+        assert [(event.id, event.name) for event in events] == [
+            ("r.1", "accepted"),
+            ("r.2", "token"),
+            ("r.3", "token"),
+            ("r.4", "result"),
+        ]
+        assert [request.cursor for request in run.requests] == ["", "r.2", "r.3", "r.3"]
+
+
+async def test_a_stream_that_is_resumed_by_its_client_is_gone_on_with_from_there() -> None:
+    run = Run()
+    async with gateway(agents={"StreamRun": run}) as rig:
+        run.says(GONE, result(8), None)
+        stream = await begin(rig.client(), ask(), headers={"Last-Event-ID": "r.7"})
+        assert [event.id for event in await stream.rest()] == ["r.8"]
+        assert [request.cursor for request in run.requests] == ["r.7", "r.7"]
+
+
+async def test_a_stream_that_breaks_again_and_again_fails() -> None:
+    run = Run()
+    async with gateway(agents={"StreamRun": run}) as rig:
+        run.says(accepted(), *[GONE] * 4)
+        events = await (await begin(rig.client(), ask())).rest()
+        assert [event.name for event in events] == ["accepted", "error"]
+        assert events[-1].data["reason"] == "DRAINING"
+        assert len(run.requests) == 4
+
+
+async def test_what_would_come_too_late_is_not_waited_for() -> None:
+    run = Run()
+    async with gateway(agents={"StreamRun": run}) as rig:
+        run.says(accepted(), Unavailable("busy", retry_after_s=30.0))
+        events = await (await begin(rig.client(), ask(timeout_ms=5_000))).rest()
+        assert (events[-1].name, events[-1].data["code"]) == ("error", "UNAVAILABLE")
+        assert len(run.requests) == 1
+
+
+async def test_a_restart_of_the_owner_is_not_seen() -> None:
+    run = Run()
+
+    def server(port: int) -> GrpcServer:
+        made = GrpcServer(
+            "agents", host="127.0.0.1", port=port, admin_port=None, telemetry=Telemetry.create("agents")
+        )
+        made.add(add_AgentServiceServicer_to_server, Agents({"StreamRun": run}))
+        return made
+
+    old = server(0)
+    await old.start()
+    async with gateway(agents_target=f"127.0.0.1:{old.port}") as rig:
+        run.says(accepted())
+        stream = await begin(rig.client(), ask())
+        assert await stream.event() is not None
+        successor = server(old.port)
+        await successor.start()
+        try:
+            await old.drain(0.1)
+            await old.stop()
+            run.says(token(2), result(3), None)
+            assert [event.name for event in await stream.rest()] == ["token", "result"]
+            assert [request.cursor for request in run.requests] == ["", "r.1"]
+        finally:
+            await successor.stop()
 
 
 async def test_a_stream_under_way_is_told_to_its_end_while_the_process_drains() -> None:
