@@ -44,6 +44,9 @@ from services.mesh.store import Store
 
 NAME: Final = "agents"
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_STREAM: Final = "/waymesh.agent.v1.AgentService/StreamRun"
+# No setting and no agent lets a run take longer. In seconds.
+_LONGEST_RUN_S: Final = 60.0
 # Of the cache of models' answers; how many bytes they may take is a setting.
 _CACHE_ENTRIES: Final = 10_000
 
@@ -52,7 +55,15 @@ class Agents(GrpcService[AgentsSettings]):
     """One process's agents."""
 
     def __init__(self, settings: AgentsSettings, dsn: str) -> None:
-        super().__init__(NAME, settings, dsn, span_processors=langfuse.processors(settings))
+        super().__init__(
+            NAME,
+            settings,
+            dsn,
+            span_processors=langfuse.processors(settings),
+            # A run that has begun goes on to its answer, here, while a successor takes new ones.
+            grace_s=_LONGEST_RUN_S,
+            finite_streams=[_STREAM],
+        )
 
     async def wire(self) -> None:
         settings, lifecycle = self.settings, self.lifecycle

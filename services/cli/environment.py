@@ -35,6 +35,8 @@ class ServiceSpec:
     port: PortSpec
     admin: PortSpec
     others: tuple[PortSpec, ...] = ()
+    # How long an old process may go on when a successor has taken over, in seconds.
+    handover_s: float = 20.0
 
     @property
     def ports(self) -> tuple[PortSpec, ...]:
@@ -66,6 +68,7 @@ SERVICES: Final = (
         "agents",
         PortSpec("agents", "WAYMESH_AGENTS_PORT", 50054),
         PortSpec("agents admin", "WAYMESH_AGENTS_ADMIN_PORT", _ADMIN_BASE + 3),
+        handover_s=80.0,  # a run may take a minute
     ),
     ServiceSpec(
         "gateway",

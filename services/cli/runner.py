@@ -57,7 +57,11 @@ class ServiceRunner:
         address: Address,
         launch: Callable[[], Awaitable[Child]],
         changed: Callable[["ServiceRunner", str], None],
+        *,
+        handover_s: float = DRAIN_LIMIT_S,
     ) -> None:
+        """`handover_s`: how long an old process may go on once a successor has taken over."""
+        self._handover_s = handover_s
         self.name = name
         self.address = address
         self.state = State.STOPPED
@@ -117,8 +121,8 @@ class ServiceRunner:
                 State.READY, f"{self.address} (pid {successor.pid} takes over, {successor.age_s:.1f} s)"
             )
             progress(f"successor ready; draining pid {old.pid}")
-            if not await old.stop(DRAIN_LIMIT_S):
-                progress(f"pid {old.pid} did not drain within {DRAIN_LIMIT_S:g} s and was killed")
+            if not await old.stop(self._handover_s):
+                progress(f"pid {old.pid} did not drain within {self._handover_s:g} s and was killed")
 
     async def stop(self, limit_s: float = DRAIN_LIMIT_S) -> None:
         """Drains and ends the process; afterwards `run` returns."""

@@ -147,7 +147,9 @@ class Supervisor:
             self._save(child)
             return child
 
-        runner = ServiceRunner(spec.name, self.address(spec.name), launch, self._changed)
+        runner = ServiceRunner(
+            spec.name, self.address(spec.name), launch, self._changed, handover_s=spec.handover_s
+        )
         self._runners[spec.name] = runner
         return runner
 

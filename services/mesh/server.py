@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final, TypeVar, cast
 
 import grpc
@@ -20,7 +20,7 @@ Servicer = TypeVar("Servicer")
 _log = logging.getLogger(__name__)
 
 # How long calls under way may go on once new ones are refused, in seconds.
-_GRACE_S: Final = 10.0
+GRACE_S: Final = 10.0
 
 
 class _Registrar:
@@ -58,8 +58,12 @@ class GrpcServer:
         telemetry: Telemetry,
         max_message_mib: int = 64,
         max_concurrent: int | None = None,
-        grace_s: float = _GRACE_S,
+        grace_s: float = GRACE_S,
+        finite_streams: Collection[str] = (),
     ) -> None:
+        """`grace_s`: how long calls under way may go on when the server drains. `finite_streams`: paths of
+        RPCs whose streams end by themselves within that time; others are ended at once.
+        """
         self.name = name
         self.port = port
         self.health = Health(telemetry)
@@ -68,6 +72,7 @@ class GrpcServer:
         self._max_message_mib = max_message_mib
         self._max_concurrent = max_concurrent
         self._grace_s = grace_s
+        self._finite_streams = frozenset(finite_streams)
         self._interceptor = ServerInterceptor(server_links(telemetry))
         self._servicers: list[tuple[Callable[[Any, Any], None], object]] = []
         self._server: grpc.aio.Server | None = None
@@ -125,7 +130,7 @@ class GrpcServer:
             return
         steering.steer_port_away(self.port)
         await asyncio.sleep(max(wait_s, steering.SETTLE_S))
-        self._interceptor.end_streams()
+        self._interceptor.end_streams(self._finite_streams)
         await self._server.stop(self._grace_s)
 
     async def stop(self) -> None:

@@ -1,7 +1,7 @@
 """What every service that serves gRPC is made of, around its own wiring."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -14,7 +14,7 @@ from services.mesh.events import EventBus, create_bus
 from services.mesh.feedback.signals import SignalSender
 from services.mesh.lifecycle import Lifecycle
 from services.mesh.retry import RetryPolicy
-from services.mesh.server import GrpcServer
+from services.mesh.server import GRACE_S, GrpcServer
 from services.mesh.settings import GrpcSettings
 from services.mesh.store import Store
 from services.mesh.telemetry import Telemetry
@@ -35,8 +35,16 @@ class GrpcService(ABC, Generic[S]):
     """
 
     def __init__(
-        self, name: str, settings: S, dsn: str, *, span_processors: "Sequence[SpanProcessor]" = ()
+        self,
+        name: str,
+        settings: S,
+        dsn: str,
+        *,
+        span_processors: "Sequence[SpanProcessor]" = (),
+        grace_s: float = GRACE_S,
+        finite_streams: Collection[str] = (),
     ) -> None:
+        """`grace_s` and `finite_streams` as GrpcServer has them."""
         self.name = name
         self.settings = settings
         self._dsn = dsn
@@ -52,6 +60,8 @@ class GrpcService(ABC, Generic[S]):
             telemetry=self.telemetry,
             max_message_mib=settings.max_message_mib,
             max_concurrent=settings.max_concurrent_rpcs,
+            grace_s=grace_s,
+            finite_streams=finite_streams,
         )
         self.lifecycle.on_stop(self.telemetry.shutdown)
         self._feedback: Any = None

@@ -1,7 +1,7 @@
 """The one grpc interceptor of the server: runs the links around every handler."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -56,10 +56,14 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         # Response streams that are under way; they may have no end of their own.
         self._streams: set[ResponseStream] = set()
 
-    def end_streams(self) -> None:
-        """Ends response streams with UNAVAILABLE (DRAINING): readers resume from their cursor elsewhere."""
+    def end_streams(self, finite: Collection[str] = ()) -> None:
+        """Ends response streams with UNAVAILABLE (DRAINING): readers resume from their cursor elsewhere.
+
+        Those of the paths in `finite` end by themselves before long, as unary calls do.
+        """
         for stream in list(self._streams):
-            stream.end()
+            if stream.path not in finite:
+                stream.end()
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         # The handler runs in the same context; asking grpc again would decode it all again.
@@ -84,7 +88,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             bare = handler.stream_stream if handler.response_streaming else handler.stream_unary
         else:
             bare = handler.unary_stream if handler.response_streaming else handler.unary_unary
-        behaviour: Handler = self._streamed(bare) if handler.response_streaming else bare
+        behaviour: Handler = self._streamed(path, bare) if handler.response_streaming else bare
         deserializer = handler.request_deserializer
         if path.startswith(_BARE):
             behaviour = _plain(behaviour)
@@ -132,11 +136,11 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 
         return behaviour
 
-    def _streamed(self, bare: Any) -> Handler:
+    def _streamed(self, path: str, bare: Any) -> Handler:
         streams = self._streams
 
         async def behaviour(request: Any, context: Any) -> None:
-            stream = ResponseStream(context)
+            stream = ResponseStream(path, context)
             streams.add(stream)
             try:
                 await stream.run(bare(request, context))

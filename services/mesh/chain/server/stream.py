@@ -16,9 +16,10 @@ from services.mesh import errors
 class ResponseStream:
     """One stream under way, in the task that made it."""
 
-    __slots__ = ("_context", "_ending", "_task", "_writing")
+    __slots__ = ("_context", "_ending", "_task", "_writing", "path")
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, path: str, context: Any) -> None:
+        self.path = path
         self._context = context
         self._task = asyncio.current_task()
         self._writing = False
