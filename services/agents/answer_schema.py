@@ -8,6 +8,7 @@ be made so.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -48,6 +49,9 @@ _OTHERS: Final = frozenset(
 )
 KEYWORDS: Final = _TEXTS | _COUNTS | _NUMBERS | _ANYTHING | _LISTS | _OTHERS | {*_DEFINITIONS}
 
+# Without what one reader of a reference decodes and another does not.
+_REFERENCE: Final = re.compile(r"#/(\$defs|definitions)/([A-Za-z0-9_.-]{1,128})")
+
 Schema = Mapping[str, Any]
 
 
@@ -67,7 +71,7 @@ def faults(schema: Schema, path: str) -> list[FieldViolation]:
 
 
 def _faults(schema: Any, path: str, root: Schema) -> Iterator[FieldViolation]:
-    if not isinstance(schema, Mapping):
+    if not isinstance(schema, dict):
         yield FieldViolation(path, "must be a schema, that is an object")
         return
     for keyword, value in schema.items():
@@ -95,7 +99,7 @@ def _faults(schema: Any, path: str, root: Schema) -> Iterator[FieldViolation]:
 
 
 def _each(value: Any, path: str, root: Schema) -> Iterator[FieldViolation]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         yield FieldViolation(path, "must be an object of schemas")
         return
     for name, one in value.items():
@@ -157,16 +161,12 @@ def target(reference: Any, root: Schema) -> Schema | None:
     """The schema that a reference means: the whole one, or one of its definitions. None for any other."""
     if reference == "#":
         return root
-    if not isinstance(reference, str):
+    match = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
+    if match is None:
         return None
-    for keyword in _DEFINITIONS:
-        prefix = f"#/{keyword}/"
-        if reference.startswith(prefix):
-            definitions = root.get(keyword)
-            name = reference.removeprefix(prefix).replace("~1", "/").replace("~0", "~")
-            found = definitions.get(name) if isinstance(definitions, Mapping) else None
-            return found if isinstance(found, Mapping) else None
-    return None
+    definitions = root.get(match[1])
+    found = definitions.get(match[2]) if isinstance(definitions, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def _too_much(root: Schema) -> str:
@@ -214,7 +214,7 @@ def _parts(schema: Schema, root: Schema) -> Iterator[Schema]:
     yield from schema.get("anyOf", ())
     yield from schema.get("properties", {}).values()
     for keyword in ("items", "additionalProperties"):
-        if isinstance(schema.get(keyword), Mapping):
+        if isinstance(schema.get(keyword), dict):
             yield schema[keyword]
 
 
@@ -227,13 +227,11 @@ def _instead(keyword: str) -> str:
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    if not isinstance(value, Mapping | list):
+    if not isinstance(value, dict | list):
         return False
     if levels == 0:
         return True
-    return any(
-        _is_deeper(one, levels - 1) for one in (value.values() if isinstance(value, Mapping) else value)
-    )
+    return any(_is_deeper(one, levels - 1) for one in (value.values() if isinstance(value, dict) else value))
 
 
 def _is_number(value: Any) -> bool:

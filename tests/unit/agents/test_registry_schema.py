@@ -10,6 +10,8 @@ from jsonschema import Draft202012Validator
 
 from services.agents.answer_schema import KEYWORDS, MAX_BYTES, faults
 from services.agents.builtin import BUILT_IN
+from services.agents.llm.kinds import CallError
+from services.agents.llm.schema import shape_of
 from services.mesh.json_codec import struct_to_dict
 
 TEXT: dict[str, Any] = {"type": "string"}
@@ -41,7 +43,7 @@ def fields(schema: dict[str, Any]) -> list[str]:
             {"a": {"$ref": "#/$defs/stop"}, "b": {"$ref": "#/$defs/stop"}},
             **{"$defs": {"stop": of({"x": TEXT})}},
         ),
-        of({"a": {"$ref": "#/definitions/a~1b"}}, definitions={"a/b": TEXT}),
+        of({"a": {"$ref": "#/definitions/a-b"}}, definitions={"a-b": TEXT}),
         of(
             {},
             additionalProperties={"type": "number"},
@@ -70,6 +72,8 @@ def test_an_ordinary_schema_is_taken(schema: dict[str, Any]) -> None:
         (of({"a": {"$ref": "#/$defs/none"}}), "s.properties.a.$ref"),
         (of({"a": {"$ref": "#/properties/a"}}), "s.properties.a.$ref"),
         (of({"a": {"$ref": ["#"]}}), "s.properties.a.$ref"),
+        (of({"a": {"$ref": "#/$defs/a%20b"}}, **{"$defs": {"a%20b": TEXT}}), "s.properties.a.$ref"),
+        (of({"a": {"$ref": "#/$defs/a/b"}}, **{"$defs": {"a/b": TEXT}}), "s.properties.a.$ref"),
         (of({"a": {"$dynamicRef": "#x"}}), "s.properties.a.$dynamicRef"),
         (of({}, **{"$id": "http://evil"}), "s.$id"),
         (of({}, **{"$schema": "http://evil"}), "s.$schema"),
@@ -218,4 +222,9 @@ def test_what_is_made_of_what_is_taken_is_taken(properties: dict[str, Any], answ
     schema = of(properties, **{"$defs": {"leaf": TEXT}})
     assert faults(schema, "s") == []
     Draft202012Validator.check_schema(schema)
-    Draft202012Validator(schema).is_valid({"a": answer, "b": answer})
+    told = ""
+    try:
+        shape_of(schema).read(json.dumps({"a": answer, "b": answer}))
+    except CallError as error:
+        told = str(error)
+    assert not told or "the answer breaks" in told
