@@ -3,7 +3,7 @@
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from waymesh.agent.v1.definition_pb2 import AgentSpec
 
@@ -123,6 +123,7 @@ def specs(draw: st.DrawFn) -> AgentSpec:
     return spec
 
 
+@settings(deadline=None)
 @given(one=specs(), other=specs())
 def test_nothing_differs_exactly_where_both_have_one_normal_form(one: AgentSpec, other: AgentSpec) -> None:
     assert same(one, other) == (normalised(one) == normalised(other))
@@ -132,6 +133,7 @@ def test_nothing_differs_exactly_where_both_have_one_normal_form(one: AgentSpec,
         assert (there.before, there.after) == (back.after, back.before)
 
 
+@settings(deadline=None)
 @given(spec=specs())
 def test_the_normal_form_stays_and_means_the_same(spec: AgentSpec) -> None:
     form = normalised(spec)

@@ -172,7 +172,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(schema=st.dictionaries(st.sampled_from([*sorted(KEYWORDS), "a"]), values, max_size=5), answer=values)
 def test_whatever_is_taken_is_a_schema_that_any_answer_can_be_checked_against(
     schema: dict[str, Any], answer: Any
@@ -217,6 +217,7 @@ schemas = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(properties=st.dictionaries(st.sampled_from("abc"), schemas, max_size=3), answer=values)
 def test_what_is_made_of_what_is_taken_is_taken(properties: dict[str, Any], answer: Any) -> None:
     schema = of(properties, **{"$defs": {"leaf": TEXT}})
