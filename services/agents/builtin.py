@@ -13,7 +13,6 @@ from waymesh.agent.v1.definition_pb2 import (
     AgentInstructions,
     AgentSpec,
     Capability,
-    ModelConfig,
     RunLimits,
 )
 
@@ -77,7 +76,6 @@ You are {{agent}}, a neutral starting point for agents of your own. Task: {{task
 Answer questions about deliveries with the tools you have. Take no side between couriers, merchants and \
 customers; say what is known, from which tool, and what is not known."""
 
-_MODEL: Final = ModelConfig(temperature=0.3, max_output_tokens=2000, timeout_s=30)
 _READS: Final = (
     "calculate_delivery_time",
     "find_similar_deliveries",
@@ -142,18 +140,18 @@ def _agent(
     words: str,
     tools: Sequence[str],
     *,
-    max_steps: int = 8,
+    max_steps: int | None = None,
     answer: Mapping[str, Any] | None = None,
 ) -> BuiltIn:
     spec = AgentSpec(
         name=name,
         description=description,
-        config=AgentConfig(
-            model=_MODEL, limits=RunLimits(max_steps=max_steps, max_tokens=50_000, max_duration_s=30)
-        ),
         instructions=AgentInstructions(system=f"{words}\n\n{_HONESTY}", style=_STYLE),
         capabilities=[Capability(capability_id=tool) for tool in sorted(tools)],
     )
+    # Models and limits are otherwise the service's, so that its settings hold.
+    if max_steps is not None:
+        spec.config.CopyFrom(AgentConfig(limits=RunLimits(max_steps=max_steps)))
     if answer is not None:
         spec.output_schema.update(answer)
     return BuiltIn(name, spec)

@@ -1,5 +1,6 @@
 """AgentRegistryService: agents as data."""
 
+import asyncio
 from typing import Any, Final
 
 from waymesh.agent.v1 import agent_registry_service_pb2 as pb
@@ -16,6 +17,8 @@ from services.mesh.store import Store
 
 _PAGE: Final = 100
 _BEYOND: Final = 2**63 - 1
+# Versions that are compared before others have their turn: some ms.
+_AT_ONCE: Final = 20
 
 
 class RegistryServicer(AgentRegistryServiceServicer):
@@ -80,10 +83,14 @@ class RegistryServicer(AgentRegistryServiceServicer):
         page, more = await registry_store.list_versions(
             self._store.pool, stored.tenant, stored.agent_id, below, request.page_size or _PAGE
         )
-        return pb.ListAgentVersionsResponse(
-            versions=[version.told(before) for version, before in page],
-            next_page_token=registry_pages.version_token(page[-1][0].version, request, scope) if more else "",
-        )
+        answer = pb.ListAgentVersionsResponse()
+        for place, (version, before) in enumerate(page):
+            answer.versions.append(version.told(before))
+            if place % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        if more:
+            answer.next_page_token = registry_pages.version_token(page[-1][0].version, request, scope)
+        return answer
 
     async def DiffAgentVersions(  # noqa: N802 - the contract's name
         self, request: pb.DiffAgentVersionsRequest, context: Any

@@ -38,6 +38,10 @@ class TestBuiltIn:
         assert all(placeholder in text for placeholder in PLACEHOLDERS)
 
 
+def test_models_are_those_of_the_service() -> None:
+    assert not any(agent.spec.config.HasField("model") for agent in BUILT_IN)
+
+
 def test_five_agents_come_with_waymesh() -> None:
     assert [agent.agent_id for agent in BUILT_IN] == [
         "eta",
