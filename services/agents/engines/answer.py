@@ -1,12 +1,15 @@
 """Questions in words, answered by the tools that they point at, with sentences of ours."""
 
 import asyncio
+from typing import Final
 
-from services.agents.engines.intents import Call, read
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_ORDER_UNKNOWN
+
+from services.agents.engines.intents import Call, Named, calls_of, names_in
 from services.agents.engines.phrases import phrase
 from services.agents.tools import Scope, Toolbox, ToolOutcome
 
-_HELP = (
+_HELP: Final = (
     "I can say where an order is, when it arrives and why, what stops a courier makes, how long a way takes"
     " between two places, how deliveries of a kind went, and what agents did of late. Name an order or a"
     " courier by its id, or two places by their coordinates."
@@ -14,14 +17,23 @@ _HELP = (
 
 
 async def answer(question: str, scope: Scope, toolbox: Toolbox) -> tuple[str, list[ToolOutcome]]:
-    """The answer and the calls it rests on. Never raises but CancelledError."""
-    calls = read(question, scope)
+    """The answer and the uses of tools it rests on. Never raises but CancelledError."""
+    named = names_in(question, scope)
+    calls = calls_of(question, named)
     if not calls:
         return _HELP, []
-    outcomes = list(await asyncio.gather(*(_use(call, scope, toolbox) for call in calls)))
-    told = [phrase(outcome, question) for outcome in outcomes]
-    return " ".join(dict.fromkeys(each for each in told if each)), outcomes
+    used = await asyncio.gather(*(_use(call, named, scope, toolbox) for call in calls))
+    told = [phrase(outcomes[-1], question) for outcomes in used]
+    text = " ".join(dict.fromkeys(each for each in told if each))
+    return text, [outcome for outcomes in used for outcome in outcomes]
 
 
-async def _use(call: Call, scope: Scope, toolbox: Toolbox) -> ToolOutcome:
-    return await toolbox.use(call.tool, call.arguments, scope)
+async def _use(call: Call, named: Named, scope: Scope, toolbox: Toolbox) -> list[ToolOutcome]:
+    """What came of a call, the last that tells most. An id that is no order's may be a courier's."""
+    outcome = await toolbox.use(call.tool, call.arguments, scope)
+    asked = call.arguments.get("order_id")
+    unknown = outcome.error is not None and outcome.error.reason == ERROR_REASON_ORDER_UNKNOWN
+    if call.tool != "get_order" or asked not in named.unsure or not unknown:
+        return [outcome]
+    other = await toolbox.use("optimize_route", {"driver_id": asked}, scope)
+    return [outcome, other] if other.error is None else [other, outcome]

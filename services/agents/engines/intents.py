@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from services.agents.figures import numbers_in
 from services.agents.tools import Scope
 from services.agents.tools.outcomes import OWN
+from services.agents.tools.scope import names
 
 _MOST_CALLS: Final = 8
 _MOST_IDS: Final = 4
@@ -22,6 +24,8 @@ _COURIER: Final = re.compile(
 )
 _AND_MORE: Final = re.compile(rf"(?:\s*,\s*|\s+(?:and|or)\s+)[\"'`]?({_TOKEN})")
 _ID: Final = re.compile(r"(?<![\w.-])(?=[\w.:@/#+~-]*\d)(?=[\w.:@/#+~-]*[^\W\d])[\w][\w.:@/#+~-]*[\w]")
+# 2nd, P90: what has digits and letters, and is neither a number nor an id.
+_NO_ID: Final = re.compile(r"\d+(?:st|nd|rd|th)|p\d\d|gpt-.*", re.IGNORECASE)
 _PLACE: Final = re.compile(r"(?<![\d.])(-?\d{1,2}\.\d{1,8})\s*,\s*(-?\d{1,3}\.\d{1,8})(?![\d.])")
 _DISTANCE: Final = re.compile(r"(\d+(?:\.\d+)?)\s?(km|kilomet(?:er|re)s?|m|met(?:er|re)s?)\b", re.IGNORECASE)
 _FACTOR: Final = re.compile(
@@ -104,11 +108,12 @@ class Named:
     orders: tuple[str, ...]
     couriers: tuple[str, ...]
     places: tuple[str, ...]
+    unsure: frozenset[str] = frozenset()
+    """Of the orders those that may as well be couriers."""
 
 
-def read(question: str, scope: Scope) -> list[Call]:
+def calls_of(question: str, named: Named) -> list[Call]:
     """The calls that a question asks for, none if it is not understood; at most eight."""
-    named = names_in(question, scope)
     calls = [
         *_for_orders(question, named),
         *(_route(each) for each in named.couriers),
@@ -125,18 +130,27 @@ def names_in(question: str, scope: Scope) -> Named:
     """Orders, couriers and places that a question, or else its scope, names."""
     places = tuple(f"{match[1]},{match[2]}" for match in _PLACE.finditer(question))
     rest = _PLACE.sub(" ", question)
-    couriers = [*_after(_COURIER, rest), *(each for each in scope.driver_ids if each in rest)]
-    orders = [*_after(_ORDER, rest), *(each for each in scope.order_ids if each in rest)]
+    couriers = [*_after(_COURIER, rest), *(each for each in sorted(scope.driver_ids) if names(rest, each))]
+    orders = [*_after(_ORDER, rest), *(each for each in sorted(scope.order_ids) if names(rest, each))]
+    unsure: set[str] = set()
     for match in _ID.finditer(rest):
         token = match[0]
-        if token in couriers or token in orders or _DISTANCE.fullmatch(token):
+        if token in couriers or token in orders or _NO_ID.fullmatch(token) or numbers_in(token):
             continue
-        (couriers if re.match(r"(?i)(courier|driver|rider|drv)", token) else orders).append(token)
+        if re.match(r"(?i)(courier|driver|rider|drv)", token):
+            couriers.append(token)
+        else:
+            orders.append(token)
+            if not re.match(r"(?i)(order|ord|delivery|parcel)", token):
+                unsure.add(token)
     orders = [each for each in orders if each not in couriers]
     if not orders and not couriers and not places:
         orders, couriers = sorted(scope.order_ids), sorted(scope.driver_ids)
     return Named(
-        tuple(dict.fromkeys(orders))[:_MOST_IDS], tuple(dict.fromkeys(couriers))[:_MOST_IDS], places[:2]
+        tuple(dict.fromkeys(orders))[:_MOST_IDS],
+        tuple(dict.fromkeys(couriers))[:_MOST_IDS],
+        places[:2],
+        frozenset(unsure),
     )
 
 

@@ -64,7 +64,7 @@ class Tool:
         if not isinstance(value, dict):
             raise self.wrong([FieldViolation("", "must be a JSON object")])
         try:
-            checked = self.arguments.model_validate(value)
+            checked = self.arguments.model_validate(_whole(value))
         except ValidationError as error:
             raise self.wrong(self._violations(error)) from None
         return {name: getattr(checked, name) for name in self.arguments.model_fields}
@@ -141,6 +141,15 @@ def _strict(node: Any, named: Mapping[str, Any]) -> Any:
         kept.setdefault("properties", {})
         kept |= {"type": "object", "additionalProperties": False, "required": list(kept["properties"])}
     return kept
+
+
+def _whole(value: Any) -> Any:
+    """2.0 as 2: in JSON they are the same number."""
+    if isinstance(value, dict):
+        return {name: _whole(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _path(location: tuple[int | str, ...], schema: Mapping[str, Any], *, unknown: bool) -> str:

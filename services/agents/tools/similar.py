@@ -58,7 +58,7 @@ async def find_similar_deliveries(
     """How deliveries like an order, or of a merchant, area or time of day, went of late: minutes they took
     (mean, P10/P50/P90), how far predictions were off, and minutes by leg. Never single deliveries."""
     like = await _like(desk, order_id, merchant_id, area, hour)
-    outcomes, complete = await _recent(desk)
+    outcomes, complete = await _recent(desk, order_id)
     tried: list[tuple[list[str], list[DeliveryOutcome]]] = []
     for by, matches in _ladder(like):
         tried.append((by, [one for one in outcomes if matches(one)]))
@@ -99,7 +99,7 @@ async def _like(
     )
 
 
-async def _recent(desk: Desk) -> tuple[list[DeliveryOutcome], bool]:
+async def _recent(desk: Desk, without: str | None) -> tuple[list[DeliveryOutcome], bool]:
     """Deliveries of the last days, one prediction each; newest days first, as many as there is time for."""
     found: dict[str, DeliveryOutcome] = {}
     end = desk.now() + timedelta(minutes=1)
@@ -121,6 +121,8 @@ async def _recent(desk: Desk) -> tuple[list[DeliveryOutcome], bool]:
             pages += 1
             for one in answer.outcomes:
                 # An order is recorded with several of its predictions: the earliest tells of all the way.
+                if one.order_id == without:
+                    continue
                 before = found.get(one.order_id)
                 if before is None or one.predicted_at.ToNanoseconds() < before.predicted_at.ToNanoseconds():
                     found[one.order_id] = one

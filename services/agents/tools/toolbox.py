@@ -22,6 +22,7 @@ from services.agents.tools.catalogue import TOOLS
 from services.agents.tools.desk import Clock, Desk
 from services.agents.tools.scope import Scope
 from services.agents.tools.signature import Tool
+from services.agents.tools.untrusted import cleaned
 from services.agents.tools.weather_api import WeatherSource
 from services.mesh import deadline, json_codec
 from services.mesh.errors import (
@@ -148,6 +149,7 @@ class Toolbox:
         result: dict[str, Any] | None
         told: MeshError | None
         config = {} if capability is None else json_codec.struct_to_dict(capability.config)
+        max_bytes = int(_setting(config, "max_bytes", MAX_BYTES))
         try:
             if capability is None or capability.capability_id != name:
                 raise PermissionDenied(
@@ -164,10 +166,10 @@ class Toolbox:
             if not isinstance(error, MeshError):
                 _log.exception("tool %s failed", name[:64])
             told = translate(error)
-            result, text = None, dump({"error": _told(told)})
+            result, text = None, bounded({"error": _told(told)}, max_bytes)[1]
         else:
             told = None
-            result, text = bounded(found, int(_setting(config, "max_bytes", MAX_BYTES)))
+            result, text = bounded(found, max_bytes)
         taken_ms = (time.perf_counter() - begun) * 1000
         return ToolOutcome(name[:64], _jsonable(checked), result, text, told, taken_ms)
 
@@ -209,10 +211,14 @@ def _setting(config: Mapping[str, object], name: str, default: float) -> float:
 
 def _told(error: MeshError) -> dict[str, Any]:
     """An error as a model may read it: what went wrong, and what it can mend."""
-    told: dict[str, Any] = {"reason": error.reason_name or error.code.name, "message": error.message}
+    told: dict[str, Any] = {
+        "reason": error.reason_name or error.code.name,
+        "message": cleaned(error.message, 300),
+    }
     if error.violations:
         told["violations"] = [
-            {"argument": one.field, "problem": one.description} for one in error.violations[:20]
+            {"argument": cleaned(one.field), "problem": cleaned(one.description)}
+            for one in error.violations[:20]
         ]
     return told
 

@@ -43,8 +43,8 @@ class _Way:
 
 async def get_traffic_data(
     desk: Desk,
-    origin: AnyPlace,
-    destination: AnyPlace,
+    origin: Annotated[AnyPlace, Field(description="Where the way begins.")],
+    destination: Annotated[AnyPlace, Field(description="Where it ends.")],
     route_options: Annotated[
         list[RouteOption],
         Field(description="Ways of going there to compare; empty: by motorcycle, now.", max_length=6),
