@@ -93,13 +93,9 @@ class Exchange:
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
-    @property
     def accept(self) -> bytes:
         """What the client will take; empty if it does not say. The header may come in pieces."""
-        accept = self.headers.get(b"accept", b"")
-        if self.doubtful:
-            return b",".join(value for name, value in self._scope["headers"] if name == b"accept")
-        return accept
+        return b",".join(value for name, value in self._scope["headers"] if name == b"accept")
 
     @property
     def raw_path(self) -> bytes:

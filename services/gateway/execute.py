@@ -24,9 +24,12 @@ _LAST_WORD_S: Final = 5.0
 _VISIBLE: Final = re.compile(rb"[\x21-\x7e]+")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
-    """What a request wants done, and how long that may take. `events`: as a stream of them."""
+    """What a request wants done, and how long that may take. `events`: as a stream of them.
+
+    Not frozen: that would cost every request half a microsecond.
+    """
 
     task: Task
     request: Message
@@ -71,7 +74,7 @@ class Executor:
             raise caller.no_target(task.owner)
         # The budget began with the request, not with the call.
         deadline.begin(exchange.began + timeout_ms / 1000)
-        accept = exchange.accept
+        accept = exchange.accept() if exchange.doubtful else exchange.headers.get(b"accept", b"")
         events = b"event-stream" in accept and _wants_events(accept, task, exchange)
         return Asked(task, request, timeout_ms, events)
 
