@@ -1,18 +1,21 @@
 """Questions in words, answered by the tools that they point at, with sentences of ours."""
 
 import asyncio
+import logging
 from typing import Final
 
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_ORDER_UNKNOWN
 
 from services.agents.engines.intents import Call, Named, calls_of, names_in
-from services.agents.engines.phrases import phrase
+from services.agents.engines.phrases import failure, phrase
 from services.agents.tools import Scope, Toolbox, ToolOutcome
+
+_log = logging.getLogger(__name__)
 
 _HELP: Final = (
     "I can say where an order is, when it arrives and why, what stops a courier makes, how long a way takes"
-    " between two places, how deliveries of a kind went, and what agents did of late. Name an order or a"
-    " courier by its id, or two places by their coordinates."
+    " between places, how deliveries of a kind went, and what agents did of late. Name an order or a courier"
+    " by its id, or places by their coordinates."
 )
 
 
@@ -23,9 +26,18 @@ async def answer(question: str, scope: Scope, toolbox: Toolbox) -> tuple[str, li
     if not calls:
         return _HELP, []
     used = await asyncio.gather(*(_use(call, named, scope, toolbox) for call in calls))
-    told = [phrase(outcomes[-1], question) for outcomes in used]
+    told = [_told(outcomes[-1], question) for outcomes in used]
     text = " ".join(dict.fromkeys(each for each in told if each))
     return text, [outcome for outcomes in used for outcome in outcomes]
+
+
+def _told(outcome: ToolOutcome, question: str) -> str:
+    try:
+        return phrase(outcome, question)
+    except Exception:
+        # Whatever an engine says, the others' answers are told.
+        _log.exception("what %s gave could not be worded", outcome.name)
+        return failure(outcome)
 
 
 async def _use(call: Call, named: Named, scope: Scope, toolbox: Toolbox) -> list[ToolOutcome]:

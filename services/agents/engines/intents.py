@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from services.agents.figures import numbers_in
+from services.agents.figures import Unit, numbers_in
 from services.agents.tools import Scope
 from services.agents.tools.outcomes import OWN
 from services.agents.tools.scope import names
 
 _MOST_CALLS: Final = 8
 _MOST_IDS: Final = 4
+# The longest unit, so far behind a number.
+_UNIT_CHARS: Final = 12
 
 _TOKEN: Final = r"[\w][\w.:@/#+~-]{0,126}[\w]|[\w]"
 _ORDER: Final = re.compile(
@@ -76,21 +78,6 @@ _STATUS: Final = {
     "timed out": "timeout",
     "cancel": "cancelled",
 }
-# After "order" and "courier" these are words, not ids.
-_WORDS: Final = frozenset(
-    re.findall(
-        r"\S+",
-        """
-        is are was were be been will would can could should has have had do does did of the a an to for
-        from in on at by and or not no if it its that this these those who what when where why how which
-        with about late now yet still arrive arrives arriving arrived come coming going status route
-        routes eta time times please me my our your number id ids named called placed waiting expected
-        delivered picked pickup stops there here today tomorrow s couriers drivers orders courier driver
-        order take takes taking carry carries bring brings being so as than need needs make makes then
-        after before between per each all any some most more longer late early slow
-        """,
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,18 +145,23 @@ def _after(kind: re.Pattern[str], text: str) -> list[str]:
     """Ids that follow a word such as `order`, and those joined to them."""
     found: list[str] = []
     for match in kind.finditer(text):
-        token, end = match[1], match.end()
-        while _is_id(token):
-            found.append(token)
+        start, end = match.span(1)
+        while _is_id(text, start, end):
+            found.append(text[start:end])
             more = _AND_MORE.match(text, end)
-            if more is None or not any(char.isdigit() for char in more[1]):
+            if more is None:
                 break
-            token, end = more[1], more.end()
+            start, end = more.span(1)
     return found
 
 
-def _is_id(token: str) -> bool:
-    return token.lower() not in _WORDS and (len(token) > 1 or token.isdigit())
+def _is_id(text: str, start: int, end: int) -> bool:
+    """Whether what follows a word such as `order` is an id: it has a digit, and is no measure."""
+    token = text[start:end]
+    if not any(char.isdigit() for char in token):
+        return False
+    found = numbers_in(text[start : end + _UNIT_CHARS])
+    return not found or found[0].unit is Unit.NONE
 
 
 def _for_orders(question: str, named: Named) -> list[Call]:

@@ -53,11 +53,12 @@ _REASONS: Final = {
 def phrase(outcome: ToolOutcome, question: str = "") -> str:
     """What came of a call, in words."""
     if outcome.result is None or "error" in outcome.result:
-        return _failure(outcome)
+        return failure(outcome)
     return _PHRASES[outcome.name](outcome.result, outcome.arguments, question)
 
 
-def _failure(outcome: ToolOutcome) -> str:
+def failure(outcome: ToolOutcome) -> str:
+    """That nothing can be said, and why."""
     reason = outcome.error.reason_name if outcome.error is not None else ""
     what = _WHAT.get(outcome.name, "that")
     subject = str(outcome.arguments.get("order_id") or outcome.arguments.get("driver_id") or "")

@@ -24,7 +24,8 @@ def when(time: Timestamp) -> str | None:
     """A time as RFC 3339 to the second; None outside the years 1 to 9999."""
     if not -62135596800 <= time.seconds <= _MAX_SECONDS:
         return None
-    return datetime.fromtimestamp(time.seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # strftime leaves out the zeros of early years.
+    return datetime.fromtimestamp(time.seconds, UTC).isoformat().removesuffix("+00:00") + "Z"
 
 
 def place(location: Location) -> dict[str, float]:
