@@ -49,29 +49,30 @@ class Writer:
     async def add(self, word: str) -> None:
         """Until it is acknowledged: the same request while nobody answers, a new one once it is stale."""
         while True:
-            found = await self.stub.GetAgent(
-                pb.GetAgentRequest(agent_id="shared"), timeout=60, wait_for_ready=True
-            )
+            found = await answered(self.stub.GetAgent, pb.GetAgentRequest(agent_id="shared"))
             spec = spec_of("shared", description=f"{found.agent.spec.description} {word}".strip())
             request = pb.UpdateAgentRequest(
                 agent_id="shared", expected_version=found.agent.version, spec=spec
             )
-            if await self.acknowledges(request):
+            try:
+                await answered(self.stub.UpdateAgent, request)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.ABORTED:
+                    raise
+            else:
                 self.acknowledged += 1
                 return
 
-    async def acknowledges(self, request: pb.UpdateAgentRequest) -> bool:
-        while True:
-            try:
-                await self.stub.UpdateAgent(request, timeout=60, wait_for_ready=True)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.ABORTED:
-                    return False
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise
-                await asyncio.sleep(0.01)
-            else:
-                return True
+
+async def answered(call: Any, request: Any) -> Any:
+    """Asks until somebody answers."""
+    while True:
+        try:
+            return await call(request, timeout=60, wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+        await asyncio.sleep(0.01)
 
 
 @pytest.mark.faults
@@ -82,7 +83,7 @@ async def test_kill_9_while_several_write(database: str, tmp_path: Path) -> None
     try:
         stubs: list[Any] = [AgentRegistryServiceStub(channel) for channel in channels]
         created = pb.CreateAgentRequest(agent_id="shared", spec=spec_of("shared"))
-        await stubs[0].CreateAgent(created, timeout=60, wait_for_ready=True)
+        await answered(stubs[0].CreateAgent, created)
         writers = [Writer(stubs[number % 2], number) for number in range(WRITERS)]
         writing = [asyncio.create_task(writer.run()) for writer in writers]
         async with asyncio.timeout(300):
@@ -94,7 +95,7 @@ async def test_kill_9_while_several_write(database: str, tmp_path: Path) -> None
                     await processes[place].wait()
                     processes[place] = await start(database, tmp_path / str(ports[place]), ports[place])
             await asyncio.gather(*writing)
-        found = await stubs[1].GetAgent(pb.GetAgentRequest(agent_id="shared"), timeout=60)
+        found = await answered(stubs[1].GetAgent, pb.GetAgentRequest(agent_id="shared"))
     finally:
         for channel in channels:
             await channel.close()
