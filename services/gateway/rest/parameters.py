@@ -26,20 +26,22 @@ Filled = dict[str, Any]
 
 
 class Faults:
-    """What is wrong with parameters, each told once."""
+    """What is wrong with parameters. After as many as are told nothing more is looked at."""
 
     def __init__(self) -> None:
         self.found: list[FieldViolation] = []
 
     def add(self, name: str, description: str) -> None:
-        """One more."""
+        """One more. Raises InvalidArgument if that is enough."""
         shown = name if len(name) <= _SHOWN else name[: _SHOWN - 1] + "…"
         self.found.append(FieldViolation(shown.encode("utf-8", "replace").decode(), description))
+        if len(self.found) >= json_codec.MAX_VIOLATIONS:
+            self.check()
 
     def check(self) -> None:
         """Raises InvalidArgument if there are any."""
         if self.found:
-            raise json_codec.invalid_fields(self.found[: json_codec.MAX_VIOLATIONS])
+            raise json_codec.invalid_fields(self.found)
 
 
 def read(binding: Binding, values: Collection[bytes], query: bytes) -> Filled:
