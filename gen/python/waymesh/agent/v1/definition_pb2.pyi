@@ -303,7 +303,10 @@ class AgentSpec(_message.Message):
 
     @_builtins.property
     def output_schema(self) -> _struct_pb2.Struct:
-        """Shape of its answer, a JSON Schema of an object, at most 32 KiB. Absent: the answer is text."""
+        """Shape of its answer, a JSON Schema of an object, at most 32 KiB. Absent: the answer is text. Taken are the words
+        that a model can be held to: `type`, `properties`, `required`, `additionalProperties`, `items`, `anyOf`, `enum`,
+        `const`, bounds, texts, and `$ref` to `$defs`; nothing that refers elsewhere or back to itself, and no patterns.
+        """
 
     def __init__(
         self,
