@@ -4,7 +4,7 @@ The client's side, all on the same bare server:
 
   grpc.aio         a stub of a plain channel
   interceptors-1   the same with one client interceptor that does nothing
-  interceptors-7   with seven of them, as many as the chain has links
+  interceptors-7   with seven of them, nearly as many as the chain has links
   chain            the mesh's channel over grpc.aio: deadline, breaker, retries, trace, metrics, errors
   wire             the unary client of services/mesh/wire, which the gateway uses, without the chain
 
@@ -12,7 +12,7 @@ The server's side, all asked by the plain channel:
 
   bare             a grpc.aio server
   interceptor      the same with one interceptor around the handler that does nothing
-  chain            the mesh's server: request id, trace, metrics, log, errors, deadline, validation
+  chain            the mesh's server: request id, principal, trace, metrics, log, errors, deadline, validation
 
 The call is ReportGps with a courier's fix; the handler answers at once. Client and servers are processes of
 their own on uvloop. One call at a time, then 32. Rounds are interleaved, each time from another side first.

@@ -54,14 +54,17 @@ class EventStream:
         self._resume = resume
         self._told = told
         self._first: bytes | None = None
-        # How often the call was begun again since the last event.
+        # How often the call was begun again since the last event, and whether it ever was.
         self._tries = 0
+        self._again = False
         # Whether the event that is the last has come.
         self._complete = False
 
     async def begin(self) -> None:
         """Waits for the first event. Raises MeshErrors: until now an answer can still be an error."""
         self._first = await self._read()
+        if not self._again:
+            self._resume.success()
 
     def __aiter__(self) -> "EventStream":
         return self
@@ -94,8 +97,7 @@ class EventStream:
                     raise self._told(error) from error
             await asyncio.sleep(wait_s)
             self._call = self._start(self._cursor)
-        if not self._tries:
-            self._resume.success()
+            self._again = True
         self._tries = 0
         self._cursor = response.cursor or self._cursor
         name = response.WhichOneof(self._stream.events) or "message"

@@ -19,7 +19,7 @@ class Resume:
         self._rng = rng
 
     def success(self) -> None:
-        """An event came, and nothing had to be begun again for it."""
+        """A stream has begun, at the first attempt."""
         self._budget.success()
 
     def wait_s(self, error: MeshError, n: int) -> float | None:
