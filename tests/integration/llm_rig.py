@@ -115,3 +115,15 @@ async def settled_loop() -> None:
     """Lets what was just ended finish: closed generators and connections."""
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+def responses(asked: LanguageModels) -> list[Any]:
+    """All responses from now on, kept alive: whatever ends them is not that nobody holds them any more."""
+    kept: list[Any] = []
+
+    async def keep(response: Any) -> None:
+        kept.append(response)
+
+    assert asked._means is not None
+    asked._means.transport._client._client.event_hooks["response"].append(keep)
+    return kept

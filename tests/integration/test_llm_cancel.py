@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from services.agents.llm import ModelFailure, ModelReply
-from tests.integration.llm_rig import FIRST, RIGHT, SCHEMA, Book, models, request, settled_loop
+from tests.integration.llm_rig import FIRST, RIGHT, SCHEMA, Book, models, request, responses, settled_loop
 from tests.mock_openai import Fault, MockOpenAI, Script
 
 GUARD_S = 20.0
@@ -66,6 +66,7 @@ async def test_a_cancelled_call_closes_its_connection_at_once(
     mock_openai.always(Script(text=RIGHT, fault=fault))
     book = Book()
     async with models(mock_openai) as asked:
+        kept = responses(asked)
         tasks = [
             asyncio.create_task(asked.complete(request(), ledger=book, on_text=_ignore if streamed else None))
             for _ in range(20)
@@ -75,6 +76,7 @@ async def test_a_cancelled_call_closes_its_connection_at_once(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert book.is_even()
+        assert all(response.is_closed for response in kept)
         # While the client lives: it is the call that closes them.
         await mock_openai.until(lambda: mock_openai.open_connections == 0)
         await mock_openai.idle()

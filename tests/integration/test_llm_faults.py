@@ -20,6 +20,7 @@ from tests.integration.llm_rig import (
     Pieces,
     models,
     request,
+    responses,
     settled_loop,
 )
 from tests.mock_openai import Fault, MockOpenAI, Script
@@ -85,6 +86,7 @@ async def ask(server: MockOpenAI, streamed: bool, timeout_s: float = BUDGET_S) -
     book, pieces = Book(), Pieces()
     outcome: ModelReply | ModelFailure
     async with models(server, max_answer_bytes=LIMIT_BYTES) as asked:
+        kept = responses(asked)
         with deadline.budget(BUDGET_S):
             try:
                 outcome = await asked.complete(
@@ -98,6 +100,7 @@ async def ask(server: MockOpenAI, streamed: bool, timeout_s: float = BUDGET_S) -
             left = remaining()
         assert left is not None
         assert left > 0
+        assert all(response.is_closed for response in kept)
         assert book.is_even()
         assert asked.slots.taken == 0
         await server.idle()
@@ -195,3 +198,18 @@ async def test_tool_calls_are_handed_on_as_they_are(mock_openai: MockOpenAI, fau
     wanted = '{"origin": "A' if fault is Fault.MALFORMED_ARGUMENTS else "{}"
     assert [use.arguments for use in reply.tool_uses] == [wanted]
     assert reply.parsed is None
+
+
+@streamed_or_not
+@pytest.mark.parametrize("fault", [Fault.OVERSIZED, Fault.OVERSIZED_ERROR])
+async def test_no_more_is_read_than_is_kept(mock_openai: MockOpenAI, fault: Fault, streamed: bool):
+    """The mock has 64 MiB to say; what was not read fits in the buffers on the way."""
+    mock_openai.always(Script(fault=fault, size_bytes=64 << 20))
+    async with models(mock_openai, max_answer_bytes=LIMIT_BYTES, fallback_models=()) as asked:
+        kept = responses(asked)
+        with pytest.raises(ModelFailure):
+            await asked.complete(request(), on_text=(lambda _: None) if streamed else None)
+    for response in kept:
+        assert response.num_bytes_downloaded < 8 << 20
+        if fault is Fault.OVERSIZED_ERROR:
+            assert len(response.content) <= 65_536

@@ -25,7 +25,7 @@ class Slots:
 
     async def take(self, within_s: float) -> bool:
         """A place, or False if none came free in time."""
-        if self._free and not self._waiting:
+        if self._free:  # then nobody waits: a place that comes back goes to who does
             self._free -= 1
             return True
         if within_s <= 0:

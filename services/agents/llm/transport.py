@@ -38,7 +38,7 @@ class Transport:
     """Connections to one server. Made in the loop that uses it; `close` when done."""
 
     def __init__(self, config: ModelsConfig, wall: Callable[[], float] = time.time) -> None:
-        # They would write addresses of every call, and in DEBUG all of its body.
+        # They would write of every call what is in our own line, and more than that.
         for name in ("openai", "httpx2", "httpcore2"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self._wall = wall
