@@ -25,6 +25,10 @@ from services.mesh.errors import ResourceExhausted
 _MAX_CALLS_AT_ONCE: Final = 8
 # The ladder keeps back what an answer without a model takes; this is for the end of a call. In seconds.
 _RESERVE_S: Final = 0.02
+# A longer text is no answer that anybody reads, and looking for its numbers takes time. In characters.
+_MAX_CHARS: Final = 16_384
+# What stands under this name grounds no number.
+UNTRUSTED: Final = "untrusted_text"
 # Uses of one tool in one run, unless the capability says otherwise.
 _MAX_CALLS: Final = 10
 
@@ -39,11 +43,14 @@ class NoAnswer(Exception):  # noqa: N818 - it says what there is
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """What a model is to answer from `data`; `schema`: the shape of the answer, None for text."""
+    """What a model is to answer. `data` is the engines', `given` the caller's own, whose texts are nobody's
+    word for a number. `schema`: the shape of the answer, None for text.
+    """
 
     task: str
     request: str
     data: Mapping[str, object] = field(default_factory=dict)
+    given: Mapping[str, object] = field(default_factory=dict)
     schema: Mapping[str, Any] | None = None
 
 
@@ -105,9 +112,10 @@ class _Conversation:
         self._calls: dict[str, int] = {}
         self._messages: list[prompts.Chat] = [
             prompts.system(spec.instructions, agent=setting.agent.name, task=brief.task, today=setting.today),
-            prompts.user(brief.request, brief.data),
+            prompts.user(brief.request, {**brief.data, **brief.given}),
         ]
-        self._sources: list[object] = [brief.request, *brief.data.values()]
+        self._sources: list[object] = [brief.request[:_MAX_CHARS], *brief.data.values()]
+        self._sources += map(_texts_apart, brief.given.values())
         self._fallback = ""
 
     async def run(self) -> Spoken:
@@ -194,9 +202,11 @@ class _Conversation:
 
     def _wrong(self, reply: ModelReply) -> tuple[str, str] | None:
         """What is wrong with an answer: for callers, and for the model."""
-        if has_link(reply.text):
-            return "its answer has a link", prompts.NO_LINKS
+        if len(reply.text) > _MAX_CHARS:
+            return "its answer is too long", prompts.TOO_LONG
         said = [reply.text] if reply.parsed is None else list(_leaves(reply.parsed))
+        if any(map(has_link, said)):
+            return "its answer has a link", prompts.NO_LINKS
         if not any(map(numbers_in, said)):
             return None  # what the sources give need not be looked at
         grounds = Grounds(*self._sources)
@@ -226,6 +236,15 @@ def _used_up(name: str) -> ToolOutcome:
     )
     text = json.dumps({"error": {"reason": error.reason_name, "message": error.message}})
     return ToolOutcome(name, {}, None, text, error, 0.0)
+
+
+def _texts_apart(value: object) -> object:
+    """A caller's data as a source of numbers: those that are numbers, not those that stand in some text."""
+    if isinstance(value, Mapping):
+        return {name: _texts_apart(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_texts_apart(each) for each in value]
+    return {UNTRUSTED: value[:_MAX_CHARS]} if isinstance(value, str) else value
 
 
 def _leaves(value: object) -> Iterator[str]:

@@ -15,8 +15,6 @@ AGENT_TYPE: Final = "llm"
 PREFIX: Final = "agents."
 # Where the context of a run's action holds what it spends.
 _USAGE: Final = "usage"
-# Of an answer, in an outcome: the run has the whole.
-_MAX_CHARS: Final = 500
 
 
 class Acting:
@@ -33,7 +31,8 @@ class Acting:
     async def run(self, input_data: Any, context: Mapping[str, Any]) -> Mapping[str, Any]:
         """As the dispatcher calls it."""
         self._response = response = await self._work()
-        told: dict[str, Any] = {"answer": getattr(response, self._text)[:_MAX_CHARS]}
+        # No word of the answer: runs are a tenant's own, outcomes are everybody's.
+        told: dict[str, Any] = {"characters": len(getattr(response, self._text))}
         if response.HasField("degradation"):
             degradation = response.degradation
             told["degradation"] = {"source": degradation.source, "reason": degradation.reason}

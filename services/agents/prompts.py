@@ -30,6 +30,7 @@ CORRECTION: Final = (
     "numbers from the data alone, or without numbers."
 )
 NO_LINKS: Final = "Your answer has a link, which is not allowed. Write it again without links."
+TOO_LONG: Final = "Your answer is too long. Write it again in a few sentences."
 
 Chat = Mapping[str, Any]
 

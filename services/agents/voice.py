@@ -13,6 +13,8 @@ from services.agents.links import has_link
 
 # A model that is about to ask for a tool often says so first. Held back where tools are offered; characters.
 _PREAMBLE: Final = 160
+# A longer text will not be the answer. In characters.
+_MAX_CHARS: Final = 16_384
 
 
 class Voice:
@@ -24,6 +26,7 @@ class Voice:
         self._over = send is None
         self._held = ""
         self._written = ""
+        self._heard = 0
         self._hold = 0
         self._guard: Guard | None = None
 
@@ -35,12 +38,17 @@ class Voice:
     def begin(self, grounds: Grounds, *, tools_offered: bool) -> None:
         """A model starts to write; its numbers have to be in `grounds`."""
         self._guard = Guard(grounds)
+        self._heard = 0
         self._held = self._written = ""
         self._hold = _PREAMBLE if tools_offered else 0
 
     def hear(self, piece: str) -> None:
         """The model has written this."""
         if self._over or self._guard is None:
+            return
+        self._heard += len(piece)
+        if self._heard > _MAX_CHARS:
+            self._drop()
             return
         try:
             safe = self._guard.feed(piece)
@@ -60,6 +68,7 @@ class Voice:
             self._over = True
         elif self._guard is not None:
             self._guard = self._guard.anew()
+            self._heard = 0
             self._held = self._written = ""
 
     def end(self, answer: str | None) -> None:

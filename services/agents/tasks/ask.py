@@ -8,6 +8,7 @@ from services.agents import engines
 from services.agents.loop import Brief
 from services.agents.tasks.context import Context
 from services.agents.tools import Scope
+from services.agents.tools.scope import is_plain_id
 
 NAME: Final = "ask"
 AGENT: Final = "dispatcher"
@@ -28,13 +29,23 @@ def allow(options: RunOptions, scope: Scope) -> None:
     scope.allow_changes = options.allow_changes
 
 
+def named(options: RunOptions) -> dict[str, object]:
+    """What options name, as a model is told: it can ask tools about nothing that it does not know of."""
+    ids = {"order_ids": options.order_ids, "driver_ids": options.driver_ids}
+    return {
+        field: plain for field, given in ids.items() if (plain := [one for one in given if is_plain_id(one)])
+    }
+
+
 async def run(request: AskRequest, context: Context) -> AskResponse:
     """Raises nothing of its own."""
 
     async def by_engines() -> str:
         return await engines_words(request.question, context)
 
-    words = await context.words(Brief(NAME, request.question), by_engines, engine_s=ENGINES_S)
+    words = await context.words(
+        Brief(NAME, request.question, given=named(request.options)), by_engines, engine_s=ENGINES_S
+    )
     journal = context.journal
     return AskResponse(
         run_id=context.run_id,

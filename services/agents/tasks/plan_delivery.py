@@ -209,7 +209,7 @@ class _Run:
         words = await self._context.words(Brief(NAME, _ASK, data), template, engine_s=_WORDING_S)
         self._plan.critique = words.text
         self._plan.lacks(words.degradation)
-        return {"critique": words.text}
+        return {"characters": len(words.text)}
 
     def _plans(self) -> list[DeliveryPlan]:
         plan = self._plan

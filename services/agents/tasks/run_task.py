@@ -7,7 +7,7 @@ from waymesh.agent.v1.task_pb2 import RunTaskRequest, RunTaskResponse
 
 from services.agents.loop import Brief
 from services.agents.structs import plain, struct
-from services.agents.tasks.ask import ENGINES_S, allow, engines_words
+from services.agents.tasks.ask import ENGINES_S, allow, engines_words, named
 from services.agents.tasks.context import Context
 from services.agents.tasks.figures import with_engines_figures
 from services.agents.tools import Scope
@@ -33,12 +33,16 @@ async def run(request: RunTaskRequest, context: Context) -> RunTaskResponse:
     """Raises nothing of its own."""
     spec = context.setting.agent.spec
     schema = plain(spec.output_schema) if spec.HasField("output_schema") else None
-    data: dict[str, object] = {"input": plain(request.input)} if request.HasField("input") else {}
+    given = named(request.options)
+    if request.HasField("input"):
+        given["input"] = plain(request.input)
 
     async def by_engines() -> str:
         return await engines_words(request.task, context)
 
-    words = await context.words(Brief(NAME, request.task, data, schema), by_engines, engine_s=ENGINES_S)
+    words = await context.words(
+        Brief(NAME, request.task, given=given, schema=schema), by_engines, engine_s=ENGINES_S
+    )
     journal = context.journal
     text, output = words.text, None
     if words.output is not None:

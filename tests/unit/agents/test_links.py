@@ -20,6 +20,13 @@ from services.agents.links import has_link
         '<a href="x">here</a>',
         "<IMG src=x>",
         "custom+scheme://x",
+        "See collect.evil.example/track for news.",
+        "collect.evil.com",
+        "go to 10.0.0.1/x or 10.0.0.1:80",
+        "odd.tld?x=1",
+        "ｅｖｉｌ．ｃｏｍ",
+        "ev\u200bil.c\u200bom",
+        "evil\u3002com",
     ],
 )
 def test_links_are_found(text: str) -> None:
@@ -35,6 +42,10 @@ def test_links_are_found(text: str) -> None:
         "data: none",
         "a < b and b > a",
         "The way is 4.0 km/6.6 km.",
+        "Late, e.g. by 4.5 min, i.e. a little.",
+        "The courier waits.Then it goes on at 12.30pm.",
+        "order.a.b is on its way; No.7 too",
+        "versions 1.2.3 and 10.20.30.40",
     ],
 )
 def test_ordinary_text_has_none(text: str) -> None:
