@@ -73,9 +73,9 @@ class Dispatcher:
         """See Hooks."""
         self._hooks.add_pre_hook(hook)
 
-    def add_post_hook(self, hook: PostHook) -> None:
+    def add_post_hook(self, hook: PostHook, *, numbers: bool = False) -> None:
         """See Hooks."""
-        self._hooks.add_post_hook(hook)
+        self._hooks.add_post_hook(hook, numbers=numbers)
 
     async def dispatch(
         self,

@@ -19,6 +19,7 @@ class Hooks:
     def __init__(self) -> None:
         self._pre: list[PreHook] = []
         self._post: list[PostHook] = []
+        self._change = False
 
     def __bool__(self) -> bool:
         return bool(self._pre or self._post)
@@ -27,17 +28,19 @@ class Hooks:
         """`hook(action)` before each action or task; if it raises, that fails with the error."""
         self._pre.append(hook)
 
-    def add_post_hook(self, hook: PostHook) -> None:
+    def add_post_hook(self, hook: PostHook, *, numbers: bool = False) -> None:
         """`hook(action, result, event)` after each action or task, before the event is recorded.
 
-        Its errors are noted in the event's metadata, as `post_hook_error`, and change nothing else.
+        Its errors are noted in the event's metadata, as `post_hook_error`, and change nothing else. `numbers`:
+        it puts nothing but numbers into the event, which need not be looked through again.
         """
         self._post.append(hook)
+        self._change = self._change or not numbers
 
     @property
     def change_events(self) -> bool:
         """Whether there are hooks that may put something into an event, which nobody has looked at then."""
-        return bool(self._post)
+        return self._change
 
     async def before(self, action: Action) -> None:
         """Raises what a hook raises; those behind it do not run."""
