@@ -31,8 +31,8 @@ class Hooks:
     def add_post_hook(self, hook: PostHook, *, numbers: bool = False) -> None:
         """`hook(action, result, event)` after each action or task, before the event is recorded.
 
-        Its errors are noted in the event's metadata, as `post_hook_error`, and change nothing else. `numbers`:
-        it puts nothing but numbers into the event, which need not be looked through again.
+        Its errors are noted in the event's metadata, as `post_hook_error`, and change nothing else. With
+        `numbers` it puts nothing but numbers into the event, which need not be looked through again.
         """
         self._post.append(hook)
         self._change = self._change or not numbers
