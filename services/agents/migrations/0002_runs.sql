@@ -37,6 +37,7 @@ CREATE TABLE runs (
 );
 CREATE INDEX runs_newest ON runs (tenant, created_at DESC, id DESC);
 CREATE INDEX runs_by_agent ON runs (tenant, agent_id, created_at DESC, id DESC);
+CREATE INDEX runs_by_agent_name ON runs (tenant, agent_name, created_at DESC, id DESC);
 CREATE INDEX runs_oldest ON runs (created_at);
 CREATE INDEX runs_under_way ON runs (process_id) WHERE status = 1;
 CREATE INDEX runs_cancelled_elsewhere ON runs (process_id) WHERE cancelled_elsewhere;

@@ -12,6 +12,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -51,10 +52,20 @@ _BACKOFF_S: Final = (0.05, 1.0)
 # How long what a run told stays in memory for readers that come back, and of how many runs.
 _KEEP_S: Final = 15.0
 _MOST_KEPT: Final = 256
+_MOST_KEPT_BYTES: Final = 32 << 20
 # Runs that are under way when the process stops get this long to end by themselves, in seconds.
 _GRACE_S: Final = 3.0
 # And this long to record their end after that, in seconds.
 _LAST_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a run that has ended told, until a time of time.monotonic."""
+
+    live: LiveRun
+    until: float
+    size_bytes: int
 
 
 class LiveRuns:
@@ -75,7 +86,8 @@ class LiveRuns:
         self._keep_s = keep_s
         self._grace_s = grace_s
         self._live: dict[UUID, LiveRun] = {}
-        self._kept: OrderedDict[UUID, tuple[float, LiveRun]] = OrderedDict()
+        self._kept: OrderedDict[UUID, _Kept] = OrderedDict()
+        self._kept_bytes = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._begun = asyncio.Event()
         lease.on_lost(self._lose)
@@ -99,7 +111,8 @@ class LiveRuns:
         if live is not None:
             if live.new.request_hash != new.request_hash:
                 raise conflict(new.run_id)
-            await asyncio.shield(live.accepted)
+            with live.waited_for():
+                await asyncio.shield(live.accepted)
             return False
         live = LiveRun(new, self._lease.process_id)
         self._live[live.id] = live
@@ -177,7 +190,7 @@ class LiveRuns:
         self._forget()
         live = self._live.get(one)
         if live is None and one in self._kept:
-            live = self._kept[one][1]
+            live = self._kept[one].live
         return live
 
     async def run(self) -> None:
@@ -291,7 +304,10 @@ class LiveRuns:
         live.log.end(replay.last(live.new.task, end, streamed=streamed))
         live.done.set_result(end)
         if live.log.read and self._keep_s > 0:
-            self._kept[live.id] = (time.monotonic() + self._keep_s, live)
+            live.forget()
+            kept = _Kept(live, time.monotonic() + self._keep_s, live.log.size_bytes)
+            self._kept[live.id] = kept
+            self._kept_bytes += kept.size_bytes
             self._forget()
 
     async def _end_elsewhere(self, tenant: str, run_id: str) -> RunEnd:
@@ -329,7 +345,9 @@ class LiveRuns:
         """Drops what was kept for readers long enough, and the oldest of too many."""
         now = time.monotonic()
         while self._kept:
-            until, live = next(iter(self._kept.values()))
-            if until > now and len(self._kept) <= _MOST_KEPT:
+            oldest = next(iter(self._kept.values()))
+            few = len(self._kept) <= _MOST_KEPT and self._kept_bytes <= _MOST_KEPT_BYTES
+            if few and oldest.until > now:
                 break
-            del self._kept[live.id]
+            del self._kept[oldest.live.id]
+            self._kept_bytes -= oldest.size_bytes

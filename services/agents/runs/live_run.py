@@ -93,6 +93,10 @@ class LiveRun:
             self._task.cancel()
         return True
 
+    def forget(self) -> None:
+        """Drops what is recorded; what was told stays for those who follow."""
+        self.steps, self.usage, self.account = [], pb.Usage(), None
+
     def give_up(self, error: Exception) -> None:
         """Whoever waits or follows is told this, unless he has been told how it went."""
         if not self.accepted.done():

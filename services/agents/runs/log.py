@@ -59,6 +59,12 @@ class EventLog:
         return self._whole
 
     @property
+    def size_bytes(self) -> int:
+        """What its events take, about."""
+        events = sum(each.response.ByteSize() for each in self._entries if isinstance(each, _Event))
+        return self._chars + events + (self._last.ByteSize() if self._last is not None else 0)
+
+    @property
     def ended(self) -> bool:
         """Whether the last event is there."""
         return self._last is not None
