@@ -1,7 +1,8 @@
 """LiteLLM's proxy, the peer of bench/agents.py, in an environment of its own: .tools/litellm.
 
-As its documentation has it for production: one worker of uvicorn (uvloop, httptools), a master key, logs of
-errors alone, no debugging. And what spares it work that others give it: no database, no callback, no cache.
+As its documentation has it for production: one worker on uvicorn with uvloop, its usual server, or on
+granian; a master key, logs of errors alone, no debugging. And what spares it work that others give it: no
+database, no callback, no cache.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def install() -> Path:
     return program
 
 
-def start(servers: Servers, folder: Path, port: int, model_port: int, models: list[str]) -> psutil.Process:
+def start(
+    servers: Servers, folder: Path, port: int, model_port: int, models: list[str], *, granian: bool
+) -> psutil.Process:
     """Begins to serve the `models` of the server at `model_port`; does not wait."""
     config = {
         "model_list": [
@@ -67,10 +70,11 @@ def start(servers: Servers, folder: Path, port: int, model_port: int, models: li
     path = folder / "litellm.yaml"
     path.write_text(json.dumps(config))  # YAML reads JSON
     return servers.start(
-        "litellm",
+        f"litellm-{port}",
         # What it finds there would be its own database.
         *("env", "-u", "DATABASE_URL", str(install())),
         *("--config", str(path), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"),
+        *(("--run_granian",) if granian else ()),
         PYTHONPATH="",
         LITELLM_MODE="PRODUCTION",
         LITELLM_LOG="ERROR",

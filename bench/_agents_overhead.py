@@ -29,6 +29,8 @@ AT_ONCE_EACH: Final = (1, 16)
 _AGENTS: Final = {AT_ONCE: "bench-at-once", AFTER_20_MS: "bench-20ms"}
 _QUESTIONS: Final = 1000
 _RUN_TASK: Final = "/waymesh.agent.v1.AgentService/RunTask"
+_LITELLM: Final = "litellm"
+_GRANIAN: Final = "litellm-granian"
 _WARM_S: Final = 1.5
 _READY_S: Final = 60.0
 _TIMEOUT_S: Final = 10.0
@@ -84,13 +86,23 @@ async def overhead(*, rounds: int, seconds: float) -> dict[str, Any]:
     async with stack(gateway=True) as running, AsyncExitStack() as within:
         for model, agent in _AGENTS.items():
             await running.add(spec(agent, model))
-        [port] = free_ports(1)
-        litellm = _agents_litellm.start(
-            running.servers, running.folder, port, running.model_port, list(_AGENTS)
-        )
+        proxies = {
+            name: (
+                port,
+                _agents_litellm.start(
+                    running.servers,
+                    running.folder,
+                    port,
+                    running.model_port,
+                    list(_AGENTS),
+                    granian=name == _GRANIAN,
+                ),
+            )
+            for name, port in zip((_LITELLM, _GRANIAN), free_ports(2), strict=True)
+        }
         found: dict[str, Any] = {"rounds": rounds}
         for model, at in ((AT_ONCE, AT_ONCE_EACH), (AFTER_20_MS, AT_ONCE_EACH[:1])):
-            peers = await _peers(running, within, model, litellm, port)
+            peers = await _peers(running, within, model, proxies)
             say(f"{model}: {rounds} rounds of {len(peers)} peers")
             for connections in at:
                 for peer in peers:
@@ -103,7 +115,7 @@ async def overhead(*, rounds: int, seconds: float) -> dict[str, Any]:
 
 
 async def _peers(
-    running: Stack, within: AsyncExitStack, model: str, litellm: psutil.Process, port: int
+    running: Stack, within: AsyncExitStack, model: str, proxies: dict[str, tuple[int, psutil.Process]]
 ) -> list[Peer]:
     """All who answer with that model's words, the direct way first."""
     agent, asked = _AGENTS[model], texts(_QUESTIONS)
@@ -123,13 +135,16 @@ async def _peers(
         lambda body: wanted in body and b'"degraded"' not in body,
         {"x-api-key": KEY},
     )
-    proxy = HttpLoad(
-        f"http://127.0.0.1:{port}/v1/chat/completions",
-        chats,
-        lambda body: wanted in body,
-        {"authorization": f"Bearer {_agents_litellm.KEY}"},
-    )
-    for load in (direct, execute, proxy):
+    litellm = {
+        name: HttpLoad(
+            f"http://127.0.0.1:{port}/v1/chat/completions",
+            chats,
+            lambda body: wanted in body,
+            {"authorization": f"Bearer {_agents_litellm.KEY}"},
+        )
+        for name, (port, _) in proxies.items()
+    }
+    for load in (direct, execute, *litellm.values()):
         await load.ready(_READY_S)
 
     client = await within.enter_async_context(
@@ -160,7 +175,7 @@ async def _peers(
         Peer("openai", CallLoad(by_openai)),
         Peer("run_task", CallLoad(by_grpc), {name: one for name, one in ours.items() if name != "gateway"}),
         Peer("execute", execute, ours),
-        Peer("litellm", proxy, {"litellm": litellm}),
+        *(Peer(name, load, {name: proxies[name][1]}) for name, load in litellm.items()),
     ]
 
 
@@ -182,21 +197,22 @@ def _chat(agent: str, model: str, question: str) -> bytes:
 
 def _figures(peers: Sequence[Peer]) -> dict[str, Any]:
     """Printed, and for the JSON line."""
-    direct, client, *ours, litellm = peers
+    direct, client, *others = peers
+    ours, litellm = others[:-2], others[-2:]
     for peer in peers:
         for connections in peer.taken:
             print(
-                f"{peer.name:9} at {connections:2}: p50 {peer.percentile_ms(connections, 50):8.3f} ms, "
+                f"{peer.name:15} at {connections:2}: p50 {peer.percentile_ms(connections, 50):8.3f} ms, "
                 f"p99 {peer.percentile_ms(connections, 99):8.3f} ms, {peer.rate(connections):8.1f}/s",
                 flush=True,
             )
         if peer.cpu_us:
             spent = ", ".join(f"{name} {statistics.median(each):.0f}" for name, each in peer.cpu_us.items())
-            print(f"{'':9} CPU of a request, µs: {spent}", flush=True)
+            print(f"{'':15} CPU of a request, µs: {spent}", flush=True)
     found: dict[str, Any] = {"peers": {peer.name: peer.told() for peer in peers}}
     first, last = AT_ONCE_EACH[0], AT_ONCE_EACH[-1]
     found["overhead_p50_ms"] = {}
-    for peer in (*ours, litellm):
+    for peer in others:
         over = {
             name: round(
                 statistics.median(
@@ -209,14 +225,17 @@ def _figures(peers: Sequence[Peer]) -> dict[str, Any]:
         }
         found["overhead_p50_ms"][peer.name] = over
         print(
-            f"{peer.name:9} p50 over direct {over['direct']:.3f} ms, over the official client "
+            f"{peer.name:15} p50 over direct {over['direct']:.3f} ms, over the official client "
             f"{over['openai']:.3f} ms"
         )
-    if last in litellm.taken:
+    if last in direct.taken:
         found["over_litellm"] = {}
         for peer in ours:
-            pairs = zip(peer.taken[last], litellm.taken[last], strict=True)
-            ratio = round(statistics.median(one.rate / other.rate for one, other in pairs), 2)
-            found["over_litellm"][peer.name] = ratio
-            print(f"{peer.name:9} at {last}: {ratio:.2f} times LiteLLM's requests a second", flush=True)
+            for other in litellm:
+                pairs = zip(peer.taken[last], other.taken[last], strict=True)
+                ratio = round(statistics.median(one.rate / theirs.rate for one, theirs in pairs), 2)
+                found["over_litellm"][f"{peer.name}/{other.name}"] = ratio
+                print(
+                    f"{peer.name:15} at {last}: {ratio:.2f} times the requests/s of {other.name}", flush=True
+                )
     return found

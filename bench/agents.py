@@ -1,11 +1,11 @@
 """Agents: what a run costs beside LiteLLM's proxy, what stays of very many runs, and whether limits hold.
 
 --overhead: the same model asked directly, as a run by /execute and by RunTask (gRPC), and through LiteLLM's
-proxy (PyPI, in .tools/litellm, made at the first use), in turns, with 1 and with 16 connections. "direct" is
-the bare client that loads all who speak HTTP; "openai" is the official client. The model is told the same by
-everybody. Ours checks a key, validates, limits, records each run when it is accepted and when it has ended in
-PostgreSQL with fsync on, and gives its outcome to feedback; LiteLLM checks a key and records nothing. Nothing
-is cached.
+proxy (PyPI, in .tools/litellm, made at the first use; on its usual server and on granian), in turns, with 1
+and with 16 connections. "direct" is the bare client that loads all who speak HTTP; "openai" is the official
+client. The model is told the same by everybody. Ours checks a key, validates, limits, records each run when
+it is accepted and when it has ended in PostgreSQL with fsync on, and gives its outcome to feedback; LiteLLM
+checks a key and records nothing. Nothing is cached.
 
 --memory: 100,000 runs, a tenth of them cancelled, half of those by hanging up and half by CancelRun; the
 memory, tasks and sockets of the process every 1,000, and what PostgreSQL says of each run.
