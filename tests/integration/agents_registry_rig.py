@@ -66,18 +66,20 @@ class Rig:
     bus: EventBus
     catalogue: Catalogue
     stub: Any
+    tenant: str = "default"
+    """Who asks, unless a test says otherwise."""
     news: asyncio.Condition = field(default_factory=asyncio.Condition)
     records: list[Record] = field(default_factory=list)
 
-    async def ask(self, method: str, request: Any, tenant: str = "default", name: str = "tester") -> Any:
+    async def ask(self, method: str, request: Any, tenant: str = "", name: str = "tester") -> Any:
         """Calls an RPC for somebody. Raises MeshErrors."""
-        token = principal.set_current(Principal(tenant, name=name))
+        token = principal.set_current(Principal(tenant or self.tenant, name=name))
         try:
             return await getattr(self.stub, method)(request, timeout=GUARD_S)
         finally:
             principal.reset_current(token)
 
-    async def create(self, spec: AgentSpec, tenant: str = "default", agent_id: str = "") -> str:
+    async def create(self, spec: AgentSpec, tenant: str = "", agent_id: str = "") -> str:
         request = pb.CreateAgentRequest(spec=spec, agent_id=agent_id)
         made: pb.CreateAgentResponse = await self.ask("CreateAgent", request, tenant)
         return made.agent_id

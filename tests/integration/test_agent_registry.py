@@ -1,5 +1,6 @@
 """Agents are data: every change is a version and an event, and no version is ever lost or changed."""
 
+import itertools
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -21,16 +22,20 @@ from services.mesh.errors import (
 )
 from tests.integration.agents_registry_rig import Rig, serving, spec_of, struct_of
 
+numbers = itertools.count(1)
+
 
 @pytest.fixture
-async def rig(database: str, tmp_path: Path) -> AsyncIterator[Rig]:
-    async with serving(database, tmp_path) as made:
+async def rig(module_database: str, tmp_path: Path) -> AsyncIterator[Rig]:
+    """One of a tenant that no other test has."""
+    async with serving(module_database, tmp_path) as made:
+        made.tenant = f"tenant-{next(numbers)}"
         yield made
 
 
-async def update(rig: Rig, agent: str, expected: int, spec: d.AgentSpec, tenant: str = "default") -> Any:
+async def update(rig: Rig, agent: str, expected: int, spec: d.AgentSpec) -> Any:
     request = pb.UpdateAgentRequest(agent_id=agent, expected_version=expected, spec=spec)
-    return await rig.ask("UpdateAgent", request, tenant)
+    return await rig.ask("UpdateAgent", request)
 
 
 async def delete(rig: Rig, agent: str, expected: int = 0) -> Any:
@@ -67,7 +72,7 @@ async def versions(rig: Rig, agent: str) -> list[d.AgentVersion]:
 class TestCreation:
     async def test_an_identity_is_made_from_the_tenant_and_the_name(self, rig: Rig) -> None:
         one = await rig.create(spec_of("night-shift"))
-        other = await rig.create(spec_of("night-shift"), tenant="other")
+        other = await rig.create(spec_of("night-shift"), tenant=f"not-{rig.tenant}")
         assert uuid.UUID(one).version == uuid.UUID(other).version == 5
         assert one != other
 
@@ -76,7 +81,7 @@ class TestCreation:
         one = await rig.create(spec)
         again = await rig.ask("CreateAgent", pb.CreateAgentRequest(spec=spec))
         assert (again.agent_id, again.duplicate) == (one, True)
-        assert len(await versions(rig, one)) == len(await rig.events("default", 1)) == 1
+        assert len(await versions(rig, one)) == len(await rig.events(rig.tenant, 1)) == 1
 
     async def test_what_was_created_counts_not_what_it_has_become(self, rig: Rig) -> None:
         one = await rig.create(spec_of(), agent_id="one")
@@ -167,7 +172,7 @@ class TestUpdates:
         assert (await update(rig, one, 1, spec)).duplicate
         assert (await get(rig, one)).version == 1
         await update(rig, one, 1, spec_of(description="now"))
-        assert [event.version for event in await rig.events("default", 2)] == [1, 2]
+        assert [event.version for event in await rig.events(rig.tenant, 2)] == [1, 2]
 
     async def test_an_agent_may_get_another_name_that_is_free(self, rig: Rig) -> None:
         one, two = await rig.create(spec_of("one")), await rig.create(spec_of("two"))
@@ -218,7 +223,7 @@ class TestReverts:
         assert (made.agent.version, made.agent.spec) == (3, spec_of(description="first"))
         newest = (await versions(rig, one))[0]
         assert (newest.change, newest.reverted_to) == (d.AGENT_CHANGE_REVERTED, 1)
-        event = (await rig.events("default", 3))[2]
+        event = (await rig.events(rig.tenant, 3))[2]
         assert (event.type, event.reverted_to) == ("agent.updated", 1)
 
     async def test_a_deleted_agent_comes_back(self, rig: Rig) -> None:
@@ -226,8 +231,8 @@ class TestReverts:
         await delete(rig, one)
         made = await revert(rig, one, 1)
         assert (made.agent.version, made.agent.HasField("deleted_at")) == (3, False)
-        assert rig.catalogue.find("default", "night-shift").version == 3
-        assert [event.type for event in await rig.events("default", 3)] == [
+        assert rig.catalogue.find(rig.tenant, "night-shift").version == 3
+        assert [event.type for event in await rig.events(rig.tenant, 3)] == [
             "agent.created",
             "agent.deleted",
             "agent.updated",
@@ -264,7 +269,7 @@ class TestCapabilities:
         assert not (await add(rig, one, "weather", timeout_s=2.5)).duplicate
         assert (await add(rig, one, "weather", timeout_s=2.5)).duplicate
         assert (await add(rig, one, "weather", 1)).duplicate
-        event = (await rig.events("default", 3))[2]
+        event = (await rig.events(rig.tenant, 3))[2]
         assert (event.type, event.capability_id, event.version) == ("agent.capability_added", "weather", 3)
         changed = (await versions(rig, one))[0].changes
         assert [(c.field, c.HasField("before"), c.after.struct_value["timeout_s"]) for c in changed] == [
@@ -373,7 +378,7 @@ class TestLists:
         names = [f"agent-{letter}" for letter in "ecadb"]
         for name in names:
             await rig.create(spec_of(name))
-        await rig.create(spec_of("not-mine"), tenant="other")
+        await rig.create(spec_of("not-mine"), tenant=f"not-{rig.tenant}")
         found, token = [], ""
         while True:
             page = await rig.ask("ListAgents", pb.ListAgentsRequest(page_size=2, page_token=token))
@@ -415,7 +420,7 @@ class TestLists:
     async def test_a_token_is_good_for_its_own_list_only(self, rig: Rig) -> None:
         for name in ("one", "two", "three"):
             await rig.create(spec_of(name))
-            await rig.create(spec_of(name), tenant="other")
+            await rig.create(spec_of(name), tenant=f"not-{rig.tenant}")
         await update(rig, "one", 1, spec_of("one", description="2"))
         token = (await rig.ask("ListAgents", pb.ListAgentsRequest(page_size=1))).next_page_token
         of_versions = pb.ListAgentVersionsRequest(agent_id="one", page_size=1)
@@ -423,13 +428,13 @@ class TestLists:
         assert token
         assert second
         wrong: list[tuple[str, Any, str]] = [
-            ("ListAgents", pb.ListAgentsRequest(page_token=token, show_deleted=True), "default"),
-            ("ListAgents", pb.ListAgentsRequest(page_token=token), "other"),
-            ("ListAgents", pb.ListAgentsRequest(page_token=second), "default"),
-            ("ListAgents", pb.ListAgentsRequest(page_token="ä?"), "default"),
-            ("ListAgents", pb.ListAgentsRequest(page_token=token[:-2]), "default"),
-            ("ListAgentVersions", pb.ListAgentVersionsRequest(agent_id="two", page_token=second), "default"),
-            ("ListAgentVersions", pb.ListAgentVersionsRequest(agent_id="one", page_token=token), "default"),
+            ("ListAgents", pb.ListAgentsRequest(page_token=token, show_deleted=True), rig.tenant),
+            ("ListAgents", pb.ListAgentsRequest(page_token=token), f"not-{rig.tenant}"),
+            ("ListAgents", pb.ListAgentsRequest(page_token=second), rig.tenant),
+            ("ListAgents", pb.ListAgentsRequest(page_token="ä?"), rig.tenant),
+            ("ListAgents", pb.ListAgentsRequest(page_token=token[:-2]), rig.tenant),
+            ("ListAgentVersions", pb.ListAgentVersionsRequest(agent_id="two", page_token=second), rig.tenant),
+            ("ListAgentVersions", pb.ListAgentVersionsRequest(agent_id="one", page_token=token), rig.tenant),
         ]
         for method, request, tenant in wrong:
             with pytest.raises(InvalidArgument) as raised:
@@ -440,10 +445,14 @@ class TestLists:
 
 class TestEvents:
     async def test_an_event_is_json_of_the_contract_under_the_agents_key(self, rig: Rig) -> None:
-        one = await rig.create(spec_of(), tenant="north")
-        await rig.events("north", 1)
-        (record,) = rig.records
-        assert (record.topic, record.key, record.event_id) == ("agent-lifecycle", one, f"north/{one}@1")
+        one = await rig.create(spec_of())
+        (event,) = await rig.events(rig.tenant, 1)
+        (record,) = [record for record in rig.records if record.event_id == event.event_id]
+        assert (record.topic, record.key, record.event_id) == (
+            "agent-lifecycle",
+            one,
+            f"{rig.tenant}/{one}@1",
+        )
         assert (record.type, record.content_type) == (
             "waymesh.agent.v1.AgentLifecycleEvent",
             "application/json",
@@ -451,11 +460,11 @@ class TestEvents:
         value = json.loads(record.value)
         assert value.pop("timestamp").endswith("Z")
         assert value == {
-            "event_id": f"north/{one}@1",
+            "event_id": f"{rig.tenant}/{one}@1",
             "type": "agent.created",
             "agent_id": one,
             "name": "night-shift",
-            "tenant": "north",
+            "tenant": rig.tenant,
             "version": 1,
             "capability_id": "",
             "reverted_to": 0,
@@ -473,7 +482,7 @@ class TestEvents:
             with pytest.raises(MeshError):
                 await change
         await delete(rig, one)
-        events = await rig.events("default", 3)
+        events = await rig.events(rig.tenant, 3)
         assert sorted((event.name, event.version, event.type) for event in events) == [
             ("one", 1, "agent.created"),
             ("one", 2, "agent.deleted"),
