@@ -52,9 +52,11 @@ class Figure:
     """A noun follows: it counts something, and is no measure without a unit."""
 
 
+# What may stand between a number and its unit: a space, marks of emphasis, a bracket, a word.
+_BEFORE_UNIT: Final = r"[*`\"]{0,3}(?:\s?(?:(?:more|extra|additional|full|whole|long)\s)?[*`(\[]{0,3}|-)"
 # Written forms, the longer first where one begins with another.
 _UNITS: Final = tuple(
-    (re.compile(rf"(?:[ \u00a0\u202f]?|-)(?:{pattern})", re.IGNORECASE), unit, scale)
+    (re.compile(rf"{_BEFORE_UNIT}(?:{pattern})", re.IGNORECASE), unit, scale)
     for pattern, unit, scale in (
         (r"%|per ?cent(?:age points?)?\b|percentage points?\b|pp\b", Unit.SHARE, 0.01),
         (r"km/h\b|kmh\b|kph\b|km per hour\b|kilomet(?:er|re)s? (?:per|an) hour\b", Unit.SPEED, 1.0),
@@ -85,6 +87,7 @@ _WORDY: Final = re.compile(
 )
 _ID: Final = re.compile(r"[^\W\d]\w*(?:-\w+)*|\d\w*(?:-\w+)*")
 _ORDINAL: Final = re.compile(r"(?:st|nd|rd|th)\b", re.IGNORECASE)
+_WORD_BEHIND: Final = re.compile(r"[^\W\d_]+(?![\w-])")
 _TIMES: Final = re.compile(r" ?(?:×|x\b)|[ -](?:times|fold)\b", re.IGNORECASE)
 _COMPACT: Final = re.compile(r"(\d{1,3})h(\d{2})(?:m|min)?\b", re.IGNORECASE)
 _LINE_MARKER: Final = re.compile(r"^[ \t]*\(?(\d{1,2})[.)](?=[ \t])", re.MULTILINE)
@@ -219,7 +222,10 @@ def _skipped(text: str, at: int) -> int | None:
     if _unit_at(text, end) is not None or _TIMES.match(text, end) is not None:
         return None
     ordinal = _ORDINAL.match(text, end)
-    return ordinal.end() if ordinal is not None else run.end()
+    if ordinal is not None:
+        return ordinal.end()
+    # 23minuti: a measure that is not known here is a number all the same.
+    return None if _WORD_BEHIND.match(text, end) is not None else run.end()
 
 
 def _number(text: str, at: int) -> Figure | None:

@@ -91,6 +91,8 @@ class Grounds:
             return False
         if figure.value in self._years and figure.step == 1.0:
             return True
+        if figure.value == 0 and any(abs(one.value / one.scale) < 0.5 for one in self._given.numbers):
+            return True  # nothing is nothing, in whatever unit
         if figure.unit is Unit.POSITION:
             return any(_is(figure, one) for one in self._by_unit.get(Unit.NONE, ()))
         for unit, given in self._by_unit.items():

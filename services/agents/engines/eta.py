@@ -128,7 +128,10 @@ def _range(one: EtaPrediction) -> str:
 
 def _between(quantiles: Quantiles) -> str:
     low, high = minutes(quantiles.p10_minutes), minutes(quantiles.p90_minutes)
-    return low if low == high else f"{low} to {high}"
+    if low == high:
+        return low
+    unit = " minutes"
+    return f"{low.removesuffix(unit) if high.endswith(unit) else low} to {high}"
 
 
 def _promise(one: EtaPrediction) -> str:

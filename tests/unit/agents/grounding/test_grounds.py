@@ -165,6 +165,20 @@ def test_items_of_a_list_may_be_counted_and_places_in_it_named() -> None:
     assert grounds.ungrounded("5 stops; stop 6") == ["5", "stop 6"]
 
 
+def test_nothing_is_nothing_in_any_unit() -> None:
+    assert Grounds({"lateness_minutes": 0.0}).ungrounded("0 minutes late, zero delay") == []
+    assert Grounds({"lateness_minutes": 4.0}).ungrounded("zero delay") == ["zero"]
+
+
+def test_an_answer_in_a_shape_is_looked_through_as_well() -> None:
+    shaped = (
+        '{"order_id": "456", "pickup_eta_minutes": 6, "delivery_eta_minutes": 23.4, "confidence_score": %s}'
+    )
+    source = EtaPrediction(order_id="456", pickup_eta_minutes=6.2, delivery_eta_minutes=23.4, confidence=0.82)
+    assert Grounds(source).ungrounded(shaped % "0.82") == []
+    assert Grounds(source).ungrounded(shaped % "0.91") == ["0.91"]
+
+
 def test_what_is_no_number_at_all_is_left_alone() -> None:
     assert Grounds({"a_minutes": float("nan"), "b_minutes": float("inf"), "c": True}).ungrounded("fine") == []
     assert Grounds().ungrounded("1 minute") == ["1 minute"]
