@@ -209,6 +209,26 @@ async def test_nobody_ends_the_runs_of_others_before_it_was_in_touch_for_the_len
     assert await sweeper.sweep() == 0
 
 
+async def test_a_leap_of_the_databases_clock_ends_no_runs(store: Store) -> None:
+    clock = Clock()
+    lease = Lease(store, clock=clock)
+    await lease.begin()
+    sweeper = Sweeper(store, lease)
+    await orphan(store)
+    for _ in range(6):
+        clock.now += 2
+        await lease._beat()
+    # Every lease has run out at once, as it seems, the sweeper's own among them.
+    await store.pool.execute("UPDATE processes SET expires_at = now() - interval '1 hour'")
+    assert await sweeper.sweep() == 0
+    await lease._beat()
+    assert await sweeper.sweep() == 0
+    for _ in range(5):
+        clock.now += 2
+        await lease._beat()
+    assert await sweeper.sweep() == 1
+
+
 async def test_a_lease_that_ran_out_unnoticed_is_renewed_and_nothing_is_lost(store: Store) -> None:
     lease, lost = Lease(store), []
     lease.on_lost(lost.append)
@@ -237,8 +257,7 @@ async def test_runs_of_a_process_without_a_lease_end_whenever_they_were_recorded
     runs = RunStore(store)
     await runs.accept(new_run("late"), uuid4())
     clock = Clock()
-    lease = Lease(store, lease_s=0.0, clock=clock)
-    sweeper = Sweeper(store, lease)
+    sweeper = Sweeper(store, Lease(store, lease_s=0.0, clock=clock))
     assert await sweeper.sweep() == 1
     assert await runs.get("other", "late") is None
     run = await runs.get("acme", "late")

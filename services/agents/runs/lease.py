@@ -28,10 +28,11 @@ _AGAIN_S: Final = 0.25
 _BEGIN: Final = """
 INSERT INTO processes (process_id, expires_at) VALUES ($1, clock_timestamp() + make_interval(secs => $2))
 """
-# Not now(): a statement that waited for a lock says how late it is.
+# Whether it had run out. Not now(): a statement that waited for a lock says how late it is.
 _RENEW: Final = """
+WITH before AS (SELECT expires_at < clock_timestamp() AS late FROM processes WHERE process_id = $1)
 UPDATE processes SET expires_at = clock_timestamp() + make_interval(secs => $2) WHERE process_id = $1
-RETURNING true
+RETURNING (SELECT late FROM before)
 """
 _END: Final = "DELETE FROM processes WHERE process_id = $1"
 
@@ -61,7 +62,10 @@ class Lease:
 
     @property
     def in_touch_s(self) -> float:
-        """For how long, in seconds, this process has been there and with the store without a break."""
+        """For how long, in seconds, this process has been there and with the store without a break.
+
+        A lease that had run out all the same is a break, too: then the clock of the database has leapt.
+        """
         now = self._clock()
         return 0.0 if now - self._last > self.lease_s / 2 else now - self._since
 
@@ -92,13 +96,13 @@ class Lease:
     async def _beat(self) -> float:
         """Seconds until the next one."""
         try:
-            renewed = await self._database.pool.fetchval(
+            late: bool | None = await self._database.pool.fetchval(
                 _RENEW, self.process_id, self.lease_s, timeout=self.lease_s / 2
             )
-            if renewed:
-                self._touched()
-            else:
+            if late is None:
                 await self._anew()
+            else:
+                self._touched(late=late)
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -119,8 +123,8 @@ class Lease:
         await self._database.pool.execute(_BEGIN, self.process_id, self.lease_s, timeout=self.lease_s / 2)
         self._touched()
 
-    def _touched(self) -> None:
+    def _touched(self, *, late: bool = False) -> None:
         now = self._clock()
-        if now - self._last > self.lease_s / 2:
+        if late or now - self._last > self.lease_s / 2:
             self._since = now
         self._last = now

@@ -67,6 +67,13 @@ class LiveRun:
         finally:
             self.waiting -= 1
 
+    async def recorded(self) -> None:
+        """Returns once the run is recorded: to be awaited before work does what cannot be undone.
+
+        Raises Unavailable if it cannot be; the work is ended then anyway.
+        """
+        await asyncio.shield(self.accepted)
+
     def start(self, task: "asyncio.Task[None]") -> None:
         """The task that does all of it."""
         self._task = task

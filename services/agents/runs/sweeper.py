@@ -8,6 +8,7 @@ is found, not by what was deleted, so a sweeper that dies half way leaves the re
 Who cannot reach the store cannot renew its lease, though it is alive. If the store was away for everybody,
 all leases have run out when it comes back; so nobody ends the runs of others before it has itself been in
 touch with the store for the length of a lease without a break, in which all who are alive have spoken again.
+The same holds when the clock of the database leaps and all leases seem to have run out, its own as well.
 """
 
 import asyncio
@@ -23,9 +24,11 @@ _log = logging.getLogger(__name__)
 
 _BATCH: Final = 500
 
-# Not its own: a process that looks for others is there itself.
+# Only while its own has not: if that has run out, too, the clock of the database has leapt.
 _EXPIRED: Final = """
-DELETE FROM processes WHERE expires_at < clock_timestamp() AND process_id <> $1 RETURNING process_id
+DELETE FROM processes WHERE expires_at < clock_timestamp()
+  AND EXISTS (SELECT FROM processes WHERE process_id = $1 AND expires_at > clock_timestamp())
+RETURNING process_id
 """
 _ORPHANS: Final = """
 SELECT id, run_id FROM runs r
