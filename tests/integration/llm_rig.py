@@ -91,7 +91,7 @@ class Book:
 
     def is_even(self) -> bool:
         """Whether each hold was settled, and once."""
-        return not self.held and [hold for hold, _, _ in self.settled] == sorted(range(1, self.reserved + 1))
+        return not self.held and sorted(hold for hold, _, _ in self.settled) == [*range(1, self.reserved + 1)]
 
 
 class Pieces:
