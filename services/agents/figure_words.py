@@ -26,6 +26,7 @@ _TENS: Final = {
     "ninety": 90,
 }
 _BIG: Final = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 1_000_000}
+_MOST: Final = 10**15
 _DIGIT_WORDS: Final = "|".join(list(_ONES)[1:10])
 _LONGEST_FIRST: Final = "|".join(sorted(_ONES, key=len, reverse=True))
 _SMALL: Final = rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{_DIGIT_WORDS}))?|{_LONGEST_FIRST})"
@@ -54,4 +55,6 @@ def value_of(words: str) -> float:
                 total, part = total + max(part, 1) * big, 0
             else:
                 part = max(part, 1) * big
+            # `hundred hundred hundred …` has no end.
+            total, part = min(total, _MOST), min(part, _MOST)
     return float(total + part)

@@ -4,7 +4,9 @@ Ids such as `order_456`, labels such as `P90` and places in a list (`2.` at the 
 stop`, `3rd`) are no numbers.
 """
 
+import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -85,13 +87,17 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![\w-])
 _WORDY: Final = re.compile(
     r"[^\W\d][^\W_]*-(?=\d+(?:\.\d+)?-(?:minutes?|mins?|hours?|km|m|seconds?|%)\b)", re.I
 )
-_ID: Final = re.compile(r"[^\W\d]\w*(?:-\w+)*|\d\w*(?:-\w+)*")
+# No id has more parts; without a bound, a text of nothing else is read again from each part on.
+_PARTS: Final = r"(?:-\w+){0,16}"
+_ID: Final = re.compile(rf"[^\W\d_]\w*{_PARTS}|\d\w*{_PARTS}")
 _ORDINAL: Final = re.compile(r"(?:st|nd|rd|th)\b", re.IGNORECASE)
 _WORD_BEHIND: Final = re.compile(r"[^\W\d_]+(?![\w-])")
 _TIMES: Final = re.compile(r" ?(?:×|x\b)|[ -](?:times|fold)\b", re.IGNORECASE)
 _COMPACT: Final = re.compile(r"(\d{1,3})h(\d{2})(?:m|min)?\b", re.IGNORECASE)
 _LINE_MARKER: Final = re.compile(r"^[ \t]*\(?(\d{1,2})[.)](?=[ \t])", re.MULTILINE)
-_RUN: Final = re.compile(r"(\w+)(?:-\w+)*")
+_RUN: Final = re.compile(rf"(\w+){_PARTS}")
+_EMPHASIS: Final = re.compile(r"_+")
+_MOST_DIGITS: Final = 300
 _DIGIT: Final = re.compile(r"[\d½¼¾⅓⅔⅛]")
 _POSITION: Final = re.compile(
     r"\b(?:step|stop|option|alternative|leg|plan|route)s? (?:no\. ?|number |#)?"
@@ -116,12 +122,13 @@ _TWICE: Final = re.compile(
     re.I,
 )
 _LINK: Final = re.compile(
-    r"\s*(?:,|/|~|\.{2,3}|…|-|–|—|\b(?:to|and|or|through|until|till)\b)?"
-    r"(?:\s*\b(?:and|or|to|about|around|roughly|nearly|almost|up to|at (?:most|least)|even)\b)*\s*\Z"
+    r"[^\S\n]*(?:,|/|~|\.{2,3}|…|-|–|—|\b(?:to|and|or|through|until|till)\b)?"
+    r"(?:[^\S\n]*\b(?:and|or|to|about|around|roughly|nearly|almost|up to|at (?:most|least)|even)\b)*"
+    r"[^\S\n]*\Z"
 )
 _TOGETHER: Final = re.compile(r"(?:,? and |, ?| |)\Z")
 _FUNCTION_WORD: Final = re.compile(
-    r"[\s\"']*(?:[^\w\s\"'(]|\(|\Z|(?:and|to|or|for|at|in|with|on|is|as|of|from|by|until|before|after|if|but|when"
+    r"(?:[^\S\n]|[\"'])*(?:\n|[^\w\s\"'(]|\(|\Z|(?:and|to|or|for|at|in|with|on|is|as|of|from|by|until|before|after|if|but|when"
     r"|while|so|because|since|that|than|instead|rather|against|per)\b)"
 )
 _INHERITED: Final = frozenset(
@@ -153,6 +160,14 @@ def _scan(text: str, place: int) -> Iterator[Figure]:
     at = 0
     while (run := _RUN.search(text, at)) is not None:
         at = run.start()
+        emphasis = _EMPHASIS.match(text, at)
+        if emphasis is not None:  # _12_
+            at = emphasis.end()
+            continue
+        if not run[0].isascii() and (odd := _odd(run)) is not None:
+            yield odd
+            at = odd.end
+            continue
         if _DIGIT.search(run[0]) is None and run[1].lower() not in _TRIGGERS:
             # `twenty-five` begins with a trigger; what has none at its head has none in it.
             at = run.end()
@@ -173,6 +188,15 @@ def _scan(text: str, place: int) -> Iterator[Figure]:
                 end = read
                 break
         at = end if end > at else run.end(1)
+
+
+def _odd(run: re.Match[str]) -> Figure | None:
+    """Digits that are none of ours, such as ⁷ and ⑦: a number that nobody can have given."""
+    for place, char in enumerate(run[0]):
+        if char not in _VULGAR and unicodedata.category(char) in ("No", "Nl"):
+            start = run.start() + place
+            return Figure(char, start, start + 1, math.inf, 1.0)
+    return None
 
 
 def _is_word(char: str) -> bool:
@@ -215,6 +239,7 @@ def _skipped(text: str, at: int) -> int | None:
     if (
         end == len(text)
         or not _is_word(text[end])
+        or (text[end] == "_" and not text[end + 1 : end + 2].isalpha())
         or text[end] in _VULGAR
         or _COMPACT.match(text, at) is not None
     ):
@@ -240,7 +265,8 @@ def _number(text: str, at: int) -> Figure | None:
         return None
     digits = match[0].replace(",", "").replace("\u00a0", "").replace("\u202f", "")
     mantissa, _, exponent = digits.lower().partition("e")
-    step = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+    power = int(exponent or 0) - len(mantissa.partition(".")[2])
+    step = 10.0**power if power < _MOST_DIGITS else 1.0  # what is larger is infinite, and nobody's
     end = match.end()
     if end < len(text) and text[end] in _VULGAR:  # 2½
         return _measured(text, at, end + 1, float(digits) + _VULGAR[text[end]], 0.01)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 _LOOK_AHEAD: Final = 40
 # Text before the part that is not let go yet that is read along, at most, so that words keep their sense.
 _LOOK_BACK: Final = 200
+# More text than this is not held back: it is not looked at any more.
+_MOST_HELD: Final = 600
 _STOP: Final = re.compile(r"\n|[.!?;](?=\s)")
 _LAST_WORD: Final = re.compile(r"\S*\Z")
 # So may a number begin: `an hour`, `two and a half hours`, `half past seven`.
@@ -41,10 +43,17 @@ class Guard:
         return Guard(self._grounds)
 
     def feed(self, piece: str) -> str:
-        """The part that may be shown now, maybe nothing. Raises Ungrounded at a number nobody gave."""
+        """The part that may be shown now, maybe nothing.
+
+        Raises Ungrounded at a number nobody gave, and where no end of a number comes for too long.
+        """
         self._text += piece
         figures = self._figures()
-        return self._release(figures, self._settled(figures))
+        settled = self._settled(figures)
+        if len(self._text) - settled > _MOST_HELD:
+            # Numbers without end, each of which may still become part of another: read anew at every piece.
+            raise Ungrounded(self._text[settled:][:_LOOK_AHEAD])
+        return self._release(figures, settled)
 
     def finish(self) -> str:
         """The rest, when no more will come. Raises Ungrounded."""
@@ -78,7 +87,8 @@ class Guard:
         if opening is not None:
             settled = begin + opening.start()
         for start, end, _ in reversed(figures):
-            stop = _STOP.search(text, end)
+            # A unit may stand on the next line.
+            stop = _STOP.search(text, end + (text[end : end + 1] == "\n"))
             sure = stop is not None and (settled >= stop.end() or settled > end + _LOOK_AHEAD)
             if (not sure and settled < end + _LOOK_AHEAD) or settled < end:
                 settled = min(settled, start)
