@@ -48,6 +48,8 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _STREAM: Final = "/waymesh.agent.v1.AgentService/StreamRun"
 # No setting and no agent lets a run take longer. In seconds.
 _LONGEST_RUN_S: Final = 60.0
+# Of what a model says at once, tool calls and JSON included. A longer text is no answer anyway.
+_MAX_ANSWER_BYTES: Final = 128 << 10
 # Of the cache of models' answers; how many bytes they may take is a setting.
 _CACHE_ENTRIES: Final = 10_000
 
@@ -159,6 +161,7 @@ def _models(settings: AgentsSettings) -> ModelsConfig:
         cache_entries=_CACHE_ENTRIES if settings.cache_mib and settings.cache_ttl_s else 0,
         cache_bytes=settings.cache_mib << 20,
         cache_ttl_s=settings.cache_ttl_s,
+        max_answer_bytes=_MAX_ANSWER_BYTES,
     )
 
 
