@@ -143,6 +143,41 @@ async def test_callers_who_give_back_make_room_and_no_moment_is_above_the_limit(
     await second.close()
 
 
+async def test_processes_that_spend_from_many_budgets_never_wait_in_a_circle(
+    database: str, store: Store
+) -> None:
+    second = await Store.open(database, schema="agents", migrations=MIGRATIONS)
+    both = [Budgets(one, uuid4) for one in (store, second)]
+    agents = [f"agent-{n}" for n in range(12)]
+    took = dict.fromkeys(agents, 0)
+
+    async def call(n: int) -> None:
+        chance, budgets = random.Random(n), both[n % 2]
+        for _ in range(6):
+            agent = chance.choice(agents)
+            # No key: its row would be locked first, and whoever waits there waits for all.
+            account = budgets.account("acme", "run", [of_agent(Limit(10**9), agent)], Limit())
+            hold = await account.reserve(10, 1)
+            await asyncio.sleep(0)
+            await account.settle(hold, 5, 1)
+            took[agent] += 5
+            # And as runs do at their end, where there is no limit.
+            few = chance.sample(agents, 3)
+            budgets.book([Booking(BudgetKind.AGENT, "acme", name, "x", 1, 0) for name in few])
+            for name in few:
+                took[name] += 1
+
+    await asyncio.gather(*(call(n) for n in range(60)))
+    for one in both:
+        await one.settled()
+        await one.close()
+    assert {name: one[0] for name, one in (await spent(store)).items()} == took
+    assert not await store.pool.fetchval(
+        "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    )
+    await second.close()
+
+
 async def test_all_budgets_or_none(store: Store, budgets: Budgets) -> None:
     account = budgets.account("acme", "run", [of_key(Limit(1_000, None)), of_agent(Limit(50, None))], Limit())
     with pytest.raises(ResourceExhausted) as refused:

@@ -32,8 +32,8 @@ CREATE INDEX holds_by_process ON holds (process_id);
 -- A limit is NULL where there is none; key or agent is empty where nothing is to be set aside from it. For each
 -- that asks to set aside: 0 if it may, else what was in the way: 1, 2 money and tokens of the key, 3, 4 of the
 -- agent. A hold that is there already stays as it is, and one that is not there is settled already: the same
--- again changes nothing. Rows of holds are locked before those of spending, and those in the order of their key,
--- so that processes wait for each other and never in a circle.
+-- again changes nothing. Rows of holds are locked before those of spending, and those all at once in the order of
+-- their key, as everybody does who writes them: processes wait for each other and never in a circle.
 CREATE FUNCTION settle_and_reserve(
   settled uuid[], settled_nano_usd bigint[], settled_tokens bigint[],
   process uuid, today date,
@@ -46,6 +46,24 @@ DECLARE
   answer smallint;
 BEGIN
   today := coalesce(today, (now() AT TIME ZONE 'UTC')::date);
+
+  WITH mine AS MATERIALIZED (
+    SELECT day, tenant, key, agent_id FROM holds WHERE hold_id = ANY(settled) ORDER BY hold_id FOR UPDATE
+  ), touched AS (
+    SELECT day, tenant, 1 AS kind, key AS name, '' AS label FROM mine
+    UNION ALL
+    SELECT day, tenant, 2, agent_id, '' FROM mine
+    UNION ALL
+    SELECT today, tenant, 1, name, label FROM unnest(tenants, keys, key_labels) AS k (tenant, name, label)
+    UNION ALL
+    SELECT today, tenant, 2, name, label FROM unnest(tenants, agents, agent_labels) AS a (tenant, name, label)
+  )
+  INSERT INTO spending AS s (day, tenant, kind, name, label)
+  SELECT day, tenant, kind, name, max(label) FROM touched WHERE name <> ''
+  GROUP BY day, tenant, kind, name ORDER BY day, tenant, kind, name
+  -- What is there is locked, whether or not its label changes.
+  ON CONFLICT (day, tenant, kind, name) DO UPDATE SET label = excluded.label
+    WHERE excluded.label <> '' AND excluded.label <> s.label;
 
   IF cardinality(settled) > 0 THEN
     WITH given AS (
@@ -63,35 +81,15 @@ BEGIN
       SELECT day, tenant, kind, name, sum(nano_usd) AS nano_usd, sum(tokens) AS tokens,
         sum(took_nano_usd) AS took_nano_usd, sum(took_tokens) AS took_tokens
       FROM parts GROUP BY day, tenant, kind, name
-    ), held AS (
-      SELECT g.* FROM sums g JOIN spending s USING (day, tenant, kind, name)
-      ORDER BY day, tenant, kind, name FOR NO KEY UPDATE OF s
     )
     UPDATE spending s SET
       spent_nano_usd = s.spent_nano_usd + g.took_nano_usd,
       spent_tokens = s.spent_tokens + g.took_tokens,
       reserved_nano_usd = s.reserved_nano_usd - g.nano_usd,
       reserved_tokens = s.reserved_tokens - g.tokens
-    FROM held g
+    FROM sums g
     WHERE (s.day, s.tenant, s.kind, s.name) = (g.day, g.tenant, g.kind, g.name);
   END IF;
-
-  IF cardinality(ids) = 0 THEN
-    RETURN answers;
-  END IF;
-  INSERT INTO spending (day, tenant, kind, name, label)
-  SELECT today, tenant, kind, name, max(label) FROM (
-    SELECT tenant, 1 AS kind, name, label FROM unnest(tenants, keys, key_labels) AS k (tenant, name, label)
-    UNION ALL
-    SELECT tenant, 2, name, label FROM unnest(tenants, agents, agent_labels) AS a (tenant, name, label)
-  ) AS wanted WHERE name <> '' GROUP BY tenant, kind, name ORDER BY tenant, kind, name
-  ON CONFLICT DO NOTHING;
-  PERFORM FROM spending s
-  WHERE day = today AND (tenant, kind, name) IN (
-    SELECT tenant, 1, name FROM unnest(tenants, keys) AS k (tenant, name)
-    UNION ALL
-    SELECT tenant, 2, name FROM unnest(tenants, agents) AS a (tenant, name)
-  ) ORDER BY day, tenant, kind, name FOR NO KEY UPDATE;
 
   FOR n IN 1 .. cardinality(ids) LOOP
     SELECT coalesce(min(CASE
