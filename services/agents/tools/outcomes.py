@@ -61,7 +61,7 @@ def _row(event: OutcomeEvent) -> dict[str, Any]:
     """An outcome without ids, input, output and messages, which may be about anybody."""
     row: dict[str, Any] = {
         "timestamp": shapes.when(event.timestamp),
-        "status": OutcomeStatus.Name(event.status).removeprefix("OUTCOME_STATUS_").lower(),
+        "status": shapes.label(OutcomeStatus, event.status, "OUTCOME_STATUS_"),
         "duration_ms": event.duration_ms,
     }
     named = {"action_type": event.action_type, "error_type": event.error_type}

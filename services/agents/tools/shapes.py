@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.eta.v1.eta_pb2 import EtaPrediction, Quantiles
 from waymesh.feedback.v1.delivery_pb2 import LegKind
 from waymesh.gps.v1.location_pb2 import Location
-from waymesh.order.v1.order_pb2 import Order
+from waymesh.order.v1.order_pb2 import Order, OrderStatus
 from waymesh.route.v1.allocation_pb2 import Allocation
 from waymesh.route.v1.route_pb2 import RoutePlan, Stop, StopKind
 
@@ -28,6 +28,15 @@ def when(time: Timestamp) -> str | None:
     return datetime.fromtimestamp(time.seconds, UTC).isoformat().removesuffix("+00:00") + "Z"
 
 
+def label(enum: Any, value: int, prefix: str) -> str:
+    """A value of an enum as contracts write it; `unspecified` for those of newer peers."""
+    try:
+        name: str = enum.Name(value)
+    except ValueError:
+        return "unspecified"
+    return name.removeprefix(prefix).lower()
+
+
 def place(location: Location) -> dict[str, float]:
     """A place in degrees."""
     return {"lat": round(location.lat, 6), "lon": round(location.lon, 6)}
@@ -37,7 +46,7 @@ def order(one: Order, scope: Scope) -> dict[str, Any]:
     """An order that the run may see."""
     told: dict[str, Any] = {
         "order_id": scope.shown_order(one.order_id),
-        "status": _name(one, "status"),
+        "status": label(OrderStatus, one.status, "ORDER_STATUS_"),
         "pickup": place(one.pickup),
         "dropoff": place(one.dropoff),
         "placed_at": when(one.placed_at),
@@ -138,7 +147,7 @@ def prediction(one: EtaPrediction, scope: Scope) -> dict[str, Any]:
         "factors": [{"name": each.name, "minutes": each.minutes} for each in one.factors],
         "legs": [
             {
-                "kind": LegKind.Name(leg.kind).removeprefix("LEG_KIND_").lower(),
+                "kind": label(LegKind, leg.kind, "LEG_KIND_"),
                 "minutes": leg.minutes,
                 "distance_m": leg.distance_m,
             }
@@ -161,7 +170,3 @@ def prediction(one: EtaPrediction, scope: Scope) -> dict[str, Any]:
 
 def _quantiles(one: Quantiles) -> dict[str, float]:
     return {"p10_minutes": one.p10_minutes, "p50_minutes": one.p50_minutes, "p90_minutes": one.p90_minutes}
-
-
-def _name(message: Any, field: str) -> Any:
-    return json_codec.to_dict(message)[field]

@@ -16,6 +16,7 @@ from waymesh.route.v1.route_service_pb2 import GetOrderRequest
 
 from services.agents.tools.desk import Desk
 from services.agents.tools.orders import learn
+from services.agents.tools.shapes import label
 from services.agents.tools.signature import OrderId
 from services.mesh import deadline
 from services.mesh.errors import FieldViolation, InvalidArgument
@@ -165,7 +166,7 @@ def _statistics(found: Sequence[DeliveryOutcome]) -> dict[str, Any]:
     for one in found:
         for leg in one.legs:
             if leg.HasField("actual_minutes"):
-                name = LegKind.Name(leg.kind).removeprefix("LEG_KIND_").lower()
+                name = label(LegKind, leg.kind, "LEG_KIND_")
                 legs.setdefault(name, []).append(leg.actual_minutes)
     inside = sum(one.p10_minutes <= one.actual_minutes <= one.p90_minutes for one in found)
     near = sum(abs(error) <= _EARLY_ENOUGH_MIN for error in errors)

@@ -106,3 +106,130 @@ def test_a_long_stream_costs_no_more_at_its_end() -> None:
     guard = Guard(Grounds(SOURCE))
     told = "".join(guard.feed("some words and 12 minutes. ") for _ in range(2000)) + guard.finish()
     assert told == "some words and 12 minutes. " * 2000
+
+
+_WORDS = st.sampled_from(
+    [
+        *(
+            "12",
+            "72",
+            "1",
+            "4",
+            "456",
+            "19:42",
+            "1.2",
+            "82",
+            "13",
+            "0.82",
+            "twenty",
+            "seventy-two",
+            "90",
+            "21",
+        ),
+        *(
+            " ",
+            " ",
+            " ",
+            " ",
+            " ",
+            ", ",
+            ". ",
+            ".\n",
+            "\n",
+            "-",
+            "–",
+            " to ",
+            " and ",
+            "**",
+            "(",
+            ")",
+            ":",
+            "%",
+            "/",
+        ),
+        *(
+            "minutes",
+            " minutes",
+            " min",
+            " h ",
+            "hours",
+            "km",
+            " m",
+            "an hour",
+            " and a half",
+            "half",
+            "past",
+            "pm",
+        ),
+        *(
+            "order ",
+            "courier ",
+            "stops",
+            "stop ",
+            "1. ",
+            "2. ",
+            "November",
+            "the way is good",
+            "more ",
+            "first",
+        ),
+    ]
+)
+
+
+_FIGURES = st.sampled_from(
+    [
+        *(
+            "12 minutes",
+            "1 h 12 min",
+            "82%",
+            "19:42",
+            "7:42 pm",
+            "1.2 km",
+            "4 stops",
+            "an hour and a half",
+            "order 456",
+        ),
+        *(
+            "seventy-two minutes",
+            "12",
+            "72 min",
+            "1,234 m",
+            "four stops",
+            "21 November",
+            "0.82",
+            "1 hour",
+            "1. ",
+            "2. ",
+        ),
+        *(
+            " ",
+            " ",
+            " ",
+            ", ",
+            ". ",
+            ".\n",
+            "\n",
+            " to ",
+            " and ",
+            "–",
+            "the way is good and the courier is on it ",
+        ),
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(st.lists(_WORDS, max_size=30), st.lists(_FIGURES, max_size=20)).map("".join),
+    st.lists(st.integers(0, 400), max_size=30),
+)
+def test_a_stream_is_judged_as_the_whole_text_is(text: str, cuts: list[int]) -> None:
+    wrong = Grounds(SOURCE).ungrounded(text)
+    try:
+        told = shown(text, cuts)
+    except Ungrounded:
+        assert wrong != []
+    else:
+        assert told == text
+        assert wrong == []

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.eta.v1.eta_pb2 import Factor, Leg
 from waymesh.eta.v1.eta_service_pb2 import BatchPredictEtaResponse, BatchPredictEtaResult
 from waymesh.eta.v1.travel_time_pb2 import GetTravelTimesRequest, GetTravelTimesResponse
@@ -270,6 +271,16 @@ async def test_an_order_is_told_with_its_times_and_window() -> None:
     assert told["driver_id"] == "driver_1"
     assert told["context"] == {"weather": "rain"}
     assert told["merchant_id"] == "m-1"
+
+
+async def test_values_that_only_newer_peers_know_are_told_as_not_specified() -> None:
+    mesh = Mesh()
+    order = an_order(status=99, placed_at=Timestamp(seconds=10**15))
+    mesh.route.answers["GetOrder"] = GetOrderResponse(order=order)
+    outcome = await mesh.use("get_order", '{"order_id":"order_1"}', SCOPE)
+    assert outcome.result is not None
+    assert outcome.result["order"]["status"] == "unspecified"
+    assert outcome.result["order"]["placed_at"] is None
 
 
 async def test_an_empty_order_is_told_as_well() -> None:
