@@ -25,7 +25,8 @@ def engine_text(text: str, others: Iterable[str] = ()) -> str:
     for pattern, instead in _NAMING:
         text = pattern.sub(instead, text)
     for other in sorted(others, key=len, reverse=True):
-        if other:
-            text = re.sub(rf"(?<!\w){re.escape(other)}(?!\w)", "another", text)
+        # An id such as `12` or `min` is as well a part of what is said; where ids stand is seen to above.
+        if any(char.isalpha() for char in other) and any(char.isdigit() or char in "_-" for char in other):
+            text = re.sub(rf"(?<![\w.]){re.escape(other)}(?!\w)", "another", text)
     text = text.strip()
     return text if cleaned(text, _MAX_CHARS, "NFC") == text else ""
