@@ -153,6 +153,15 @@ async def test_a_breaker_opens_on_the_fifth_failure_and_the_model_is_passed_over
     assert len(mock_openai.asked(FIRST)) == 5
 
 
+async def test_an_outage_is_met_by_few_calls_however_many_ask(mock_openai: MockOpenAI):
+    mock_openai.always(DOWN, FIRST)
+    async with models(mock_openai, max_concurrent_calls=16) as asked:
+        replies = await asyncio.gather(*(asked.complete(request()) for _ in range(200)))
+    assert {reply.model for reply in replies} == {SECOND}
+    # Those that were under way when the fifth failed, and no more.
+    assert len(mock_openai.asked(FIRST)) <= 4 + 16
+
+
 async def test_after_a_minute_one_probe_goes_to_the_model_and_closes_its_breaker(mock_openai: MockOpenAI):
     clock = Clock()
     mock_openai.queue(FIRST, *[DOWN] * 5)

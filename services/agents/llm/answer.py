@@ -14,6 +14,8 @@ from services.mesh.redact import redact_text
 BYTES_PER_TOKEN: Final = 4
 # More tools at once than anybody has; an index beyond would make a list of its size.
 _MOST_CALLS: Final = 256
+# Tokens that a call may take; more is a fault of the server.
+_COUNTS: Final = range(10**9)
 
 # Codes, types and names of parameters, as `rate_limit_exceeded` and `messages[0].content`.
 _WORD: Final = re.compile(r"[a-z][a-z0-9_.\[\]]{0,47}")
@@ -155,7 +157,7 @@ class Answer:
         usage = body.get("usage")
         if isinstance(usage, dict):
             sent, made = usage.get("prompt_tokens"), usage.get("completion_tokens")
-            if type(sent) is int and type(made) is int and sent >= 0 and made >= 0:
+            if isinstance(sent, int) and isinstance(made, int) and sent in _COUNTS and made in _COUNTS:
                 self.tokens = Tokens(sent, made)
 
     def _count(self, text: str) -> None:

@@ -33,6 +33,7 @@ class ModelsConfig:
     def limit_field(self) -> str:
         """What the limit of an answer's tokens is called.
 
-        OpenAI's newer models refuse `max_tokens`; most other servers know nothing else.
+        OpenAI's newer models, at home and at Azure, refuse `max_tokens`; most others know nothing else.
         """
-        return "max_completion_tokens" if "api.openai.com" in self.base_url else "max_tokens"
+        newer = any(host in self.base_url for host in ("api.openai.com", "openai.azure.com"))
+        return "max_completion_tokens" if newer else "max_tokens"

@@ -26,6 +26,8 @@ _LOG: Final = logging.getLogger(__name__)
 
 # What a caller needs for an answer of its own, in seconds.
 RESERVE_S: Final = 0.5
+# What ends while the process does.
+_CLOSE_S: Final = 5.0
 # Models take seconds; a shorter budget that has passed says nothing of them until they have been seen.
 _BREAKER: Final = BreakerPolicy(usual_s=3.0)
 # Agents name models; not so many that this would matter, unless somebody means to.
@@ -136,9 +138,9 @@ class LanguageModels:
         return breaker
 
     async def close(self) -> None:
-        """Waits for what has to be finished and ends all connections."""
-        while self._finishing:
-            await asyncio.wait(self._finishing)
+        """Waits for what has to be finished, but not for ever, and ends all connections."""
+        if self._finishing:
+            await asyncio.wait(self._finishing, timeout=_CLOSE_S)
         if self._means is not None:
             await self._means.transport.close()
 

@@ -188,6 +188,7 @@ def test_more_than_the_limit_is_not_kept():
 
 def test_what_it_took_is_as_the_server_says_or_is_estimated():
     assert whole(Script(usage=(7, 3))).estimate(400, 2000) == Tokens(7, 3)
+    assert whole(Script(usage=(10**18, 3))).tokens is None  # no figure to reckon with
     unsaid = whole(Script(text="x" * 40, fault=Fault.NO_USAGE))
     assert unsaid.estimate(400, 2000) == Tokens(100, 10, estimated=True)
     assert unsaid.estimate(400, 5) == Tokens(100, 5, estimated=True)
