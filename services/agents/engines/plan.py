@@ -59,7 +59,7 @@ def _who(plan: DeliveryPlan) -> str:
         told += f", at the door in {minutes(plan.prediction.delivery_eta_minutes)}"
     others = {other.driver_id for other in allocation.alternative_drivers}
     why = engine_text(allocation.reasoning[0], others) if allocation.reasoning else ""
-    return f"{told} ({why})" if why else told
+    return f"{told}; route's reason: {why}" if why else told
 
 
 def _waiting(plans: Sequence[DeliveryPlan]) -> list[str]:

@@ -15,6 +15,7 @@ _NAMING: Final = (
     (re.compile(r"^.*(?= would be -?[\d.]+ min of work cheaper but is needed)", re.S), "another courier"),
 )
 _MAX_CHARS: Final = 300
+_WORD: Final = re.compile(r"[^\W\d_]{2}")
 
 
 def engine_text(text: str, others: Iterable[str] = ()) -> str:
@@ -29,4 +30,5 @@ def engine_text(text: str, others: Iterable[str] = ()) -> str:
         if any(char.isalpha() for char in other) and any(char.isdigit() or char in "_-" for char in other):
             text = re.sub(rf"(?<![\w.]){re.escape(other)}(?!\w)", "another", text)
     text = text.strip()
-    return text if cleaned(text, _MAX_CHARS, "NFC") == text else ""
+    own = _WORD.search(text) is not None and cleaned(text, _MAX_CHARS, "NFC") == text
+    return text if own else ""

@@ -180,13 +180,13 @@ def test_a_plan_is_judged() -> None:
     )
     assert text == (
         "Courier driver_1 carries order o-1, a match of 88.5, at the pickup at 19:36 UTC, at the door in"
-        " 23 minutes (at the pickup in 6.0 min). Courier driver_1 carries order o-2, a match of 88.5, at"
-        " the pickup at 19:36 UTC (at the pickup in 6.0 min). Order o-3 has no courier: no courier"
-        " within reach. Promised windows at risk: order o-1 with a chance of 30% to keep it. On these"
-        " routes late are order o-2 by 4.2 minutes. Long waits: courier driver_1 stands 7.5 minutes for"
-        " order o-1. Everything hangs on courier driver_1: a delay there is a delay for all these"
-        " orders. The way of courier driver_1 takes 33 minutes for 8.2 km. When it arrives is not known"
-        " for order o-2."
+        " 23 minutes; route's reason: at the pickup in 6.0 min. Courier driver_1 carries order o-2, a"
+        " match of 88.5, at the pickup at 19:36 UTC; route's reason: at the pickup in 6.0 min. Order o-3"
+        " has no courier: no courier within reach. Promised windows at risk: order o-1 with a chance of"
+        " 30% to keep it. On these routes late are order o-2 by 4.2 minutes. Long waits: courier"
+        " driver_1 stands 7.5 minutes for order o-1. Everything hangs on courier driver_1: a delay there"
+        " is a delay for all these orders. The way of courier driver_1 takes 33 minutes for 8.2 km. When"
+        " it arrives is not known for order o-2."
     )
 
 
