@@ -28,6 +28,8 @@ from tests.integration.agent_runs_rig import GUARD_S, MIGRATIONS, Held, answer, 
 
 KEY = "0123456789ab"
 ROOT = Path(__file__).parents[2]
+# In the place of a table: whoever asks it loses the connection.
+AWAY = "CREATE VIEW spending AS SELECT * FROM away WHERE pg_terminate_backend(pg_backend_pid())"
 
 
 @pytest.fixture(autouse=True)
@@ -353,9 +355,7 @@ async def test_a_call_is_settled_though_the_store_was_away(store: Store, budgets
     account = budgets.account("acme", "run", [of_key(Limit(100, None))], Limit())
     hold = await account.reserve(60, 5)
     await store.pool.execute("ALTER TABLE spending RENAME TO away")
-    await store.pool.execute(
-        "CREATE VIEW spending AS SELECT * FROM away WHERE pg_terminate_backend(pg_backend_pid())"
-    )
+    await store.pool.execute(AWAY)
     await account.settle(hold, 12, 3)
     with pytest.raises(Unavailable):
         await account.reserve(1, 1)
@@ -363,6 +363,34 @@ async def test_a_call_is_settled_though_the_store_was_away(store: Store, budgets
     await store.pool.execute("ALTER TABLE away RENAME TO spending")
     await budgets.settled()
     assert await spent(store) == {KEY: (12, 3, 0, 0)}
+
+
+async def test_what_cannot_be_booked_keeps_nothing_else_from_it(
+    store: Store, budgets: Budgets, caplog: pytest.LogCaptureFixture
+) -> None:
+    account = budgets.account("acme", "run", [of_key(Limit(10_000, None))], Limit())
+    holds = [await account.reserve(10, 1) for _ in range(5)]
+    for n, hold in enumerate(holds):
+        await account.settle(hold, 2**80 if n == 2 else 10, 1)
+    await budgets.settled()
+    assert await spent(store) == {KEY: (40, 4, 10, 1)}
+    assert caplog.text.count("cannot be booked") == 1
+    await account.reserve(10, 1)
+
+
+async def test_a_long_time_without_the_store_is_one_task_and_no_more(store: Store, budgets: Budgets) -> None:
+    account = budgets.account("acme", "run", [of_key(Limit(10_000, None))], Limit())
+    before = len(asyncio.all_tasks())
+    await store.pool.execute("ALTER TABLE spending RENAME TO away")
+    await store.pool.execute(AWAY)
+    for _ in range(50):
+        with pytest.raises(Unavailable):
+            await account.reserve(10, 1)
+    assert len(asyncio.all_tasks()) <= before + 2
+    await store.pool.execute("DROP VIEW spending")
+    await store.pool.execute("ALTER TABLE away RENAME TO spending")
+    await budgets.settled()
+    assert KEY not in await spent(store) or (await spent(store))[KEY] == (0, 0, 0, 0)
 
 
 @settings(max_examples=25, deadline=None)

@@ -13,7 +13,7 @@ from waymesh.agent.v1 import run_pb2 as pb
 
 from services.agents.budgets.account import Booking, BudgetKind
 from services.agents.budgets.store import spending
-from services.agents.runs import Ended, Lease, RunStore, Sweeper
+from services.agents.runs import Ended, Lease, RunStore, Sweeper, key_of
 from services.mesh.errors import AlreadyExists
 from services.mesh.store import Store
 from tests.integration.agent_runs_rig import MIGRATIONS, new_run
@@ -106,7 +106,7 @@ async def compared(database: Store, store: RunStore, steps: list[tuple[str, str,
         elif what == "cancel":
             assert await store.cancel("acme", name, uuid4()) == model.stop(name, pb.RUN_STATUS_CANCELLED)
         elif what == "withdraw":
-            await store.withdraw("acme", name, process)
+            await store.withdraw({key_of("acme", name): process})
             known = model.runs.get(name)
             if known and known.process == process and known.status == pb.RUN_STATUS_RUNNING:
                 del model.runs[name]

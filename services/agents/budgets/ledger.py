@@ -11,12 +11,15 @@ spent without a limit and not booked yet is not known to anybody.
 """
 
 import asyncio
+import contextvars
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Final
+from itertools import islice
+from typing import Final
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -26,13 +29,13 @@ from services.agents.budgets import store
 from services.agents.budgets.account import Booking, BudgetKind, Limit
 from services.agents.budgets.store import Reserve, Settle, Share
 from services.agents.runs.line import Line
-from services.mesh import deadline
 from services.mesh.errors import ResourceExhausted, Unavailable
 from services.mesh.store import GroupCommit, Store
 
 _log = logging.getLogger(__name__)
 
 _BACKOFF_S: Final = (0.05, 1.0)
+_MOST_AT_ONCE: Final = 200
 _NOBODY: Final = Share()
 # By the number that the store gives: whose limit is in the way, and which.
 _IN_THE_WAY: Final = {
@@ -79,7 +82,10 @@ class Budgets:
         self._steps: GroupCommit[Reserve | Settle, int] = GroupCommit(
             self._line.statement, self._step, max_items=200
         )
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._settles: deque[Settle] = deque()
+        self._bookings: list[Booking] = []
+        self._at_once = _MOST_AT_ONCE
+        self._writer: asyncio.Task[None] | None = None
 
     def account(self, tenant: str, run_id: str, spenders: Sequence[Spender], limit: Limit) -> "RunAccount":
         """The ledger of one run: `limit` is the run's own, each spender has its own of the day."""
@@ -97,8 +103,10 @@ class Budgets:
             shares.get(BudgetKind.KEY, _NOBODY),
             shares.get(BudgetKind.AGENT, _NOBODY),
         )
+        # What is being given back makes room; to settle the same again changes nothing.
+        settles = list(islice(self._settles, _MOST_AT_ONCE)) if self._at_once > 1 else []
         try:
-            [refused] = await self._steps.add([wanted])
+            *_, refused = await self._steps.add([*settles, wanted])
         except BaseException:
             # It may be set aside all the same; nobody will use it.
             self.settle(wanted.hold_id, 0, 0)
@@ -111,17 +119,14 @@ class Budgets:
 
     def settle(self, hold_id: UUID, nano_usd: int, tokens: int) -> None:
         """Books what a call took. It is done sooner or later; once, however often it is tried."""
-        self._later(lambda: self._steps.add([Settle(hold_id, nano_usd, tokens)]))
+        self._settles.append(Settle(hold_id, nano_usd, tokens))
+        self._write()
 
     def book(self, bookings: Sequence[Booking]) -> None:
         """Books what was spent without a limit, sooner or later."""
-
-        async def write() -> None:
-            async with self._line.statement() as connection:
-                await store.book(connection, bookings, self._today())
-
         if bookings:
-            self._later(write)
+            self._bookings += bookings
+            self._write()
 
     async def charge(self, most: int) -> int:
         """For the sweeper: see store.charge."""
@@ -129,15 +134,16 @@ class Budgets:
 
     async def settled(self) -> None:
         """Waits until all that is known is booked."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._writer is not None:
+            await asyncio.wait([self._writer])
 
     async def close(self, *, within_s: float = 5.0) -> None:
         """Books what is known, and gives the connection back."""
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=within_s)
+        if self._writer is not None:
+            _, late = await asyncio.wait([self._writer], timeout=within_s)
             if late:
-                _log.error("%d calls are not booked; they will be charged as they were set aside", len(late))
+                left = len(self._settles)
+                _log.error("%d calls are not booked; they will be charged as they were set aside", left)
             for task in late:
                 task.cancel()
         await self._steps.close()
@@ -146,10 +152,53 @@ class Budgets:
     async def _step(self, connection: asyncpg.Connection, items: Sequence[Reserve | Settle]) -> Sequence[int]:
         return await store.step(connection, items, self._today())
 
-    def _later(self, write: Callable[[], Awaitable[Any]]) -> None:
-        task = asyncio.create_task(_surely(write), name="settle a budget")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _write(self) -> None:
+        if self._writer is None:
+            # Not in the time of the call that it is about.
+            self._writer = asyncio.create_task(
+                self._drain(), name="settle budgets", context=contextvars.Context()
+            )
+
+    async def _drain(self) -> None:
+        """Writes what waits, as often as it takes; however long the store is away, one task does it."""
+        pause_s, longest_s = _BACKOFF_S
+        try:
+            while self._settles or self._bookings:
+                try:
+                    await self._write_some()
+                    pause_s = _BACKOFF_S[0]
+                except Unavailable:
+                    await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+                    pause_s = min(2 * pause_s, longest_s)
+                except Exception:
+                    self._find_the_guilty()
+        finally:
+            self._writer = None
+            self._at_once = _MOST_AT_ONCE
+
+    def _find_the_guilty(self) -> None:
+        """What cannot be written must not keep the rest: alone first, then not at all."""
+        if self._at_once > 1:
+            self._at_once = 1
+            return
+        _log.exception("what a call to a model took cannot be booked")
+        if self._settles:
+            self._settles.popleft()
+        else:
+            del self._bookings[:1]
+
+    async def _write_some(self) -> None:
+        settles = list(islice(self._settles, self._at_once))
+        if settles:
+            await self._steps.add(settles)
+            for _ in settles:
+                self._settles.popleft()
+            return
+        bookings = self._bookings[: self._at_once]
+        if bookings:
+            async with self._line.statement() as connection:
+                await store.book(connection, bookings, self._today())
+            del self._bookings[: len(bookings)]
 
 
 @dataclass(slots=True)
@@ -241,17 +290,3 @@ def exhausted(budget: str, name: str, limit: str) -> ResourceExhausted:
 
 def _share(one: Spender) -> Share:
     return Share(one.name, one.label, one.limit.nano_usd, one.limit.tokens)
-
-
-async def _surely(write: Callable[[], Awaitable[Any]]) -> None:
-    """Writes, as often as it takes."""
-    # Not in the time of the call that it is about.
-    deadline.begin(None)
-    pause_s, longest_s = _BACKOFF_S
-    while True:
-        try:
-            await write()
-            return
-        except Unavailable:
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, longest_s)

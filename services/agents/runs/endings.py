@@ -1,7 +1,8 @@
 """How runs end: what their work comes to, and what is recorded of it."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
@@ -17,6 +18,8 @@ from services.agents.runs import replay
 from services.agents.runs.log import EventLog
 from services.agents.runs.record import Ended, NewRun, RunEnd, error_bytes, interrupted
 from services.mesh.errors import MeshError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,22 @@ class Done(Protocol):
     log: EventLog
 
 
-def ended(done: Done, answer: Answer | None, failure: BaseException | None, now: datetime) -> Ended:
+def bookings(done: Done) -> Sequence[Booking]:
+    """What was spent and is to be booked; nothing keeps a run from its end."""
+    try:
+        return () if done.account is None else tuple(done.account.close())
+    except Exception:
+        _log.exception("what run %s spent is not booked", done.new.run_id)
+        return ()
+
+
+def ended(
+    done: Done,
+    answer: Answer | None,
+    failure: BaseException | None,
+    now: datetime,
+    booked: Sequence[Booking] = (),
+) -> Ended:
     """What is recorded: the answer, or else the failure; and in each case what was done and spent."""
     error = None
     status: pb.RunStatus.ValueType = pb.RUN_STATUS_SUCCEEDED
@@ -75,22 +93,20 @@ def ended(done: Done, answer: Answer | None, failure: BaseException | None, now:
         usage=done.usage.SerializeToString(),
         steps=done.steps,
         told=replay.pack_told(done.log.told),
-        bookings=() if done.account is None else tuple(done.account.close()),
+        bookings=booked,
     )
 
 
-def without_content(full: Ended, error: BaseException) -> Ended:
+def without_content(done: Done, error: BaseException, now: datetime, booked: Sequence[Booking]) -> Ended:
     """The end of a run whose content cannot be kept."""
-    return replace(
-        full,
+    return Ended(
+        run_id=done.new.run_id,
+        tenant=done.new.tenant,
+        process_id=done.process_id,
         status=pb.RUN_STATUS_FAILED,
-        answer="",
-        output=None,
-        response=None,
+        ended_at=now,
         error=error_bytes(error),
-        degradation=None,
-        steps=(),
-        told=b"",
+        bookings=booked,
     )
 
 

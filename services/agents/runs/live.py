@@ -7,13 +7,15 @@ those who wait are told in time by their own deadlines, and find the end later.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -52,6 +54,7 @@ _BACKOFF_S: Final = (0.05, 1.0)
 # How long what a run told stays in memory for readers that come back, and of how many runs.
 _KEEP_S: Final = 15.0
 _MOST_KEPT: Final = 256
+_MOST_WITHDRAWN: Final = 1_000
 _MOST_KEPT_BYTES: Final = 32 << 20
 # Runs that are under way when the process stops get this long to end by themselves, in seconds.
 _GRACE_S: Final = 3.0
@@ -89,6 +92,8 @@ class LiveRuns:
         self._kept: OrderedDict[UUID, _Kept] = OrderedDict()
         self._kept_bytes = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        # Runs that may be recorded though nobody was told of them, and under which process.
+        self._doubtful: dict[UUID, UUID] = {}
         self._begun = asyncio.Event()
         lease.on_lost(self._lose)
 
@@ -114,6 +119,8 @@ class LiveRuns:
             with live.waited_for():
                 await asyncio.shield(live.accepted)
             return False
+        if new.id in self._doubtful:
+            await self._withdraw([new.id])
         live = LiveRun(new, self._lease.process_id)
         self._live[live.id] = live
         self._begun.set()
@@ -196,7 +203,7 @@ class LiveRuns:
     async def run(self) -> None:
         """Hears of cancels from other processes while there are runs, until cancelled itself."""
         while True:
-            if not self._live:
+            if not self._live and not self._doubtful:
                 self._begun.clear()
                 if self._kept:
                     await asyncio.sleep(_POLL_S)
@@ -206,12 +213,13 @@ class LiveRuns:
                 continue
             await asyncio.sleep(_POLL_S)
             self._forget()
-            try:
+            # While the store is away: runs hear of a cancel when they write their end.
+            with contextlib.suppress(Unavailable):
                 for one in await self.store.cancelled_elsewhere(self._lease.process_id):
                     if (live := self._live.get(one)) is not None:
                         live.stop(cancelled(live.run_id))
-            except Unavailable:
-                pass  # runs hear of it when they write their end
+                if self._doubtful:
+                    await self._withdraw(list(islice(self._doubtful, _MOST_WITHDRAWN)))
 
     async def close(self) -> None:
         """Ends what is under way: runs get a short while, then they count as interrupted."""
@@ -279,7 +287,8 @@ class LiveRuns:
             live.stop(interrupted(live.run_id))
             live.give_up(error)
             if isinstance(error, Unavailable):
-                await self._surely(lambda: self.store.withdraw(live.new.tenant, live.run_id, live.process_id))
+                self._doubtful[live.id] = live.process_id
+                self._begun.set()
             return None
         if accepted.fresh:
             live.log.open()
@@ -287,14 +296,15 @@ class LiveRuns:
         return accepted
 
     async def _end(self, live: LiveRun, answer: Answer | None, failure: BaseException | None) -> None:
-        ended = endings.ended(live, answer, failure, self._clock())
+        bookings = endings.bookings(live)
         try:
+            ended = endings.ended(live, answer, failure, self._clock(), bookings)
             won = await self._surely(lambda: self.store.end(ended))
         except Exception as error:
             # It cannot be kept as it is; it must not look as if it were under way for ever.
             _log.exception("the end of run %s cannot be recorded", live.run_id)
-            bare = endings.without_content(ended, error)
-            won, ended = await self._surely(lambda: self.store.end(bare)), bare
+            ended = endings.without_content(live, error, self._clock(), bookings)
+            won = await self._surely(lambda: self.store.end(ended))
         end = RunEnd(ended.status, ended.response, ended.error)
         if not won:
             stored = await self._surely(lambda: self.store.read(live.id, live.new.tenant))
@@ -309,6 +319,11 @@ class LiveRuns:
             self._kept[live.id] = kept
             self._kept_bytes += kept.size_bytes
             self._forget()
+
+    async def _withdraw(self, ids: Sequence[UUID]) -> None:
+        await self.store.withdraw({one: self._doubtful[one] for one in ids})
+        for one in ids:
+            self._doubtful.pop(one, None)
 
     async def _end_elsewhere(self, tenant: str, run_id: str) -> RunEnd:
         """How a run ended that is not this process's; looks again until it has."""

@@ -7,7 +7,7 @@ late adds what the run did and spent, if nobody has said that yet.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -95,7 +95,7 @@ UPDATE runs SET status = 4, ended_at = now(), ended_by = $2, error = $3, cancell
 WHERE id = $1 AND status = 1 RETURNING true
 """
 _CANCELLED: Final = "SELECT id FROM runs WHERE process_id = $1 AND cancelled_elsewhere"
-_WITHDRAW: Final = "DELETE FROM runs WHERE id = $1 AND process_id = $2 AND status = 1"
+_WITHDRAW: Final = "DELETE FROM runs WHERE id = ANY($1) AND process_id = ANY($2) AND status = 1"
 _DISCARD: Final = """
 DELETE FROM runs WHERE id IN (
   SELECT id FROM runs WHERE created_at < now() - make_interval(secs => $1) AND status <> 1
@@ -163,9 +163,9 @@ class RunStore:
         [won] = await self._ending.add([_End(row, ended.bookings)])
         return won
 
-    async def withdraw(self, tenant: str, run_id: str, process_id: UUID) -> None:
-        """Takes back a run of this process of which nobody has been told. Raises Unavailable."""
-        await self._run(_WITHDRAW, key_of(tenant, run_id), process_id)
+    async def withdraw(self, runs: Mapping[UUID, UUID]) -> None:
+        """Takes back runs of which nobody has been told, by id and process. Raises Unavailable."""
+        await self._run(_WITHDRAW, list(runs), list(set(runs.values())))
 
     async def cancel(self, tenant: str, run_id: str, process_id: UUID) -> bool:
         """Ends a run, whosever it is, as cancelled by this process; False if it has ended or is not there.
