@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from services.agents.llm import ModelFailure, ModelReply
+from services.mesh.breaker import State
 from tests.integration.llm_rig import FIRST, RIGHT, SCHEMA, Book, models, request, responses, settled_loop
 from tests.mock_openai import Fault, MockOpenAI, Script
 
@@ -142,6 +143,17 @@ async def test_without_its_ledger_no_model_is_asked(mock_openai: MockOpenAI):
         with pytest.raises(ModelFailure, match="internal error"):
             await asked.complete(request(), ledger=Book(before_reserve=fails))
     assert mock_openai.total == 0
+
+
+async def test_a_ledger_that_hangs_is_not_the_models_fault(mock_openai: MockOpenAI):
+    book = Book(before_reserve=asyncio.Event().wait)
+    async with models(mock_openai, fallback_models=()) as asked:
+        for _ in range(6):
+            with pytest.raises(ModelFailure, match="internal error"):
+                await asked.complete(request(timeout_s=0.03), ledger=book)
+        assert asked.breaker(FIRST).state is State.CLOSED
+        assert asked.slots.taken == 0
+    assert (mock_openai.total, book.reserved) == (0, 0)
 
 
 @pytest.mark.parametrize("where", ["on_text", "on_restart"])

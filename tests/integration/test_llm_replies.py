@@ -154,7 +154,7 @@ async def test_a_question_that_differs_in_any_part_is_asked(mock_openai: MockOpe
         assert (await asked.complete(other)).cached
 
 
-async def test_nothing_is_kept_without_a_scope_nor_for_another_server(mock_openai: MockOpenAI):
+async def test_nothing_is_kept_without_a_scope(mock_openai: MockOpenAI):
     async with models(mock_openai) as asked:
         assert not any([(await asked.complete(request())).cached for _ in range(2)])
         assert len(asked.cache) == 0
