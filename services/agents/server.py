@@ -112,14 +112,16 @@ class Agents(GrpcService[AgentsSettings]):
         runs = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]
         self.server.add(
             add_AgentServiceServicer_to_server,
-            # Each run leaves an outcome of its own agent.
-            recorded(servicer, runs, pipeline, self.telemetry, untouched=KINDS),
+            # Each run leaves an outcome of its own agent. No outcome holds what is a tenant's own.
+            recorded(servicer, runs, pipeline, self.telemetry, capture=False, untouched=KINDS),
         )
         changes = Changes(database, bus, catalogue, toolbox)
         registry = agent_registry_service_pb2.DESCRIPTOR.services_by_name["AgentRegistryService"]
         self.server.add(
             add_AgentRegistryServiceServicer_to_server,
-            recorded(RegistryServicer(database, changes, toolbox), registry, pipeline, self.telemetry),
+            recorded(
+                RegistryServicer(database, changes, toolbox), registry, pipeline, self.telemetry, capture=False
+            ),
         )
 
     async def _runs(self, database: Store) -> tuple[LiveRuns, Accounts]:
