@@ -115,13 +115,11 @@ class Agents(GrpcService[AgentsSettings]):
             # Each run leaves an outcome of its own agent. No outcome holds what is a tenant's own.
             recorded(servicer, runs, pipeline, self.telemetry, capture=False, untouched=KINDS),
         )
-        changes = Changes(database, bus, catalogue, toolbox)
+        book = RegistryServicer(database, Changes(database, bus, catalogue, toolbox), toolbox)
         registry = agent_registry_service_pb2.DESCRIPTOR.services_by_name["AgentRegistryService"]
         self.server.add(
             add_AgentRegistryServiceServicer_to_server,
-            recorded(
-                RegistryServicer(database, changes, toolbox), registry, pipeline, self.telemetry, capture=False
-            ),
+            recorded(book, registry, pipeline, self.telemetry, capture=False),
         )
 
     async def _runs(self, database: Store) -> tuple[LiveRuns, Accounts]:
