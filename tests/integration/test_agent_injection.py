@@ -10,6 +10,7 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from waymesh.agent.v1 import agent_service_pb2 as pb
 from waymesh.agent.v1 import run_pb2
+from waymesh.feedback.v1 import feedback_service_pb2 as feedback_pb
 from waymesh.order.v1 import order_pb2
 from waymesh.route.v1 import route_service_pb2 as route_pb
 
@@ -170,6 +171,17 @@ async def test_another_tenants_run_is_as_it_was(agents: Injected):
     assert found.run.status == run_pb2.RUN_STATUS_SUCCEEDED
     hidden = await agents.mesh.route.GetOrder(route_pb.GetOrderRequest(order_id=HIDDEN_ORDER))
     assert hidden.order.status == order_pb2.ORDER_STATUS_PLACED
+
+
+async def test_outcomes_that_all_tenants_may_list_hold_no_words_of_an_answer(agents: Injected):
+    async def told() -> list[str]:
+        listed = await agents.mesh.feedback.ListOutcomes(feedback_pb.ListOutcomesRequest(page_size=1000))
+        return [MessageToJson(one) for one in listed.events if one.event_id != "hidden-outcome"]
+
+    assert await eventually(told)
+    for text in await told():
+        assert "As you wish" not in text
+        assert [secret for secret in SECRETS if secret in text] == []
 
 
 async def test_what_a_caller_allows_is_done_so_the_attempts_could_have_been(agents: Injected):
