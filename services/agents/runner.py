@@ -97,7 +97,8 @@ class Runner:
             request_hash=_hash(kind, request),
             workflow_id=new_id() if kind.workflow else "",
             created_at=self._clock(),
-            own_id=not request.run_id,
+            # What changes something is recorded before it is begun, as is what may have been done before.
+            own_id=not request.run_id and not _may_change(request),
         )
 
         async def work(live: LiveRun) -> Answer:
@@ -129,7 +130,7 @@ class Runner:
             models=self._model_settings(agent),
             max_steps=agent.spec.config.limits.max_steps or _DEFAULT_STEPS,
             ledger=account,
-            fresh=bool(getattr(getattr(request, "options", None), "fresh", False)),
+            fresh=bool(getattr(_options(request), "fresh", False)),
             today=new.created_at,
         )
         context = Context(
@@ -162,6 +163,15 @@ class Runner:
             max_output_tokens=own.max_output_tokens or service.max_output_tokens,
             timeout_s=own.timeout_s or service.model_timeout_s,
         )
+
+
+def _may_change(request: Any) -> bool:
+    """Whether a run may change more than its own record."""
+    return bool(getattr(request, "commit", False) or getattr(_options(request), "allow_changes", False))
+
+
+def _options(request: Any) -> Any:
+    return getattr(request, "options", None)
 
 
 def _kept(request: Message) -> bytes:
