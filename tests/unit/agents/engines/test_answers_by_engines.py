@@ -97,6 +97,7 @@ def test_a_question_that_names_nothing_is_about_what_its_scope_names() -> None:
     ]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=200))
 def test_no_question_is_too_odd(question: str) -> None:
     assert len(calls(question)) <= 8

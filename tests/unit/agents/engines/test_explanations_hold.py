@@ -1,6 +1,6 @@
 """No explanation names a number that its engine did not give: looked through by a reader of its own."""
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from waymesh.agent.v1.task_pb2 import PlanDeliveryResponse
 from waymesh.eta.v1.eta_pb2 import EtaPrediction
 from waymesh.route.v1.route_service_pb2 import OptimizeRouteResponse
@@ -10,7 +10,7 @@ from services.agents.grounding import Grounds
 from tests.unit.agents.engines import engine_answers as made
 
 # Three kinds of answers: 600 cases in all.
-CASES = settings(max_examples=200, deadline=None)
+CASES = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @CASES

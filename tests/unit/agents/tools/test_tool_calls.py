@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.struct_pb2 import Struct
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_TARGET_UNAVAILABLE
 from waymesh.order.v1.context_pb2 import DeliveryContext
@@ -162,6 +162,7 @@ async def test_texts_from_outside_are_marked_bounded_and_freed_of_frames() -> No
     assert len(texts["cancel_reason"]) <= MAX_CHARS
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=400))
 def test_cleaned_texts_are_short_lines(text: str) -> None:
     told = cleaned(text)
@@ -179,7 +180,7 @@ plain: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.text(max_size=12), plain, max_size=6), st.integers(64, 4000))
 def test_whatever_the_result_it_fits_and_is_json(result: dict[str, Any], max_bytes: int) -> None:
     told, text = bounded(result, max_bytes)

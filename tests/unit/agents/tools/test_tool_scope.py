@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_ORDER_UNKNOWN
 from waymesh.order.v1.order_pb2 import Merchant, OrderItem
@@ -50,6 +50,7 @@ def test_a_part_of_a_longer_token_opens_nothing(words: str) -> None:
     assert not Scope(words=words).may_see_order("order_9")
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_no_text_is_too_odd_to_be_looked_through(words: str, token: str) -> None:
     found = names(words, token)

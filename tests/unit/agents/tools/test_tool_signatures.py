@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -140,7 +140,7 @@ spots = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.fixed_dictionaries(
         {"where": values, "times": values, "spots": spots, "strength": values}, optional={"other": values}
@@ -156,7 +156,7 @@ def test_the_check_takes_what_the_schema_takes_and_nothing_else(arguments: dict[
         assert fits
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(TOOLS), st.data())
 def test_what_a_tools_schema_takes_its_check_takes(one: Tool, data: st.DataObject) -> None:
     arguments = data.draw(
