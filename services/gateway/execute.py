@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -24,19 +23,6 @@ _LAST_WORD_S: Final = 5.0
 _VISIBLE: Final = re.compile(rb"[\x21-\x7e]+")
 
 
-@dataclass(slots=True)
-class Asked:
-    """What a request wants done, and how long that may take. `events`: as a stream of them.
-
-    Not frozen: that would cost every request half a microsecond.
-    """
-
-    task: Task
-    request: Message
-    timeout_ms: float
-    events: bool
-
-
 class Executor:
     """The tasks of the contracts and how each is called."""
 
@@ -55,8 +41,10 @@ class Executor:
         self._max_body_bytes = max_body_bytes
         self._timeout_ms = timeout_ms
 
-    async def read(self, exchange: Exchange, runtime: str) -> Asked:
-        """What the request wants. `runtime`, if any, answers for the owner. The budget begins.
+    async def run(self, exchange: Exchange, runtime: str) -> tuple[dict[str, Any], int] | Answer:
+        """What goes into the answer, and the attempts it took; or the answer, if it is a stream of events.
+
+        `runtime`, if any, answers for the owner. The result is a dict, or its JSON where it is long.
 
         Raises MeshErrors, their paths from the body's root. Sets `exchange.service` once it is known.
         """
@@ -70,24 +58,18 @@ class Executor:
         exchange.task = name
         exchange.service = runtime or task.owner
         request = task.read({} if parameters is None else parameters)
-        if name not in self._callers:
+        call = self._callers.get(name)
+        if call is None:
             raise caller.no_target(task.owner)
         # The budget began with the request, not with the call.
         deadline.begin(exchange.began + timeout_ms / 1000)
         accept = exchange.accept() if exchange.doubtful else exchange.headers.get(b"accept", b"")
-        events = b"event-stream" in accept and _wants_events(accept, task, exchange)
-        return Asked(task, request, timeout_ms, events)
-
-    async def run(self, asked: Asked) -> tuple[dict[str, Any], int]:
-        """What goes into the answer, and the attempts it took. Raises MeshErrors.
-
-        The result is a dict, or its JSON where it is long.
-        """
-        task = asked.task
+        if b"event-stream" in accept and _wants_events(accept, task, exchange):
+            return await self._stream(task, request, timeout_ms, exchange)
         try:
-            response, attempts = await self._callers[task.name](asked.request)
+            response, attempts = await call(request)
         except MeshError as error:
-            raise _told(error, asked) from error
+            raise _told(error, task, timeout_ms) from error
         if task.lists and json_codec.is_long(response, task.lists):
             answer: dict[str, Any] = {"result": await written(response)}
         else:
@@ -97,24 +79,24 @@ class Executor:
             answer["degraded"] = degraded
         return answer, attempts
 
-    async def stream(self, asked: Asked, exchange: Exchange) -> Answer:
+    async def _stream(self, task: Task, request: Message, timeout_ms: float, exchange: Exchange) -> Answer:
         """The events of the task, of which the first has come. Raises MeshErrors."""
-        call = self._stream_callers[asked.task.name]
+        call = self._stream_callers[task.name]
         stream = call.stream
         cursor = _last_event_id(exchange, stream.max_cursor)
         events = EventStream(
-            lambda after: call(asked.request, after),
+            lambda after: call(request, after),
             stream,
             cursor,
             call.resume,
-            lambda error: _told(error, asked, stream),
+            lambda error: _told(error, task, timeout_ms, stream),
         )
         try:
             await events.begin()
         except BaseException:
             await events.aclose()
             raise
-        until = exchange.began + asked.timeout_ms / 1000 + _LAST_WORD_S
+        until = exchange.began + timeout_ms / 1000 + _LAST_WORD_S
         return Answer(200, b"", CONTENT_TYPE, [*HEADERS], events, until)
 
     def _envelope(self, body: object) -> tuple[str, object, float]:
@@ -143,12 +125,12 @@ class Executor:
         return name, body.get("parameters"), timeout_ms  # type: ignore[return-value]
 
 
-def _told(error: MeshError, asked: Asked, stream: Stream | None = None) -> MeshError:
+def _told(error: MeshError, task: Task, timeout_ms: float, stream: Stream | None = None) -> MeshError:
     """An error of the call as the client sees it."""
     if isinstance(error, DeadlineExceeded) and not error.from_peer:
         # Of the transport: who asked knows better how long the time was.
-        return faults.too_late(asked.timeout_ms)
-    return asked.task.translate(error, stream)
+        return faults.too_late(timeout_ms)
+    return task.translate(error, stream)
 
 
 def _wants_events(accept: bytes, task: Task, exchange: Exchange) -> bool:

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from services.gateway.docs import PAGE, PAGE_POLICY
 from services.gateway.edge import Edge
 from services.gateway.exchange import Answer, Exchange, Handler
-from services.gateway.execute import Asked, Executor
+from services.gateway.execute import Executor
 from services.gateway.openapi import document
 from services.gateway.rest.binding import Binding
 from services.gateway.settings import GatewaySettings
@@ -64,19 +64,16 @@ class PublicRoutes:
 
     async def execute(self, exchange: Exchange) -> Answer:
         """POST /execute."""
-        asked = await self._asked(exchange)
-        if asked.events:
-            return await self._executor.stream(asked, exchange)
-        answer, attempts = await self._executor.run(asked)
+        done = await self._task(exchange)
+        if isinstance(done, Answer):
+            return done
+        answer, attempts = done
         return _success(exchange, answer, {"attempt": attempts})
 
     async def run(self, exchange: Exchange) -> Answer:
         """POST /run, with a key: as a runtime, but the task's owner answers."""
-        asked = await self._asked(exchange)
-        if asked.events:
-            return await self._executor.stream(asked, exchange)
-        answer, _ = await self._executor.run(asked)
-        return _success(exchange, answer, {})
+        done = await self._task(exchange)
+        return done if isinstance(done, Answer) else _success(exchange, done[0], {})
 
     async def metrics(self, _exchange: Exchange) -> Answer:
         """GET /metrics."""
@@ -95,10 +92,10 @@ class PublicRoutes:
     def _document(self) -> bytes:
         return json_codec.dumps(document(self._executor.tasks.values(), self._bindings, self._settings))
 
-    async def _asked(self, exchange: Exchange) -> Asked:
+    async def _task(self, exchange: Exchange) -> tuple[dict[str, Any], int] | Answer:
         await self._edge.authenticate(exchange)
         self._edge.admit()
-        return await self._executor.read(exchange, "")
+        return await self._executor.run(exchange, "")
 
 
 class RuntimeRoutes:
@@ -121,11 +118,8 @@ class RuntimeRoutes:
         """POST /run."""
         self._edge.admit()
         set_current(self._principal)
-        asked = await self._executor.read(exchange, self._name)
-        if asked.events:
-            return await self._executor.stream(asked, exchange)
-        answer, _ = await self._executor.run(asked)
-        return _success(exchange, answer, self._more)
+        done = await self._executor.run(exchange, self._name)
+        return done if isinstance(done, Answer) else _success(exchange, done[0], self._more)
 
 
 def _success(exchange: Exchange, answer: dict[str, Any], more: Mapping[str, object]) -> Answer:

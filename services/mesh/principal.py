@@ -5,9 +5,9 @@ asks, not what he may do: that is for the service that owns the data, which keep
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
@@ -31,18 +31,26 @@ _MAX_SENT: Final = MAX_NAME * 12
 class Principal:
     """`tenant` owns what is asked for; `key` is the API key's id, 12 hexadecimal digits, empty where none was
     used; `name` is shown to people as who did something.
+
+    `headers` is what goes along with each call that is made for somebody: nothing for the default.
     """
 
     tenant: str = DEFAULT_TENANT
     key: str = ""
     name: str = ""
+    headers: tuple[tuple[str, str], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "headers", tuple(_headers(self)))
 
 
-DEFAULT: Final = Principal()
-_current: ContextVar[Principal] = ContextVar("waymesh_principal", default=DEFAULT)
-current = _current.get
-set_current = _current.set
-reset_current = _current.reset
+def _headers(principal: Principal) -> Iterator[tuple[str, str]]:
+    if principal.tenant != DEFAULT_TENANT and is_tenant(principal.tenant):
+        yield TENANT_KEY, principal.tenant
+    if _KEY.fullmatch(principal.key) is not None:
+        yield API_KEY_KEY, principal.key
+    if is_name(principal.name):
+        yield CALLER_KEY, quote(principal.name, safe=_PLAIN)
 
 
 def is_tenant(given: object) -> bool:
@@ -55,17 +63,11 @@ def is_name(given: object) -> bool:
     return isinstance(given, str) and 1 <= len(given) <= MAX_NAME and given.isprintable()
 
 
-@lru_cache(maxsize=1024)
-def headers_of(principal: Principal) -> tuple[tuple[str, str], ...]:
-    """What goes along with a call that is made for somebody; nothing for the default."""
-    pairs = []
-    if principal.tenant != DEFAULT_TENANT and is_tenant(principal.tenant):
-        pairs.append((TENANT_KEY, principal.tenant))
-    if _KEY.fullmatch(principal.key) is not None:
-        pairs.append((API_KEY_KEY, principal.key))
-    if is_name(principal.name):
-        pairs.append((CALLER_KEY, quote(principal.name, safe=_PLAIN)))
-    return tuple(pairs)
+DEFAULT: Final = Principal()
+_current: ContextVar[Principal] = ContextVar("waymesh_principal", default=DEFAULT)
+current = _current.get
+set_current = _current.set
+reset_current = _current.reset
 
 
 def of_metadata(metadata: Mapping[str, str | bytes]) -> Principal:

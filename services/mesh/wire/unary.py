@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Generic, TypeVar
 
+from services.mesh import principal
 from services.mesh.wire import failures, frames, headers
 from services.mesh.wire.connection import Connection
 from services.mesh.wire.failures import UnprocessedError
@@ -32,6 +33,10 @@ _TIMEOUT: Final = headers.name("grpc-timeout")
 _KEY: Final = re.compile(r"[0-9a-z_.-]+")
 _KNOWN_NAMES: Final = 256
 _names: dict[str, bytes] = {}
+# Of what is the same for very many calls, the whole header is kept.
+_STEADY: Final = frozenset({principal.TENANT_KEY, principal.API_KEY_KEY, principal.CALLER_KEY})
+_KNOWN_PAIRS: Final = 4096
+_known: dict[tuple[str, str | bytes], bytes] = {}
 
 
 class Unary(Generic[Request, Response]):
@@ -65,8 +70,12 @@ class Unary(Generic[Request, Response]):
         if len(message) > self._max_message:
             raise failures.too_large("Sent", len(message), self._max_message)
         head = [self._head, b""]
-        for key, value in metadata or ():
-            head += header(key, value)
+        for pair in metadata or ():
+            known = _known.get(pair)
+            if known is None:
+                head += header(*pair)
+            else:
+                head.append(known)
         until = None
         if timeout is not None:
             if timeout <= 0:
@@ -163,7 +172,10 @@ def header(key: str, value: str | bytes) -> tuple[bytes, bytes]:
         value = value.decode("latin-1")
     if not value.isascii() or not value.isprintable():
         raise failures.broken(f"{key} is no text that can be sent")
-    return name, headers.text(value.encode("ascii"))
+    text = headers.text(value.encode("ascii"))
+    if key in _STEADY and len(_known) < _KNOWN_PAIRS:
+        _known[key, value] = name + text
+    return name, text
 
 
 def _name(key: str) -> bytes:

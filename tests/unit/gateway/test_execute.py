@@ -50,7 +50,9 @@ def exchange(
 
 def run(body: bytes) -> dict[str, Any]:
     async def once() -> dict[str, Any]:
-        return (await EXECUTOR.run(await EXECUTOR.read(exchange(body), "")))[0]
+        done = await EXECUTOR.run(exchange(body), "")
+        assert isinstance(done, tuple)
+        return done[0]
 
     return asyncio.run(once())
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from services.mesh import principal
 from services.mesh.chain.client.call import Headers
-from services.mesh.principal import Principal, headers_of, of_metadata
+from services.mesh.principal import Principal, of_metadata
 
 KEY = "0123456789ab"
 
@@ -21,14 +21,14 @@ def test_nobody_has_been_named_at_first():
 
 
 def test_the_default_costs_a_call_nothing():
-    assert headers_of(principal.DEFAULT) == ()
-    assert headers_of(Principal()) == ()
+    assert principal.DEFAULT.headers == ()
+    assert Principal().headers == ()
     assert of_metadata({"x-request-id": "1"}) is principal.DEFAULT
 
 
 @given(st.builds(Principal, tenants, keys | st.just(""), names | st.just("")))
 def test_whoever_is_named_arrives_as_he_was_named(who: Principal):
-    sent = headers_of(who)
+    sent = who.headers
     assert Headers(sent).unsendable() is None
     assert of_metadata(dict(sent)) == who
 
@@ -65,7 +65,7 @@ def test_one_bad_header_takes_nothing_from_the_others():
 
 @pytest.mark.parametrize("who", [Principal("a b"), Principal(key="x"), Principal(name="a\nb")])
 def test_what_could_not_be_read_is_not_sent(who: Principal):
-    assert headers_of(who) == ()
+    assert who.headers == ()
 
 
 def test_it_holds_for_the_work_at_hand_alone():

@@ -10,7 +10,5 @@ class PrincipalLink(ClientLink):
     name = "principal"
 
     def before(self, call: ClientCall) -> None:
-        who = principal.current()
-        if who is not principal.DEFAULT:
-            for pair in principal.headers_of(who):
-                call.metadata.append(pair)
+        for pair in principal.current().headers:
+            call.metadata.append(pair)
