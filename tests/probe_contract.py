@@ -92,5 +92,5 @@ def _compile(folder: Path, path: str, text: str, *options: str) -> None:
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_text(text)
     [packages] = {Path(each).parents[1] for each in google.api.__path__}
-    known = (folder, packages, Path(protoc.__file__).parent / "_proto")
+    known = (folder, packages, Path(protoc.__file__).parent / "_proto", Path(__file__).parents[1] / "protos")
     assert protoc.main(["", *(f"--proto_path={each}" for each in known), *options, path]) == 0
