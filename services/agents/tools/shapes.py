@@ -104,6 +104,7 @@ def allocation(one: Allocation, scope: Scope) -> dict[str, Any]:
         "order_id": scope.shown_order(one.order_id),
         "assigned_driver_id": scope.shown_driver(one.assigned_driver_id),
         "allocation_score": one.allocation_score,
+        "allocation_score_out_of": 100,
         "engine_text": [said for each in one.reasoning if (said := engine_text(each, ids))],
         "runners_up": [{"score": other.score} for other in one.alternative_drivers],
     }

@@ -41,7 +41,7 @@ MAX_TIMEOUT_S: Final = 30.0
 MIN_BYTES: Final = 256
 MOST_BYTES: Final = 65_536
 MAX_CALLS: Final = 50
-# The configuration of a capability: name → (above, from, to, whole).
+# The configuration of a capability: what each setting has to be, and whether it is.
 _CONFIG: Final[Mapping[str, tuple[str, Callable[[float], bool]]]] = {
     "timeout_s": ("must be above 0 and at most 30", lambda value: 0 < value <= MAX_TIMEOUT_S),
     "max_bytes": (
