@@ -16,8 +16,10 @@ Without any of the three, all are measured.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import sys
 from typing import Any, Final
 
@@ -27,6 +29,7 @@ from bench._agents_limits import limits
 from bench._agents_memory import memory
 from bench._agents_overhead import overhead
 from bench._command import command, seconds
+from bench._mesh import say
 
 _PARTS: Final = ("overhead", "memory", "limits")
 
@@ -48,6 +51,9 @@ def main() -> int:
     chosen = [part for part in _PARTS if getattr(arguments, part)] or list(_PARTS)
 
     async def measure() -> dict[str, Any]:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         result: dict[str, Any] = {"load_before": round(os.getloadavg()[0], 1)}
         if "overhead" in chosen:
             result["overhead"] = await overhead(rounds=max(1, arguments.rounds), seconds=arguments.seconds)
@@ -61,7 +67,8 @@ def main() -> int:
 
     try:
         result = uvloop.run(measure())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        say("stopped")
         return 130
     print(json.dumps(result), flush=True)
     return 0
