@@ -91,7 +91,7 @@ json_values = st.recursive(
 
 
 @by_task
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_what_the_schema_refuses_the_mesh_refuses(name: str, data: st.DataObject) -> None:
     """Around an example that is right: values replaced, fields dropped, fields that do not exist."""

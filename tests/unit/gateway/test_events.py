@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_BREAKER_OPEN, ERROR_REASON_DRAINING
 
@@ -15,6 +15,7 @@ from services.mesh.errors import Internal, MeshError, NotFound, Unavailable
 from services.mesh.retry import RetryPolicy
 
 
+@settings(deadline=None)
 @given(data=st.recursive(st.none() | st.text() | st.integers(), st.lists), cursor=st.text(max_size=20))
 def test_an_event_is_whole_whatever_is_in_it(data: object, cursor: str) -> None:
     sent = event("token", json_codec.dumps(data), cursor)

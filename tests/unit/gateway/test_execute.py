@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.gateway import tasks
@@ -68,6 +68,7 @@ envelopes = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(body=st.binary(max_size=50) | (envelopes | json_values).map(lambda value: json.dumps(value).encode()))
 def test_any_body_is_answered_or_refused_with_an_error_that_may_be_told(body: bytes) -> None:
     try:

@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.gateway.rest import parameters
@@ -24,6 +24,7 @@ names = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(
     query=raw | st.lists(st.tuples(names, st.text(max_size=5))).map(lambda pairs: urlencode(pairs).encode())
 )
@@ -38,6 +39,7 @@ def test_any_query_is_read_or_refused_with_an_error_that_may_be_told(query: byte
                 assert violation.description
 
 
+@settings(deadline=None)
 @given(
     path=raw
     | st.lists(st.sampled_from([b"", b"api", b"agents", b"%", b"%2F", b"x", b"versions"])).map(b"/".join)
@@ -49,12 +51,14 @@ def test_any_path_means_something_or_nothing(path: bytes) -> None:
             assert all(match.values)
 
 
+@settings(deadline=None)
 @given(agent_id=st.text(min_size=1, max_size=40).filter(lambda text: "\0" not in text))
 def test_what_is_percent_encoded_comes_back_as_it_was(agent_id: str) -> None:
     [match] = TABLE.find(f"/api/agents/{quote(agent_id, safe='')}".encode())
     assert parameters.read(GET, match.values, b"") == {"agent_id": agent_id}
 
 
+@settings(deadline=None)
 @given(
     page_size=st.integers(0, 2**32 - 1),
     token=st.text(max_size=20).filter(lambda text: "\0" not in text),

@@ -1,7 +1,7 @@
 """For whom a call is made, in and out of headers."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.mesh import principal
@@ -26,6 +26,7 @@ def test_the_default_costs_a_call_nothing():
     assert of_metadata({"x-request-id": "1"}) is principal.DEFAULT
 
 
+@settings(deadline=None)
 @given(st.builds(Principal, tenants, keys | st.just(""), names | st.just("")))
 def test_whoever_is_named_arrives_as_he_was_named(who: Principal):
     sent = who.headers
