@@ -6,13 +6,18 @@ from typing import Any, Final
 from waymesh.agent.v1.run_pb2 import Usage
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
+from services.agents.catalogue import Agent
 from services.agents.runs.live_run import LiveRun
+from services.agents.runs.record import NewRun
 from services.mesh.feedback.actions import Action, DispatchResult
 from services.mesh.feedback.dispatcher import Dispatcher
+from services.mesh.principal import DEFAULT_TENANT
 
 AGENT_TYPE: Final = "llm"
 # An agent may be called as a service is, whose milliseconds are not to be judged with a model's seconds.
 PREFIX: Final = "agents."
+# Of all agents that a tenant has made for itself: their names are its own.
+_CUSTOM: Final = "custom"
 # Where the context of a run's action holds what it spends.
 _USAGE: Final = "usage"
 
@@ -22,8 +27,9 @@ class Acting:
 
     agent_type = AGENT_TYPE
 
-    def __init__(self, name: str, work: Callable[[], Awaitable[Any]], text: str) -> None:
-        self.name = PREFIX + name
+    def __init__(self, agent: Agent, work: Callable[[], Awaitable[Any]], text: str) -> None:
+        known = agent.built_in or agent.tenant == DEFAULT_TENANT
+        self.name = PREFIX + (agent.name if known else _CUSTOM)
         self._work = work
         self._text = text
         self._response: Any = None
@@ -41,13 +47,21 @@ class Acting:
     async def done(self, dispatcher: Dispatcher, action: str, live: LiveRun) -> Any:
         """Does it, leaves its outcome, and gives the answer. Raises what the work raised."""
         new = live.new
-        context: dict[str, Any] = {"run_id": new.run_id, _USAGE: live.usage}
+        context: dict[str, Any] = {"run_id": shown_run(new), _USAGE: live.usage}
         if new.workflow_id:
             context["workflow_id"] = new.workflow_id
-        result = await dispatcher.dispatch(self, action, {"run_id": new.run_id}, context, (action,))
+        if new.tenant != DEFAULT_TENANT:
+            # A request's id may be the caller's own words, as a run's.
+            context["correlation_id"] = context["run_id"]
+        result = await dispatcher.dispatch(self, action, None, context, (action,))
         if result.error is not None:
             raise result.error
         return self._response
+
+
+def shown_run(new: NewRun) -> str:
+    """A run in outcomes, which everybody may read: another tenant's by what it is stored by."""
+    return new.run_id if new.tenant == DEFAULT_TENANT else str(new.id)
 
 
 def note_usage(action: Action, result: DispatchResult, event: OutcomeEvent) -> None:

@@ -17,7 +17,7 @@ from services.agents.journal import Journal
 from services.agents.ladder import Ladder
 from services.agents.llm import ModelSettings
 from services.agents.loop import Setting
-from services.agents.outcomes import Acting
+from services.agents.outcomes import Acting, shown_run
 from services.agents.runs import bounds
 from services.agents.runs.endings import Answer
 from services.agents.runs.live import LiveRuns
@@ -31,6 +31,7 @@ from services.agents.tasks.kinds import Kind
 from services.agents.tools import Scope, Toolbox
 from services.agents.voice import Voice
 from services.mesh import deadline, json_codec, principal
+from services.mesh.errors import NotFound
 from services.mesh.feedback.dispatcher import Dispatcher
 from services.mesh.feedback.outcome import new_id
 
@@ -66,25 +67,43 @@ class Runner:
 
         A caller that goes away ends the run, unless it was begun by another.
         """
-        new, work, limit_s = self._prepare(kind, request, watched=False)
-        end = await self._means.live.answer(new, work, limit_s=limit_s)
+        live = self._means.live
+        agent = await self._agent(kind, request)
+        if agent is None:
+            end = await live.wait(principal.current().tenant, request.run_id)
+        else:
+            new, work, limit_s = self._prepare(kind, request, agent, watched=False)
+            end = await live.answer(new, work, limit_s=limit_s)
         return end.answer(kind.response)
 
-    async def begin(self, kind: Kind, request: Any) -> NewRun:
-        """Begins a run that goes on by itself, or finds it. Raises as LiveRuns.begin does."""
-        new, work, limit_s = self._prepare(kind, request, watched=True)
+    async def begin(self, kind: Kind, request: Any) -> str:
+        """Begins a run that goes on by itself, or finds it; its run_id. Raises as LiveRuns.begin does."""
+        agent = await self._agent(kind, request)
+        if agent is None:
+            return str(request.run_id)
+        new, work, limit_s = self._prepare(kind, request, agent, watched=True)
         await self._means.live.begin(new, work, limit_s=limit_s)
-        return new
+        return new.run_id
 
     async def spending(self) -> GetSpendingResponse:
         """What the caller's key and agents have spent today. Raises Unavailable."""
         return await self._means.accounts.spending(principal.current(), self._means.catalogue)
 
+    async def _agent(self, kind: Kind, request: Any) -> Agent | None:
+        """Who does it; None if nobody could any more, but it was done before. Raises NotFound."""
+        tenant = principal.current().tenant
+        try:
+            return self._means.catalogue.find(tenant, request.agent or kind.agent)
+        except NotFound:
+            store = self._means.live.store
+            if request.run_id and await store.knows(tenant, request.run_id, _hash(kind, request)):
+                return None
+            raise
+
     def _prepare(
-        self, kind: Kind, request: Any, *, watched: bool
+        self, kind: Kind, request: Any, agent: Agent, *, watched: bool
     ) -> tuple[NewRun, Callable[[LiveRun], Awaitable[Answer]], float]:
         whom = principal.current()
-        agent = self._means.catalogue.find(whom.tenant, request.agent or kind.agent)
         new = NewRun(
             run_id=request.run_id or new_id(),
             tenant=whom.tenant,
@@ -113,7 +132,7 @@ class Runner:
             limits.max_duration_s if limits.HasField("max_duration_s") else self._means.settings.run_timeout_s
         )
         left_s = deadline.remaining()
-        return own_s if left_s is None else max(0.0, min(own_s, left_s - _WAY_S))
+        return own_s if left_s is None else max(0.0, min(own_s, left_s - min(_WAY_S, left_s / 10)))
 
     async def _work(self, kind: Kind, request: Any, agent: Agent, live: LiveRun, watched: bool) -> Answer:
         means, new = self._means, live.new
@@ -135,6 +154,7 @@ class Runner:
         )
         context = Context(
             run_id=new.run_id,
+            shown_run=shown_run(new),
             workflow_id=new.workflow_id,
             setting=setting,
             ladder=means.ladder,
@@ -144,7 +164,7 @@ class Runner:
             dispatcher=means.dispatcher,
         )
         with means.spans.agent(agent, task=kind.name, run_id=new.run_id, workflow_id=new.workflow_id):
-            acting = Acting(agent.name, lambda: kind.run(request, context), kind.text)
+            acting = Acting(agent, lambda: kind.run(request, context), kind.text)
             response = await acting.done(means.dispatcher, kind.name, live)
         text = str(getattr(response, kind.text))
         output: Struct | None = None
@@ -183,5 +203,9 @@ def _kept(request: Message) -> bytes:
 def _hash(kind: Kind, request: Any) -> bytes:
     """Tells requests apart that name the same run; whether a name is given for the run is no difference."""
     digest = blake2b(kind.name.encode() + b"\0", digest_size=16)
+    if request.run_id:
+        named, request = request, type(request)()
+        request.CopyFrom(named)
+        request.ClearField("run_id")
     digest.update(request.SerializeToString(deterministic=True))
     return digest.digest()

@@ -67,8 +67,8 @@ class AgentServicer(AgentServiceServicer):
         else:
             name = request.WhichOneof("start")
             assert name is not None  # a rule of the contract
-            run = await self._runner.begin(KINDS[name], getattr(request, name))
-            events = self._streams.stream(tenant, run_id=run.run_id)
+            run_id = await self._runner.begin(KINDS[name], getattr(request, name))
+            events = self._streams.stream(tenant, run_id=run_id)
         async for event in events:
             yield event
 

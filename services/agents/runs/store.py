@@ -150,6 +150,14 @@ class RunStore:
             raise conflict(run.run_id)
         return Accepted(fresh=False, status=known["status"])
 
+    async def knows(self, tenant: str, run_id: str, request_hash: bytes) -> bool:
+        """Whether this was asked for before. Raises AlreadyExists if something else was; Unavailable."""
+        for row in await self._run(_KNOWN, [key_of(tenant, run_id)]):
+            if row["tenant"] != tenant or row["request_hash"] != request_hash:
+                raise conflict(run_id)
+            return True
+        return False
+
     async def end(self, ended: Ended) -> bool:
         """Records how a run ended; durable when it returns. False if it had ended before, or is not there.
 

@@ -1,13 +1,16 @@
 """ask: a question in words, answered by a model with tools, or by the engines that the question points at."""
 
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 from waymesh.agent.v1.task_pb2 import AskRequest, AskResponse, RunOptions
 
 from services.agents import engines
+from services.agents.journal import Journal
 from services.agents.loop import Brief
 from services.agents.tasks.context import Context
-from services.agents.tools import Scope
+from services.agents.tools import Scope, Toolbox, ToolOutcome
 from services.agents.tools.scope import is_plain_id
 
 NAME: Final = "ask"
@@ -58,7 +61,20 @@ async def run(request: AskRequest, context: Context) -> AskResponse:
 
 async def engines_words(question: str, context: Context) -> str:
     """What the engines have to say to a question."""
-    text, outcomes = await engines.answer(question, context.scope, context.toolbox)
-    for outcome in outcomes:
-        context.journal.tool_answered(outcome)
+    text, _ = await engines.answer(question, context.scope, _Noted(context.toolbox, context.journal))
     return text
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """Tools whose every use is told as it begins and as it ends."""
+
+    toolbox: Toolbox
+    journal: Journal
+
+    async def use(self, name: str, arguments: Mapping[str, Any], scope: Scope) -> ToolOutcome:
+        """What came of it. Never raises but CancelledError."""
+        step = self.journal.tool_begins(name, arguments)
+        outcome = await self.toolbox.use(name, arguments, scope)
+        self.journal.tool_answered(step, outcome)
+        return outcome
