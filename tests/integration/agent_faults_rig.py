@@ -152,10 +152,29 @@ class Faulty:
         run: run_pb2.Run = found.run
         return run
 
+    async def say(self, agent: str, text: str, *, streamed: bool) -> Outcome:
+        """Asks an agent whose models both answer with this text."""
+        models = (f"{agent}-first", f"{agent}-second")
+        for model in models:
+            self.server.always(Script(text, piece_chars=64), model)
+        await self._create(agent, models, shaped=False)
+        request = task_pb2.AskRequest(question=f"Why is {self.order} late?", agent=agent)
+        if streamed:
+            return await self._streamed(pb.StreamRunRequest(ask=request), "ask")
+        answer = await self.mesh.stub.Ask(request, timeout=DEADLINE_S)
+        return Outcome(answer, answer.answer)
+
     async def _make(self, cell: Cell) -> None:
         first, second = cell.models
+        await self._create(cell.agent, (first, second), shaped=cell.shaped)
+        right = Script(cell.right)
+        self.server.always(FAULTS[cell.fault], first)
+        self.server.always(FAULTS[cell.fault] if cell.both else right, second)
+
+    async def _create(self, agent: str, models: tuple[str, str], *, shaped: bool) -> None:
+        first, second = models
         spec = definition_pb.AgentSpec(
-            name=cell.agent,
+            name=agent,
             config=definition_pb.AgentConfig(
                 model=definition_pb.ModelConfig(model=first, fallback_models=[second], timeout_s=_TIMEOUT_S),
                 limits=definition_pb.RunLimits(max_steps=4, max_tokens=1_000_000),
@@ -164,12 +183,9 @@ class Faulty:
                 definition_pb.Capability(capability_id=tool) for tool in ("recent_outcomes", "get_order")
             ],
         )
-        if cell.shaped:
+        if shaped:
             spec.output_schema.update(_SHAPE)
         await self.mesh.registry.CreateAgent(registry_pb.CreateAgentRequest(spec=spec))
-        right = Script(cell.right)
-        self.server.always(FAULTS[cell.fault], first)
-        self.server.always(FAULTS[cell.fault] if cell.both else right, second)
 
     def _run_task(self, cell: Cell) -> task_pb2.RunTaskRequest:
         return task_pb2.RunTaskRequest(agent=cell.agent, task="Give advice.")

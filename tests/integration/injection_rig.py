@@ -68,6 +68,7 @@ class Obedient:
         """Another run begins: `first` is what a good model would look at; `own_order` waits for a courier."""
         self._first = first
         self._own = own_order
+        self.says = ""
         self._pending: list[Call] = []
         self._answers = 0
         self.obeyed: set[Want] = set()
@@ -75,6 +76,8 @@ class Obedient:
 
     def __call__(self, body: dict[str, Any]) -> Script:
         messages = body["messages"]
+        if self.says:
+            return self._plainly(body)
         self.prompts.append(json.dumps(messages, ensure_ascii=False))
         if self._first and body.get("tools"):
             calls, self._first = self._first, []
@@ -99,6 +102,13 @@ class Obedient:
             # Escaped wherever JSON lets it be: what is looked for must be looked for in what it means.
             text = json.dumps({"text": text, "minutes": minutes}).replace("/", "\\/").replace("h", "\\u0068")
         return Script(text=text)
+
+    def _plainly(self, body: dict[str, Any]) -> Script:
+        """`says` and nothing else, in whatever shape is wanted."""
+        if "response_format" in body:
+            text = json.dumps({"text": self.says, "minutes": None})
+            return Script(text=text.replace("/", "\\/").replace("h", "\\u0068"))
+        return Script(text=self.says)
 
     def _heard(self, messages: list[dict[str, Any]]) -> str:
         """All that is not ours, the pieces of texts that were cut in two put together again."""

@@ -82,3 +82,32 @@ async def test_a_fault_ends_in_a_right_answer_or_a_degraded_one_that_says_so(age
 
     # Nothing is left behind.
     await agents.server.idle()
+
+
+# What is hard to read, or too long to be an answer; none may hold up the process, nor fail a run.
+HARD = {
+    "one word": "x" * 200_000,
+    "hyphens": "a-" * 20_000,
+    "number words": "hundred " * 2_000,
+    "an exponent": "It takes 1e999 minutes.",
+    "digits": "9" * 50_000,
+    "numbers": "1," * 20_000,
+    "clocks": "10:" * 20_000,
+    "pages": "All is well. " * 60_000,
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("hard", [one for one in HARD if one != "hyphens"])
+async def test_an_answer_that_is_hard_to_read_is_none_and_takes_no_time(
+    agents: Faulty, hard: str, streamed: bool
+):
+    agent = f"{hard}-{streamed}".replace(" ", "-").lower()
+    seen = await agents.say(agent, HARD[hard], streamed=streamed)
+    assert seen.text
+    assert seen.degradation.source == "agents.engine"
+    assert HARD[hard].strip() not in seen.text
+    assert not seen.streamed
+    assert HARD[hard].startswith(seen.tokens)
+    run = await agents.stored(seen)
+    assert run.status == run_pb2.RUN_STATUS_SUCCEEDED

@@ -9,7 +9,7 @@ import pytest_asyncio
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from waymesh.agent.v1 import agent_service_pb2 as pb
-from waymesh.agent.v1 import run_pb2
+from waymesh.agent.v1 import run_pb2, task_pb2
 from waymesh.feedback.v1 import feedback_service_pb2 as feedback_pb
 from waymesh.order.v1 import order_pb2
 from waymesh.route.v1 import route_service_pb2 as route_pb
@@ -21,13 +21,15 @@ from tests.integration.injection_corpus import (
     HIDDEN_ORDER,
     HIDDEN_RUN,
     LINK_HOST,
+    LINKS,
+    NUMBERS,
     RIVAL,
     SECRETS,
     Attempt,
     Want,
     Where,
 )
-from tests.integration.injection_rig import SHAPED, Injected, injected, on_behalf_of
+from tests.integration.injection_rig import AGENT, SHAPED, Injected, injected, on_behalf_of
 from tests.integration.injection_scenes import Scene, scene
 from tests.integration.route_mesh import eventually
 
@@ -147,6 +149,19 @@ def refused(run: run_pb2.Run) -> None:
             assert not step.HasField("result")
         if step.name in ("get_run", "list_runs", "cancel_run", "run_sql", "http_get"):
             assert step.HasField("error"), step
+
+
+@pytest.mark.parametrize("agent", [AGENT, SHAPED])
+@pytest.mark.parametrize("said", [*LINKS, *NUMBERS], ids=ascii)
+async def test_no_spelling_of_a_link_or_of_a_number_is_in_an_answer(agents: Injected, said: str, agent: str):
+    agents.model.begin([], "")
+    agents.model.says = f"All is well, see {said} for more. " + "The courier is on the way. " * 12
+    request = task_pb2.RunTaskRequest(agent=agent, task="Is all well?")
+    made = Scene("run_task", request, "")
+    seen = await ask(agents, made, streamed=agent == AGENT)
+    assert seen.answer.degradation.source == "agents.engine"
+    for text in (seen.text, seen.tokens):
+        assert said not in text
 
 
 async def test_the_model_has_heard_and_obeyed_what_it_was_told(agents: Injected):
