@@ -1,6 +1,7 @@
 """How runs end before their answer: cancelled, left by who asked, or with the process that did them."""
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_RUN_CANCELLED
 
 from services.mesh.errors import MeshError, Unavailable, from_rpc_error
 from tests.integration.agents_rig import AgentsMesh, agents_mesh
+from tests.integration.event_rig import begin
+from tests.integration.gateway_rig import KEY, gateway
 from tests.integration.route_mesh import eventually
 from tests.mock_openai import Fault, MockOpenAI, Script
 from tools.kafka.ports import free_ports
@@ -127,6 +130,50 @@ async def test_a_reader_that_goes_away_ends_nothing_and_may_come_back(
         # Nothing more is told after the end.
         last = pb.StreamRunRequest(cursor=after[-1].cursor)
         assert [event async for event in mesh.stub.StreamRun(last, timeout=_LIMIT_S)] == []
+
+
+async def test_who_hangs_up_at_the_gateway_ends_the_run_that_he_waited_for(
+    database: str, tmp_path: Path, mock_openai: MockOpenAI
+):
+    mock_openai.always(_SILENT)
+    async with (
+        agents_mesh(database, tmp_path, base_url=mock_openai.base_url) as mesh,
+        gateway(agents_target=mesh.target, tracing=False) as before,
+    ):
+        client = before.client()
+        body = json.dumps({"task": "ask", "parameters": {"question": "Is all well?", "run_id": _RUN}})
+        headers = {"Content-Type": "application/json", "X-API-Key": KEY}
+        await client.send("POST", "/execute", body.encode(), headers)
+        await mock_openai.until(lambda: mock_openai.under_way == 1)
+        await client.close()
+        await nobody_is_asked(mock_openai)
+        assert (await ended(mesh.stub)).status == run_pb2.RUN_STATUS_CANCELLED
+
+
+async def test_who_leaves_a_stream_at_the_gateway_comes_back_to_the_run_that_went_on(
+    database: str, tmp_path: Path, mock_openai: MockOpenAI
+):
+    text = "All is well with it. " * 40
+    mock_openai.always(Script(text=text.strip(), fault=Fault.SLOW_DRIP, piece_delay_s=0.03))
+    async with (
+        agents_mesh(database, tmp_path, base_url=mock_openai.base_url) as mesh,
+        gateway(agents_target=mesh.target, tracing=False) as before,
+    ):
+        asked = {"task": "ask", "parameters": {"question": "Is all well?", "run_id": _RUN}}
+        client = before.client()
+        stream = await begin(client, asked)
+        seen = []
+        while not seen or seen[-1].name != "token":
+            event = await stream.event()
+            assert event is not None
+            seen.append(event)
+        await client.close()
+        again = await begin(before.client(), asked, headers={"Last-Event-ID": seen[-1].id})
+        seen += await again.rest()
+        assert [event.name for event in seen if event.name != "token"] == ["accepted", "result"]
+        told = "".join(event.data["token"]["text"] for event in seen if event.name == "token")
+        assert told == seen[-1].data["result"]["ask"]["answer"] == text.strip()
+        assert (mock_openai.total, mock_openai.abandoned) == (1, 0)
 
 
 @pytest.mark.faults
