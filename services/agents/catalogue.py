@@ -149,6 +149,7 @@ class Catalogue:
 
 def unknown(agent: str) -> NotFound:
     """The error for an agent that the caller cannot see, or that is not there."""
+    asked = agent[:128]
     return NotFound(
-        "there is no such agent", reason=ERROR_REASON_AGENT_UNKNOWN, metadata={"agent": agent[:128]}
+        f"agent {asked} is not known", reason=ERROR_REASON_AGENT_UNKNOWN, metadata={"agent": asked}
     )

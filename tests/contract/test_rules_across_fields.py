@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from waymesh.agent.v1.agent_service_pb2 import StreamRunRequest
+from waymesh.agent.v1.task_pb2 import ExplainEtaRequest, ExplainRouteRequest
+from waymesh.eta.v1.eta_pb2 import EtaQuery
 from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome, LegKind, LegOutcome
 from waymesh.feedback.v1.feedback_service_pb2 import ListDeliveryOutcomesRequest, ListOutcomesRequest
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus, Severity
 from waymesh.gps.v1.location_pb2 import Location
 from waymesh.order.v1.order_pb2 import Order, OrderStatus
 from waymesh.route.v1.route_pb2 import TravelTimeMatrix
+from waymesh.route.v1.route_service_pb2 import OptimizeRouteRequest
 
 from services.mesh.chain.server.validation import check
 from services.mesh.errors import InvalidArgument
@@ -70,6 +74,12 @@ WRONG: tuple[tuple[Message, str], ...] = (
     (delivery(p10_minutes=-1), "p10_minutes: "),
     (delivery(actual_minutes=-0.1), "actual_minutes: "),
     (delivery(legs=[WAIT, ASSIGN, WAIT]), "legs: must hold at most one of each kind"),
+    (ExplainEtaRequest(query=EtaQuery()), "query: must name an order by order_id or describe one in order"),
+    (
+        ExplainRouteRequest(route=OptimizeRouteRequest()),
+        "route: must name a courier by driver_id or give a start",
+    ),
+    (StreamRunRequest(), "must say what to run, or give the cursor of a run"),
     (TravelTimeMatrix(durations_s=[0] * 82), "durations_s: "),
     (TravelTimeMatrix(durations_s=[0], distances_m=[0] * 82), "distances_m: "),
 )

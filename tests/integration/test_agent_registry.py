@@ -186,6 +186,7 @@ class TestUpdates:
         with pytest.raises(NotFound) as raised:
             await update(rig, "nobody", 1, spec_of())
         assert (raised.value.reason_name, raised.value.metadata) == ("AGENT_UNKNOWN", {"agent": "nobody"})
+        assert raised.value.message == "agent nobody is not known"
 
 
 class TestDeletion:

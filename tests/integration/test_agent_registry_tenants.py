@@ -64,7 +64,8 @@ class TestTenants:
                     await rig.ask(method, request, "south")
                 told = theirs.value
                 assert (told.reason_name, told.metadata) == ("AGENT_UNKNOWN", {"agent": agent})
-                assert (told.message, told.reason) == (nobodys.value.message, nobodys.value.reason)
+                assert nobodys.value.message == "agent nobody is not known"
+                assert (told.message, told.reason) == (f"agent {agent} is not known", nobodys.value.reason)
         with pytest.raises(NotFound):
             rig.catalogue.find("south", one)
         assert ("secret", False) not in await names(rig, "south")

@@ -247,7 +247,8 @@ async def test_no_tenant_reads_the_run_of_another(one: Replica, two: Replica) ->
             for which in ({"run_id": "x"}, {"cursor": cursor}):
                 with pytest.raises(NotFound) as unknown:
                     await read(where, "other", **which)
-                assert unknown.value.reason_name == "RUN_UNKNOWN"
+                told = (unknown.value.reason_name, unknown.value.message)
+                assert told == ("RUN_UNKNOWN", f"run {which.get('run_id', cursor)} is not known")
         if not ended:
             held.go.set()
             await one.runs.wait("acme", "x")

@@ -151,7 +151,8 @@ async def test_tenants_may_use_the_same_run_id_and_see_only_their_own(one: Repli
     for ask in (one.runs.wait("third", "same"), one.runs.cancel("third", "same")):
         with pytest.raises(NotFound) as unknown:
             await ask
-        assert unknown.value.reason_name == "RUN_UNKNOWN"
+        told = (unknown.value.reason_name, unknown.value.message)
+        assert told == ("RUN_UNKNOWN", "run same is not known")
 
 
 async def _words(live: LiveRun, text: str) -> Answer:

@@ -147,7 +147,8 @@ class RunFilter:
 
 def unknown(run_id: str) -> NotFound:
     """The error for a run that is not there, or is another tenant's."""
-    return NotFound("there is no such run", reason=ERROR_REASON_RUN_UNKNOWN, metadata={"run_id": run_id})
+    asked = run_id[:128]
+    return NotFound(f"run {asked} is not known", reason=ERROR_REASON_RUN_UNKNOWN, metadata={"run_id": asked})
 
 
 def conflict(run_id: str) -> AlreadyExists:
