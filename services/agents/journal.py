@@ -1,11 +1,11 @@
 """What a run does, as it does it: its steps for the record, events for its stream, and what it spends."""
 
+from bisect import bisect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from google.protobuf import struct_pb2
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.agent.v1 import run_event_pb2 as event_pb
@@ -21,6 +21,8 @@ from services.mesh.errors import MeshError, Unavailable, to_status
 
 # Evidence of a tool that is used again and again is told up to here.
 MAX_EVIDENCE: Final = 16
+# Of the name of a tool, which a model may make up. In characters.
+MAX_NAME: Final = 64
 _NANO: Final = 1_000_000_000
 
 Emit = Callable[[StreamRunResponse], None]
@@ -36,6 +38,8 @@ class Journal:
     usage: pb.Usage = field(default_factory=pb.Usage)
     evidence: list[pb.Evidence] = field(default_factory=list)
     _cost_nano_usd: int = 0
+    # The steps that gave the evidence: uses of tools at the same time end in any order.
+    _evidence_steps: list[int] = field(default_factory=list)
 
     def model_answered(self, reply: ModelReply) -> None:
         """A model gave an answer, or asked for tools."""
@@ -78,27 +82,29 @@ class Journal:
             error=error,
         )
 
-    def tool_begins(self, place: int, name: str, arguments: Mapping[str, Any]) -> None:
-        """A tool is about to be used, in this place after the steps so far."""
-        call = event_pb.ToolCall(step=len(self.steps) + place, name=name, arguments=struct(arguments))
-        self.emit(StreamRunResponse(tool_call=call))
+    def tool_begins(self, name: str, arguments: Mapping[str, Any]) -> int:
+        """A tool is about to be used: the number of this step, which has no result if the use is given up.
 
-    def tool_answered(self, outcome: ToolOutcome) -> None:
-        """A tool gave a result or refused."""
+        It is taken now and not with the result: tools are used at the same time, and what comes after a use
+        that was given up must not have its number.
+        """
+        step = self._step(pb.STEP_KIND_TOOL, name[:MAX_NAME], 0.0, arguments=struct(arguments))
+        call = event_pb.ToolCall(step=step.step, name=step.name, arguments=step.arguments)
+        self.emit(StreamRunResponse(tool_call=call))
+        return step.step
+
+    def tool_answered(self, number: int, outcome: ToolOutcome) -> None:
+        """The tool that was used in this step gave a result or refused."""
         self.usage.tool_calls += 1
-        step = self._step(
-            pb.STEP_KIND_TOOL,
-            outcome.name,
-            outcome.duration_ms,
-            arguments=struct(outcome.arguments),
-            result=None if outcome.result is None else struct(outcome.result),
-            error=outcome.error,
-        )
-        told = event_pb.ToolResult(step=step.step, name=outcome.name, duration_ms=outcome.duration_ms)
+        step = self.steps[number - 1]
+        step.duration_ms = outcome.duration_ms
+        told = event_pb.ToolResult(step=number, name=step.name, duration_ms=outcome.duration_ms)
         if outcome.result is not None:
+            step.result.CopyFrom(struct(outcome.result))
             told.result.CopyFrom(step.result)
-            self.rests_on(outcome.name, step.result)
+            self._rests_on(step)
         if outcome.error is not None:
+            step.error.CopyFrom(to_status(outcome.error))
             told.error.CopyFrom(step.error)
         self.emit(StreamRunResponse(tool_result=told))
 
@@ -106,16 +112,18 @@ class Journal:
         """An engine said what the answer rests on."""
         plain = json_codec.to_dict(answer) if isinstance(answer, Message) else answer
         step = self._step(pb.STEP_KIND_ENGINE, name, duration_ms, result=struct(plain))
-        self.rests_on(name, step.result)
+        self._rests_on(step)
 
     def engine_failed(self, name: str, duration_ms: float, error: MeshError) -> None:
         """An engine had no answer."""
         self._step(pb.STEP_KIND_ENGINE, name, duration_ms, error=error)
 
-    def rests_on(self, source: str, result: struct_pb2.Struct) -> None:
-        """The answer rests on this."""
+    def _rests_on(self, step: pb.RunStep) -> None:
+        """The answer rests on what this step gave. Evidence is in the order of steps."""
         if len(self.evidence) < MAX_EVIDENCE:
-            self.evidence.append(pb.Evidence(source=source, result=result))
+            place = bisect(self._evidence_steps, step.step)
+            self._evidence_steps.insert(place, step.step)
+            self.evidence.insert(place, pb.Evidence(source=step.name, result=step.result))
 
     def _spend(self, input_tokens: int, output_tokens: int, cost_nano_usd: int, latency_ms: float) -> None:
         usage = self.usage

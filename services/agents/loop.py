@@ -178,11 +178,10 @@ class _Conversation:
         )
         uses = reply.tool_uses[:_MAX_CALLS_AT_ONCE]
         journal = self._setting.journal
-        for place, use in enumerate(uses, start=1):
-            journal.tool_begins(place, use.name, _shown(use.arguments))
+        steps = [journal.tool_begins(use.name, _shown(use.arguments)) for use in uses]
         outcomes = await asyncio.gather(*(self._use(use.name, use.arguments) for use in uses))
-        for use, outcome in zip(uses, outcomes, strict=True):
-            journal.tool_answered(outcome)
+        for step, use, outcome in zip(steps, uses, outcomes, strict=True):
+            journal.tool_answered(step, outcome)
             self._messages.append(prompts.tool_result(use.id, outcome.text))
             if outcome.result is not None:
                 self._sources.append(outcome.result)
