@@ -32,7 +32,7 @@ _RUN_TASK: Final = "/waymesh.agent.v1.AgentService/RunTask"
 _LITELLM: Final = "litellm"
 _GRANIAN: Final = "litellm-granian"
 _WARM_S: Final = 1.5
-_READY_S: Final = 60.0
+_READY_S: Final = 180.0
 _TIMEOUT_S: Final = 10.0
 
 
