@@ -26,7 +26,7 @@ class Line:
         """The connection. Raises Unavailable instead of what asyncpg says about a lost one."""
         try:
             async with self._use:
-                if self._connection is not None and self._connection.is_closed():
+                if self._connection is not None and _is_lost(self._connection):
                     await self._give_back()
                 if self._connection is None:
                     self._connection = await self._database.pool.acquire()
@@ -51,3 +51,11 @@ class Line:
         if connection is not None:
             with contextlib.suppress(Exception):
                 await self._database.pool.release(connection)
+
+
+def _is_lost(connection: asyncpg.Connection) -> bool:
+    """Whether it has ended. The pool takes back one that ends while it is held, which then tells nothing."""
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True
