@@ -4,6 +4,7 @@ Whoever climbs down says so (`Degradation`), and each rung leaves enough of the 
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ from waymesh.mesh.v1.degradation_pb2 import Degradation
 
 from services.agents.loop import Brief, Loop, NoAnswer, Setting
 from services.mesh import deadline
-from services.mesh.errors import ResourceExhausted
+from services.mesh.errors import MeshError, ResourceExhausted
+
+_log = logging.getLogger(__name__)
 
 ENGINE: Final = "agents.engine"
 FALLBACK_MODEL: Final = "agents.fallback_model"
 NO_MODEL: Final = "no model is configured"
 NO_TIME: Final = "too little time for a model"
+FAULT: Final = "internal error"
 
 # No model answers in less; who has no more than this gets the engines' words at once. In seconds.
 _LEAST_S: Final = 0.2
@@ -81,6 +85,13 @@ class Ladder:
         except TimeoutError:
             setting.voice.end(None)
             raise NoAnswer("the models took too long") from None
+        except (NoAnswer, MeshError):
+            raise
+        except Exception as error:
+            # Whatever is wrong with what a model said or with us: the engines have an answer all the same.
+            _log.exception("a model's answer could not be dealt with")
+            setting.voice.end(None)
+            raise NoAnswer(FAULT) from error
         degradation = None
         if spoken.fallback:
             degradation = Degradation(source=FALLBACK_MODEL, reason=spoken.fallback)

@@ -17,9 +17,12 @@ from services.agents.journal import Journal
 from services.agents.links import has_link
 from services.agents.llm import LanguageModels, Ledger, ModelFailure, ModelReply, ModelRequest, ModelSettings
 from services.agents.spans import GenAi
+from services.agents.structs import checked, plain
 from services.agents.tools import Scope, Toolbox, ToolOutcome
+from services.agents.tools.signature import MAX_ARGUMENTS_CHARS
 from services.agents.voice import Voice
-from services.mesh.errors import ResourceExhausted
+from services.mesh import json_codec
+from services.mesh.errors import MeshError, ResourceExhausted
 
 # Calls of tools that one answer of a model may ask for; more are refused.
 _MAX_CALLS_AT_ONCE: Final = 8
@@ -261,9 +264,10 @@ def _leaves(value: object) -> Iterator[str]:
 
 
 def _shown(arguments: str) -> Mapping[str, Any]:
-    """Arguments as a model wrote them, for those who watch."""
-    try:
-        read = json.loads(arguments)
-    except ValueError:
+    """Arguments as a model wrote them, for those who watch: nothing of what no message can hold."""
+    if len(arguments) > MAX_ARGUMENTS_CHARS:
         return {}
-    return read if isinstance(read, dict) else {}
+    try:
+        return plain(checked(json_codec.parse(arguments)))
+    except MeshError:
+        return {}

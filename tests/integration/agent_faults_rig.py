@@ -152,11 +152,13 @@ class Faulty:
         run: run_pb2.Run = found.run
         return run
 
-    async def say(self, agent: str, text: str, *, streamed: bool) -> Outcome:
-        """Asks an agent whose models both answer with this text."""
+    async def say(self, agent: str, text: str, *, streamed: bool, calls: tuple[Call, ...] = ()) -> Outcome:
+        """Asks an agent whose models both answer with this text, after the use of tools if `calls` has any."""
         models = (f"{agent}-first", f"{agent}-second")
         for model in models:
             self.server.always(Script(text, piece_chars=64), model)
+        if calls:
+            self.server.queue(models[0], Script("", calls))
         await self._create(agent, models, shaped=False)
         request = task_pb2.AskRequest(question=f"Why is {self.order} late?", agent=agent)
         if streamed:

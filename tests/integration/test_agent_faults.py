@@ -17,6 +17,7 @@ from tests.integration.agent_faults_rig import (
     Faulty,
     faulty,
 )
+from tests.mock_openai import Call
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -111,3 +112,54 @@ async def test_an_answer_that_is_hard_to_read_is_none_and_takes_no_time(
     assert HARD[hard].startswith(seen.tokens)
     run = await agents.stored(seen)
     assert run.status == run_pb2.RUN_STATUS_SUCCEEDED
+
+
+# What no message can hold, in a call of a tool; the tool refuses it, and the model goes on.
+ODD = {
+    "half a character": Call("get_order", r'{"order_id":"\ud800"}'),
+    "half a character as a name": Call("get_order", r'{"\ud800":"x"}'),
+    "a number of 401 digits": Call("get_order", '{"order_id":1' + "0" * 400 + "}"),
+    "3000 lists": Call("get_order", '{"order_id":' + "[" * 3_000 + "]" * 3_000 + "}"),
+    "15000 lists": Call("get_order", '{"order_id":' + "[" * 15_000 + "]" * 15_000 + "}"),
+    "a tool called half a character": Call("\ud800"),
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("odd", ODD)
+async def test_a_call_of_a_tool_that_no_message_can_hold_costs_nobody_the_answer(
+    agents: Faulty, odd: str, streamed: bool
+):
+    agent = f"odd-{odd}-{streamed}".replace(" ", "-").lower()
+    seen = await agents.say(agent, RIGHT_TEXT, streamed=streamed, calls=(ODD[odd],))
+    assert seen.text == RIGHT_TEXT
+    assert seen.degradation is None
+    run = await agents.stored(seen)
+    assert run.answer == seen.text
+    assert [step.HasField("error") for step in run.steps] == [False, True, False]
+    assert not run.steps[1].arguments.fields
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Hi \ud800 there, all is well.", "Hi \ufffd there, all is well."),
+        ("All is\0 well.\x1b", "All is well."),
+    ],
+    ids=["half-a-character", "controls"],
+)
+async def test_a_text_is_told_and_kept_without_what_no_message_can_hold(
+    agents: Faulty, said: str, told: str, streamed: bool
+):
+    agent = f"odd-text-{len(said)}-{streamed}".lower()
+    seen = await agents.say(agent, said, streamed=streamed)
+    assert (seen.text, seen.degradation) == (told, None)
+    assert (await agents.stored(seen)).answer == told
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+async def test_blanks_are_no_answer(agents: Faulty, streamed: bool):
+    seen = await agents.say(f"blank-{streamed}".lower(), " \n \t ", streamed=streamed)
+    assert seen.degradation.source == "agents.engine"
+    assert seen.text.strip()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from services.agents.llm.clean import Cleaner, clean
 from services.agents.llm.kinds import CallError, ErrorKind
 from services.agents.llm.reply import Tokens, ToolUse
 from services.mesh.redact import redact_text
@@ -39,13 +40,14 @@ class _Call:
 
 
 class Answer:
-    """Collects one answer. `told` gets each piece of text as it comes.
+    """Collects one answer, cleaned. `told` gets each piece of text as it comes.
 
     `limit_bytes` bounds what is kept; past it `add` and `whole` raise OVERSIZED.
     """
 
     __slots__ = (
         "_calls",
+        "_cleaner",
         "_pieces",
         "_told",
         "finish_reason",
@@ -64,6 +66,7 @@ class Answer:
         self.tokens: Tokens | None = None
         self._told = told
         self._pieces: list[str] = []
+        self._cleaner = Cleaner()
         self._calls: dict[int, _Call] = {}
 
     @property
@@ -75,7 +78,7 @@ class Answer:
     def tool_uses(self) -> tuple[ToolUse, ...]:
         """The tools asked for, in their order."""
         return tuple(
-            ToolUse(call.id or f"call_{index}", call.name, "".join(call.arguments))
+            ToolUse(clean(call.id) or f"call_{index}", clean(call.name), clean("".join(call.arguments)))
             for index, call in sorted(self._calls.items())
         )
 
@@ -92,6 +95,7 @@ class Answer:
             raise CallError(ErrorKind.MALFORMED, "a choice without a message")
         self._take(message)
         self._finish(choice)
+        self._say(self._cleaner.rest())
 
     def add(self, data: bytes) -> None:
         """Takes in one event of a stream."""
@@ -119,15 +123,19 @@ class Answer:
             content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
         if isinstance(content, str) and content:
             self._count(content)
-            self._pieces.append(content)
-            if self._told is not None:
-                self._told(content)
+            self._say(self._cleaner.feed(content))
         if message.get("refusal"):
             self.refusal = True
         calls = message.get("tool_calls")
         if isinstance(calls, list):
             for place, call in enumerate(calls):
                 self._call(place, call)
+
+    def _say(self, text: str) -> None:
+        if text:
+            self._pieces.append(text)
+            if self._told is not None:
+                self._told(text)
 
     def _call(self, place: int, given: Any) -> None:
         function = given.get("function") if isinstance(given, dict) else None
@@ -151,7 +159,8 @@ class Answer:
     def _finish(self, choice: dict[str, Any]) -> None:
         reason = choice.get("finish_reason")
         if isinstance(reason, str) and reason:
-            self.finish_reason = reason[:32]
+            self.finish_reason = clean(reason[:32])
+            self._say(self._cleaner.rest())
 
     def _usage(self, body: dict[str, Any]) -> None:
         usage = body.get("usage")

@@ -18,6 +18,9 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from services.agents.llm.kinds import CallError, ErrorKind
+from services.agents.structs import checked
+from services.mesh import json_codec
+from services.mesh.errors import InvalidArgument
 
 # Kept as they are in strict mode.
 _PLAIN: Final = frozenset(
@@ -74,8 +77,8 @@ class Shape:
     def read(self, text: str) -> Any:
         """The value of an answer. Raises MALFORMED or SCHEMA_VIOLATION."""
         try:
-            value = json.loads(text, parse_constant=_no_constant)
-        except (ValueError, RecursionError):
+            value = json_codec.parse(text)
+        except InvalidArgument:
             raise CallError(ErrorKind.MALFORMED, "the answer is not JSON") from None
         try:
             value = self._without_nulls(self._schema, value, 0)
@@ -85,6 +88,10 @@ class Shape:
         if wrong is not None:
             where = ".".join(str(part) for part in wrong.schema_path)[:128]
             raise CallError(ErrorKind.SCHEMA_VIOLATION, f"the answer breaks {where}")
+        try:
+            checked(value if isinstance(value, dict) else {"value": value})
+        except InvalidArgument:
+            raise CallError(ErrorKind.SCHEMA_VIOLATION, "the answer has what no message can hold") from None
         return value
 
     def _without_nulls(self, schema: Any, value: Any, depth: int) -> Any:
@@ -182,7 +189,3 @@ def _nullable(told: dict[str, Any]) -> dict[str, Any]:
     if "enum" in told and None not in told["enum"]:
         told["enum"] = [*told["enum"], None]
     return told
-
-
-def _no_constant(_: str) -> Any:
-    raise ValueError  # NaN and Infinity are no JSON

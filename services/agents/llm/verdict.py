@@ -33,7 +33,7 @@ def judge(answer: Answer, shape: Shape | None, may_use_tools: bool) -> Usable:
         raise CallError(ErrorKind.REFUSAL)
     if any(not use.name for use in uses) or (uses and not may_use_tools):
         raise CallError(ErrorKind.MALFORMED, "calls a tool that has no name, or has none to call")
-    if not text and not uses:
+    if not text.strip() and not uses:
         raise CallError(ErrorKind.TRUNCATED if cut else ErrorKind.MALFORMED, "an empty answer")
     if cut and uses and not all(_is_json(use.arguments) for use in uses):
         raise CallError(ErrorKind.TRUNCATED)

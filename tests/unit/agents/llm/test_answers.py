@@ -129,6 +129,7 @@ def body(message: Any, finish: str = "stop", **others: Any) -> bytes:
         (b'{"choices": [{}]}', ErrorKind.MALFORMED),
         (body({"content": None}), ErrorKind.MALFORMED),
         (body({"content": ""}), ErrorKind.MALFORMED),
+        (body({"content": " \n\t\0 "}), ErrorKind.MALFORMED),
         (body({"tool_calls": [{"function": {"arguments": "{}"}}]}), ErrorKind.MALFORMED),
         (body({"tool_calls": ["x"]}), ErrorKind.MALFORMED),
         (body({"tool_calls": [{"index": -1, "function": {}}]}), ErrorKind.MALFORMED),
@@ -176,6 +177,36 @@ def test_other_servers_forms_are_understood():
     )
     assert answer.text == "It is."
     assert [(use.id, use.name, use.arguments) for use in answer.tool_uses] == [("call_0", "a", '{"b": 1}')]
+
+
+@given(st.text(st.characters(codec=None), max_size=40), st.lists(st.integers(0, 40), max_size=8))
+def test_whatever_is_said_can_be_told_and_kept_and_a_stream_gives_what_the_whole_gives(
+    text: str, cuts: list[int]
+):
+    told: list[str] = []
+    piecewise, at_once = Answer(LIMIT, told.append), Answer(LIMIT)
+    for start, end in pairwise(sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})):
+        piecewise.add(json.dumps({"choices": [{"delta": {"content": text[start:end]}}]}).encode())
+    piecewise.add(b'{"choices": [{"delta": {}, "finish_reason": "stop"}]}')
+    at_once.whole(body({"content": text}))
+    assert piecewise.text == at_once.text == "".join(told)
+    at_once.text.encode()
+    assert not any(char < " " and char not in "\n\t" for char in at_once.text)
+
+
+def test_halves_of_a_character_become_one_and_what_is_left_of_one_is_marked():
+    answer = Answer(LIMIT)
+    for piece in ("Good \ud83d", "\ude00 and \ud83d ", "\ude00.\r\n"):
+        answer.add(json.dumps({"choices": [{"delta": {"content": piece}}]}).encode())
+    assert answer.text == "Good \U0001f600 and \ufffd \ufffd.\n"
+
+
+def test_names_and_arguments_of_tools_are_cleaned_like_texts():
+    call = {"id": "\ud800", "function": {"name": "get\0_order\udc00", "arguments": '{"a":\x07 "\ud800"}'}}
+    answer = Answer(LIMIT)
+    answer.whole(body({"tool_calls": [call]}))
+    [use] = answer.tool_uses
+    assert (use.id, use.name, use.arguments) == ("\ufffd", "get_order\ufffd", '{"a": "\ufffd"}')
 
 
 def test_more_than_the_limit_is_not_kept():

@@ -191,3 +191,12 @@ def test_a_schema_that_refers_to_itself_without_end_ends():
 def test_what_is_no_schema_is_refused(schema: dict[str, Any]):
     with pytest.raises(ValueError, match="not a JSON Schema"):
         shape_of(schema)
+
+
+@pytest.mark.parametrize(
+    "said", [r'"\ud800"', r'"a\u0000b"', "1" + "0" * 400, "1e400", "[" * 40 + "]" * 40, r'{"\udc00":1}']
+)
+def test_what_no_message_can_hold_is_no_answer(said: str):
+    anything = {"type": "object", "properties": {"x": {}}, "required": ["x"]}
+    with pytest.raises(CallError):
+        shape_of(anything).read('{"x":' + said + "}")
