@@ -106,7 +106,9 @@ async def compared(database: Store, store: RunStore, steps: list[tuple[str, str,
         elif what == "cancel":
             assert await store.cancel("acme", name, uuid4()) == model.stop(name, pb.RUN_STATUS_CANCELLED)
         elif what == "withdraw":
-            await store.withdraw({key_of("acme", name): process})
+            one = key_of("acme", name)
+            since = await database.pool.fetchval("SELECT created_at FROM runs WHERE id = $1", one)
+            await store.withdraw({one: (process, since or datetime.now(UTC))})
             known = model.runs.get(name)
             if known and known.process == process and known.status == pb.RUN_STATUS_RUNNING:
                 del model.runs[name]

@@ -92,8 +92,9 @@ class LiveRuns:
         self._kept: OrderedDict[UUID, _Kept] = OrderedDict()
         self._kept_bytes = 0
         self._tasks: set[asyncio.Task[Any]] = set()
-        # Runs that may be recorded though nobody was told of them, and under which process.
-        self._doubtful: dict[UUID, UUID] = {}
+        # Runs that may be recorded though nobody was told of them: under which process, and since when.
+        self._doubtful: dict[UUID, tuple[UUID, datetime]] = {}
+        self._taking_back = asyncio.Lock()
         self._begun = asyncio.Event()
         lease.on_lost(self._lose)
 
@@ -112,15 +113,15 @@ class LiveRuns:
         `work` gets at most `limit_s` seconds, as its deadline budget. Its MeshErrors are the run's error.
         Raises AlreadyExists for a run_id that came with another request, and Unavailable.
         """
-        live = self._live.get(new.id)
+        while (live := self._live.get(new.id)) is None and new.id in self._doubtful:
+            # Others may do the same at the same time: whoever is first begins it.
+            await self._withdraw([new.id])
         if live is not None:
             if live.new.request_hash != new.request_hash:
                 raise conflict(new.run_id)
             with live.waited_for():
                 await asyncio.shield(live.accepted)
             return False
-        if new.id in self._doubtful:
-            await self._withdraw([new.id])
         live = LiveRun(new, self._lease.process_id)
         self._live[live.id] = live
         self._begun.set()
@@ -240,7 +241,8 @@ class LiveRuns:
         try:
             await self._worked(live, work, until, accepting)
         finally:
-            self._live.pop(live.id, None)
+            if self._live.get(live.id) is live:
+                del self._live[live.id]
             live.give_up(interrupted(live.run_id))
 
     async def _worked(
@@ -287,7 +289,7 @@ class LiveRuns:
             live.stop(interrupted(live.run_id))
             live.give_up(error)
             if isinstance(error, Unavailable):
-                self._doubtful[live.id] = live.process_id
+                self._doubtful[live.id] = live.process_id, live.new.created_at
                 self._begun.set()
             return None
         if accepted.fresh:
@@ -321,9 +323,13 @@ class LiveRuns:
             self._forget()
 
     async def _withdraw(self, ids: Sequence[UUID]) -> None:
-        await self.store.withdraw({one: self._doubtful[one] for one in ids})
-        for one in ids:
-            self._doubtful.pop(one, None)
+        async with self._taking_back:
+            # One of them may be at work again, recorded anew: that is not to be taken back.
+            wanted = {one: self._doubtful[one] for one in ids if one in self._doubtful}
+            if wanted:
+                await self.store.withdraw(wanted)
+            for one in wanted:
+                self._doubtful.pop(one, None)
 
     async def _end_elsewhere(self, tenant: str, run_id: str) -> RunEnd:
         """How a run ended that is not this process's; looks again until it has."""

@@ -9,6 +9,7 @@ late adds what the run did and spent, if nobody has said that yet.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -88,14 +89,21 @@ WITH given AS (
 )
 SELECT id, won FROM ended
 """
-_WINNERS: Final = "SELECT id FROM runs WHERE id = ANY($1) AND ended_by = process_id"
+_WINNERS: Final = """
+SELECT r.id FROM runs r JOIN unnest($1::uuid[], $2::uuid[]) AS g (id, process_id) USING (id, process_id)
+WHERE r.ended_by = r.process_id
+"""
 
 _CANCEL: Final = """
 UPDATE runs SET status = 4, ended_at = now(), ended_by = $2, error = $3, cancelled_elsewhere = true
 WHERE id = $1 AND status = 1 RETURNING true
 """
 _CANCELLED: Final = "SELECT id FROM runs WHERE process_id = $1 AND cancelled_elsewhere"
-_WITHDRAW: Final = "DELETE FROM runs WHERE id = ANY($1) AND process_id = ANY($2) AND status = 1"
+# By the time too: what was sent before a connection broke may arrive late, when the run has been begun anew.
+_WITHDRAW: Final = """
+DELETE FROM runs r USING unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS g (id, process_id, created_at)
+WHERE r.id = g.id AND r.process_id = g.process_id AND r.created_at = g.created_at AND r.status = 1
+"""
 _DISCARD: Final = """
 DELETE FROM runs WHERE id IN (
   SELECT id FROM runs WHERE created_at < now() - make_interval(secs => $1) AND status <> 1
@@ -171,9 +179,10 @@ class RunStore:
         [won] = await self._ending.add([_End(row, ended.bookings)])
         return won
 
-    async def withdraw(self, runs: Mapping[UUID, UUID]) -> None:
-        """Takes back runs of which nobody has been told, by id and process. Raises Unavailable."""
-        await self._run(_WITHDRAW, list(runs), list(set(runs.values())))
+    async def withdraw(self, runs: Mapping[UUID, tuple[UUID, datetime]]) -> None:
+        """Takes back runs that nobody was told of: id to process and `created_at`. Raises Unavailable."""
+        processes, times = [one[0] for one in runs.values()], [one[1] for one in runs.values()]
+        await self._run(_WITHDRAW, list(runs), processes, times)
 
     async def cancel(self, tenant: str, run_id: str, process_id: UUID) -> bool:
         """Ends a run, whosever it is, as cancelled by this process; False if it has ended or is not there.
@@ -281,7 +290,9 @@ async def _end(connection: asyncpg.Connection, items: Sequence[_End]) -> list[bo
     again = [one for one in ids if one not in won]
     if again:
         # What was sent before and is known to be kept only now, or ended by another long ago.
-        own = {row["id"] for row in await connection.fetch(_WINNERS, again)}
+        enders = dict(zip(ids, columns[1], strict=True))
+        found = await connection.fetch(_WINNERS, again, [enders[one] for one in again])
+        own = {row["id"] for row in found}
         won |= {one: one in own for one in again}
     return [won[one] for one in ids]
 
