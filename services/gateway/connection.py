@@ -204,6 +204,9 @@ class Connection(HttpToolsProtocol):
             self._on_trailer(name, value)
             return
         name = name.lower()
+        value = value.rstrip(
+            b" \t"
+        )  # no part of it (RFC 9110, 5.5); what stands before, the parser leaves out
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
@@ -218,7 +221,13 @@ class Connection(HttpToolsProtocol):
         if self._timer is not None:  # as it is while a head comes in pieces
             self._cancel_timer()
             self._head_bytes = 0
+        if self.url[:1] != b"/" and self.parser.get_method() == b"CONNECT":
+            self.url = b"*"  # it names a host to be led to, and no path of ours
         super().on_headers_complete()
+        if self.scope["method"] == "CONNECT":
+            self.cycle.keep_alive = (
+                False  # what follows is for that host: nobody should take it for a request
+            )
         self._in_body = True
         if self._odd_method:
             self.scope["method"], self._odd_method = self._odd_method, ""

@@ -64,7 +64,7 @@ class Executor:
         # The budget began with the request, not with the call.
         deadline.begin(exchange.began + timeout_ms / 1000)
         accept = exchange.accept() if exchange.doubtful else exchange.headers.get(b"accept", b"")
-        if b"event-stream" in accept and _wants_events(accept, task, exchange):
+        if b"event-stream" in accept.lower() and _wants_events(accept, task, exchange):
             return await self._stream(task, request, timeout_ms, exchange)
         try:
             response, attempts = await call(request)

@@ -26,10 +26,6 @@ _REPEATABLE: Final = frozenset(
     {descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS, descriptor_pb2.MethodOptions.IDEMPOTENT}
 )
 
-# Services that are not called as their domain is.
-_SERVICES: Final[Mapping[str, str]] = {"agent": "agents"}
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Stream:
     """The RPC that tells of a task as it is done."""
@@ -207,9 +203,8 @@ def _stream(method: MethodDescriptor, said: task_pb2.TaskOptions) -> Stream:
 
 
 def owner_of(file: FileDescriptor) -> str:
-    """The service that serves a package: waymesh.eta.v1 → eta."""
-    domain = file.package.split(".")[1]
-    return _SERVICES.get(domain, domain)
+    """The service that serves a file: the one it names, else by its package, waymesh.eta.v1 → eta."""
+    return file.GetOptions().Extensions[task_pb2.service] or file.package.split(".")[1]
 
 
 def class_of(descriptor: Descriptor) -> type[Message]:

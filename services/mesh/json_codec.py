@@ -170,10 +170,10 @@ def _text(value: object) -> str:
     return "".join(_dump(value, 0))
 
 
-def invalid_fields(violations: list[FieldViolation]) -> InvalidArgument:
-    """The error for violations, at least one."""
+def invalid_fields(violations: list[FieldViolation], whole: str = "the body") -> InvalidArgument:
+    """The error for violations, at least one; `whole` is what one without a field is about."""
     first = violations[0]
-    text = f"{first.field} {first.description}" if first.field else f"the body {first.description}"
+    text = f"{first.field or whole} {first.description}"
     if len(violations) > 1:
         count = "at least 50" if len(violations) >= MAX_VIOLATIONS else str(len(violations))
         text = f"{count} fields are wrong; {text}"

@@ -85,7 +85,7 @@ class Client:
             f"Host: {self.sent_host}",
             *(f"{k}: {v}" for k, v in headers.items()),
         ]
-        if method in ("POST", "PUT", "PATCH") and "Transfer-Encoding" not in headers:
+        if (body or method in ("POST", "PUT", "PATCH")) and "Transfer-Encoding" not in headers:
             lines.append(f"Content-Length: {len(body)}")
         writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
         await writer.drain()

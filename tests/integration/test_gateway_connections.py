@@ -248,6 +248,25 @@ async def test_a_method_that_no_path_has_is_a_request_like_any_other() -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "status", "reason"),
+    [("evil:443", 404, "UNKNOWN_PATH"), ("/execute", 405, "METHOD_NOT_ALLOWED"), ("/x", 404, "UNKNOWN_PATH")],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_nobody_is_led_to_another_host(target: str, status: int, reason: str, at_once: bool) -> None:
+    sent = head(f"CONNECT {target}", "Content-Length: 3", host="evil:443")
+    async with gateway() as rig, asyncio.timeout(60):
+        client = rig.client()
+        if at_once:
+            await write(client, sent + WHOLE)
+        else:
+            for place in range(0, len(sent), 10):
+                await write(client, sent[place : place + 10])
+        reply = await client.receive()  # sees that nothing follows
+        assert (reply.status, reply.json["reason"]) == (status, reason)
+        assert reply.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize(
     "line",
     ["FOO /execute", "FOO /execute HTTP/2.0", "FOO  /execute HTTP/1.1", "F(O /execute HTTP/1.1", "FOO"],
 )

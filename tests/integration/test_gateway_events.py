@@ -72,6 +72,17 @@ async def test_a_stream_goes_on_after_the_last_event_seen() -> None:
         assert run.requests[0].cursor == "r.8"
 
 
+@pytest.mark.parametrize("spaces", [" ", "\t", " \t  "])
+async def test_spaces_around_a_header_are_no_part_of_it(spaces: str) -> None:
+    run = Run()
+    async with gateway(agents={"StreamRun": run}) as rig:
+        run.says(result(9), None)
+        headers = {"Last-Event-ID": f"{spaces}r.8{spaces}", "Accept": f"Text/EVENT-Stream{spaces}"}
+        stream = await begin(rig.client(), ask(), headers=headers)
+        assert [event.id for event in await stream.rest()] == ["r.9"]
+        assert run.requests[0].cursor == "r.8"
+
+
 @pytest.mark.parametrize("given", ["a b", "a" * 257, "\u00e9"])
 async def test_a_last_event_id_that_is_none_is_refused(given: str) -> None:
     async with gateway(agents={}) as rig:

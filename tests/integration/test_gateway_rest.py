@@ -137,6 +137,8 @@ async def test_the_owners_rules_are_told_by_body_and_parameter() -> None:
         assert {each["field"] for each in reply.json["details"]} == {"expected_version", "spec.name"}
         reply = await ask(rig, "GET", "/api/agents?page_size=1001")
         assert [each["field"] for each in reply.json["details"]] == ["page_size"]
+        reply = await ask(rig, "GET", "/api/agents/a7/diff")
+        assert reply.json["error"] == "from_version must be greater than or equal to 1"
         assert made.requests == []
 
 
@@ -163,6 +165,12 @@ async def test_the_owners_rules_are_told_by_body_and_parameter() -> None:
         ("GET", "/api/agents/a7?agent_id=a8", None, ["agent_id"]),
         ("GET", "/api/agents/%FF", None, ["agent_id"]),
         ("GET", "/api/agents/a%00b", None, ["agent_id"]),
+        ("DELETE", "/api/agents/a7", {"expected_version": 3}, ["expected_version"]),
+        ("DELETE", "/api/agents/a7", {"agent_id": "a8", "colour": "red"}, ["agent_id", "colour"]),
+        ("DELETE", "/api/agents/a7", [3], [""]),
+        ("DELETE", "/api/agents/a7", b"expected_version=3", [""]),
+        ("GET", "/api/agents", {"page_size": 1}, ["page_size"]),
+        ("GET", "/api/agents", {str(place): place for place in range(100)}, [str(n) for n in range(50)]),
     ],
 )
 async def test_what_is_wrong_with_a_request_is_named(
@@ -174,6 +182,19 @@ async def test_what_is_wrong_with_a_request_is_named(
         assert (reply.status, reply.json["code"]) == (400, "INVALID_ARGUMENT")
         assert [each["field"] for each in reply.json["details"]] == fields
         assert made.requests == []
+
+
+async def test_a_body_where_none_is_read_says_where_its_fields_belong() -> None:
+    async with gateway(agents=Registry().handlers) as rig:
+        reply = await ask(rig, "DELETE", "/api/agents/a7", {"expected_version": 3})
+        assert reply.json["error"] == "expected_version must stand in the query: this path takes no body"
+        reply = await ask(rig, "DELETE", "/api/agents/a7", b"3", **{"Content-Type": "text/plain"})
+        assert (
+            reply.json["error"]
+            == "the request must have no body: path and query say all that there is to say"
+        )
+        for nothing in (b"", b"{}"):
+            assert (await ask(rig, "GET", "/api/agents/a7", nothing)).status == 200
 
 
 async def test_a_parameter_that_is_nearly_right_is_guessed() -> None:

@@ -59,11 +59,12 @@ class Binding:
 
     def translate(self, error: MeshError) -> MeshError:
         """An error about the request, its paths as whoever called knows them."""
-        if not self.body or not error.violations:
+        if not error.violations:
             return error
         violations = [self.blame(each) for each in error.violations]
+        whole = "the body" if self.body else "the request"
         return type(error)(
-            json_codec.invalid_fields(violations).message,
+            json_codec.invalid_fields(violations, whole).message,
             reason=error.reason,
             metadata=error.metadata,
             violations=violations,

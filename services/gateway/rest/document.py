@@ -12,7 +12,7 @@ from services.gateway.settings import GatewaySettings
 
 # What only tasks answer.
 _NOT_HERE = frozenset({406})
-_OF_BODIES = frozenset({413, 415})
+_OF_BODIES = frozenset({415})
 
 
 def operations(bindings: Iterable[Binding], schemas: Schemas, settings: GatewaySettings) -> dict[str, Any]:

@@ -73,8 +73,11 @@ class RestRoutes:
         self, binding: Binding, values: tuple[bytes, ...], exchange: Exchange, until: float
     ) -> Message:
         filled = parameters.read(binding, values, exchange.query)
-        if binding.body:
-            data = await exchange.body(self._max_body_bytes, until)
+        data = await exchange.body(self._max_body_bytes, until)
+        if not binding.body:
+            if data:
+                parameters.refuse_body(binding, data)
+        else:
             body = None
             if data:
                 exchange.require_json()

@@ -10,7 +10,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from services.gateway.rest.binding import Binding, field_at
 from services.mesh import json_codec
-from services.mesh.errors import FieldViolation
+from services.mesh.errors import FieldViolation, InvalidArgument
 
 _WHOLE: Final = re.compile(r"-?[0-9]{1,20}")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
@@ -41,7 +41,7 @@ class Faults:
     def check(self) -> None:
         """Raises InvalidArgument if there are any."""
         if self.found:
-            raise json_codec.invalid_fields(self.found)
+            raise json_codec.invalid_fields(self.found, "the request")
 
 
 def read(binding: Binding, values: Collection[bytes], query: bytes) -> Filled:
@@ -59,6 +59,30 @@ def read(binding: Binding, values: Collection[bytes], query: bytes) -> Filled:
         _read_query(filled, query, request, binding, faults)
     faults.check()
     return filled
+
+
+def refuse_body(binding: Binding, body: bytes) -> None:
+    """Raises InvalidArgument for a body where none is read: whoever sent it believes in what it says.
+
+    An empty object says nothing.
+    """
+    try:
+        said = json_codec.parse(body)
+    except InvalidArgument:
+        said = None
+    faults = Faults()
+    if type(said) is not dict:
+        faults.add("", "must have no body: path and query say all that there is to say")
+    else:
+        known = [name for name, _ in of_query(binding)]
+        for name in said:
+            if name in binding.template.fields:
+                faults.add(name, "is given by the path")
+            elif any(each == name or each.startswith(f"{name}.") for each in known):
+                faults.add(name, "must stand in the query: this path takes no body")
+            else:
+                faults.add(name, _unknown(name, binding))
+    faults.check()
 
 
 def put(filled: Filled, name: str, value: object) -> bool:
@@ -143,7 +167,7 @@ def _decoded(raw: bytes, name: str, faults: Faults) -> str | None:
     try:
         text = (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
     except UnicodeDecodeError:
-        faults.add(name, "must be UTF-8" if name else "the query must be UTF-8")
+        faults.add(name, "must be UTF-8" if name else "must have a query in UTF-8")
         return None
     if "\0" in text:
         faults.add(name.replace("\0", ""), "must not contain the character U+0000")
