@@ -20,6 +20,7 @@ PREFIX: Final = "agents."
 _CUSTOM: Final = "custom"
 # Where the context of a run's action holds what it spends.
 _USAGE: Final = "usage"
+_PRIVATE: Final = "private"
 
 
 class Acting:
@@ -53,6 +54,7 @@ class Acting:
         if new.tenant != DEFAULT_TENANT:
             # A request's id may be the caller's own words, as a run's.
             context["correlation_id"] = context["run_id"]
+            context[_PRIVATE] = True
         result = await dispatcher.dispatch(self, action, None, context, (action,))
         if result.error is not None:
             raise result.error
@@ -65,7 +67,9 @@ def shown_run(new: NewRun) -> str:
 
 
 def note_usage(action: Action, result: DispatchResult, event: OutcomeEvent) -> None:
-    """Post hook: what models took, in the event's own fields."""
+    """Post hook: what models took, in the event's own fields; and no text of an error that is a tenant's."""
+    if action.context.get(_PRIVATE):
+        event.ClearField("error_message")
     usage = action.context.get(_USAGE)
     if isinstance(usage, Usage) and usage.model_calls:
         event.llm_latency_ms = usage.llm_latency_ms

@@ -31,13 +31,15 @@ from services.agents.tasks.kinds import Kind
 from services.agents.tools import Scope, Toolbox
 from services.agents.voice import Voice
 from services.mesh import deadline, json_codec, principal
-from services.mesh.errors import NotFound
+from services.mesh.errors import FieldViolation, NotFound
 from services.mesh.feedback.dispatcher import Dispatcher
 from services.mesh.feedback.outcome import new_id
 
 # Kept back of a caller's time for the way there and back. In seconds.
 _WAY_S: Final = 0.05
 _DEFAULT_STEPS: Final = 8
+# More data than a model reads at once, and than is recorded of it.
+_MAX_INPUT_BYTES: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class Runner:
     def _prepare(
         self, kind: Kind, request: Any, agent: Agent, *, watched: bool
     ) -> tuple[NewRun, Callable[[LiveRun], Awaitable[Answer]], float]:
+        _check_size(request)
         whom = principal.current()
         new = NewRun(
             run_id=request.run_id or new_id(),
@@ -182,6 +185,14 @@ class Runner:
             temperature=own.temperature if own.HasField("temperature") else service.temperature,
             max_output_tokens=own.max_output_tokens or service.max_output_tokens,
             timeout_s=own.timeout_s or service.model_timeout_s,
+        )
+
+
+def _check_size(request: Any) -> None:
+    """Raises InvalidArgument for more than a run can do anything with: to record and to read it takes time."""
+    if "input" in request.DESCRIPTOR.fields_by_name and request.input.ByteSize() > _MAX_INPUT_BYTES:
+        raise json_codec.invalid_fields(
+            [FieldViolation("input", f"must be at most {_MAX_INPUT_BYTES >> 10} KiB as protobuf")]
         )
 
 

@@ -26,6 +26,7 @@ _REPEATABLE: Final = frozenset(
     {descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS, descriptor_pb2.MethodOptions.IDEMPOTENT}
 )
 
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Stream:
     """The RPC that tells of a task as it is done."""

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+from google.protobuf import struct_pb2
 from waymesh.agent.v1 import agent_registry_service_pb2 as registry_pb
 from waymesh.agent.v1 import agent_service_pb2 as pb
 from waymesh.agent.v1 import task_pb2
 from waymesh.agent.v1.definition_pb2 import AgentSpec
 
-from services.mesh.errors import AlreadyExists, NotFound
+from services.mesh.errors import AlreadyExists, InvalidArgument, NotFound
 from tests.integration.agents_rig import agents_mesh
 
 
@@ -37,3 +38,12 @@ async def test_a_run_that_was_given_its_id_is_found_under_it(database: str, tmp_
         again = await mesh.stub.Ask(task_pb2.AskRequest(question="hello", run_id=first.run_id))
 
         assert again == first
+
+
+async def test_data_beyond_what_a_run_can_use_is_refused_by_name(database: str, tmp_path: Path) -> None:
+    data = struct_pb2.Struct()
+    data.update({"rows": ["x" * 1000] * 80})
+    async with agents_mesh(database, tmp_path) as mesh:
+        with pytest.raises(InvalidArgument) as refused:
+            await mesh.stub.RunTask(task_pb2.RunTaskRequest(agent="eta", task="Sum up.", input=data))
+    assert [one.field for one in refused.value.violations] == ["input"]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool
+from waymesh.task.v1 import task_pb2
 
 _REPEATABLE = frozenset(
     {descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS, descriptor_pb2.MethodOptions.IDEMPOTENT}
@@ -20,6 +21,8 @@ class Method:
     idempotent: bool = False
     request_streaming: bool = False
     response_streaming: bool = False
+    # The service that serves it, where its contract names one.
+    owner: str = ""
     # What links have worked out for this method, such as metric children by code.
     memo: dict[Any, Any] = field(default_factory=dict, compare=False)
 
@@ -27,7 +30,7 @@ class Method:
     def target_name(self) -> str:
         """Short name of the owner for messages: `eta` of waymesh.eta.v1.EtaService."""
         parts = self.service.split(".")
-        return parts[-3] if len(parts) >= 3 else parts[-1]
+        return self.owner or (parts[-3] if len(parts) >= 3 else parts[-1])
 
 
 def describe_method(
@@ -43,6 +46,7 @@ def describe_method(
         descriptor = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
         level = descriptor.GetOptions().idempotency_level
         idempotent = level in _REPEATABLE and not request_streaming
+        owner = descriptor.containing_service.file.GetOptions().Extensions[task_pb2.service]
     except KeyError:
-        idempotent = False
-    return Method(path, service, name, idempotent, request_streaming, response_streaming)
+        idempotent, owner = False, ""
+    return Method(path, service, name, idempotent, request_streaming, response_streaming, owner)

@@ -40,6 +40,8 @@ def recorded(
 ) -> Servicer:
     """The same servicer; each of its RPCs that is a task is counted now and leaves one outcome.
 
+    Without `capture` no outcome holds what was asked or answered, nor the text of a caller's own error.
+
     Those in `without` are counted only; those in `untouched` not even that, since they leave outcomes of
     their own. The outcome's agent is the telemetry's service, its action the task's
     name. A caller's fault is a failure of severity warning; a degraded answer is `partial`.
@@ -168,7 +170,7 @@ class _Recorder:
         status: OutcomeStatus.ValueType,
         run_id: str = "",
     ) -> OutcomeEvent:
-        return outcome.outcome(
+        event = outcome.outcome(
             agent_name=self._telemetry.service,
             agent_type=self._agent_type,
             action_type=self._task,
@@ -181,6 +183,10 @@ class _Recorder:
             links=Links(run_id, correlation_id=logs.request_id.get()),
             expected=is_callers(error),
         )
+        if not self._capture and is_callers(error):
+            # It names what the caller named.
+            event.ClearField("error_message")
+        return event
 
     def _captured(self, message: Message | None) -> object:
         if message is None or not self._capture or message.ByteSize() > _MAX_CAPTURED_BYTES:

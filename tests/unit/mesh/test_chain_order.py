@@ -4,6 +4,7 @@ import asyncio
 import random
 
 import pytest
+from waymesh.agent.v1 import agent_service_pb2
 from waymesh.eta.v1 import eta_service_pb2
 
 from services.mesh.breaker import BreakerPolicy
@@ -123,5 +124,7 @@ def test_only_what_the_contract_calls_idempotent_may_be_repeated(
 
 
 def test_a_method_names_its_owner():
+    assert agent_service_pb2.DESCRIPTOR.package == "waymesh.agent.v1"
     assert describe_method("/waymesh.eta.v1.EtaService/PredictEta").target_name == "eta"
+    assert describe_method("/waymesh.agent.v1.AgentService/Ask").target_name == "agents"
     assert describe_method("/grpc.Health/Check").target_name == "Health"

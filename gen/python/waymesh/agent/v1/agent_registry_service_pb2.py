@@ -29,17 +29,18 @@ from waymesh.agent.v1 import definition_pb2 as waymesh_dot_agent_dot_v1_dot_defi
 from waymesh.task.v1 import task_pb2 as waymesh_dot_task_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-waymesh/agent/v1/agent_registry_service.proto\x12\x10waymesh.agent.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a!waymesh/agent/v1/definition.proto\x1a\x1awaymesh/task/v1/task.proto\"\x88\x01\n\x12\x43reateAgentRequest\x12\x31\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.waymesh.agent.v1.AgentSpecB\x06\xbaH\x03\xc8\x01\x01\x12?\n\x08\x61gent_id\x18\x02 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$\":\n\x13\x43reateAgentResponse\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"@\n\x0fGetAgentRequest\x12\x1c\n\x08\x61gent_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x0f\n\x07version\x18\x02 \x01(\r\"D\n\x10GetAgentResponse\x12\x30\n\x05\x61gent\x18\x01 \x01(\x0b\x32!.waymesh.agent.v1.AgentDefinition\"d\n\x11ListAgentsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x14\n\x0cshow_deleted\x18\x03 \x01(\x08\"`\n\x12ListAgentsResponse\x12\x31\n\x06\x61gents\x18\x01 \x03(\x0b\x32!.waymesh.agent.v1.AgentDefinition\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x88\x01\n\x12UpdateAgentRequest\x12\x1c\n\x08\x61gent_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12!\n\x10\x65xpected_version\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12\x31\n\x04spec\x18\x03 \x01(\x0b\x32\x1b.waymesh.agent.v1.AgentSpecB\x06\xbaH\x03\xc8\x01\x01\"Z\n\x13UpdateAgentResponse\x12\x30\n\x05\x61gent\x18\x01 \x01(\x0b\x32!.waymesh.agent.v1.AgentDefinition\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"L\n\x12\x44\x65leteAgentRequest\x12\x1c\n\x08\x61gent_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x18\n\x10\x65xpected_version\x18\x02 \x01(\r\"Z\n\x13\x44\x65leteAgentResponse\x12\x30\n\x05\x61gent\x18\x01 \x01(\x0b\x32!.waymesh.agent.v1.AgentDefinition\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"s\n\x18ListAgentVersionsRequest\x12\x1c\n\x08\x61gent_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1b\n\tpage_size\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"f\n\x19ListAgentVersionsResponse\x12\x30\n\x08versions\x18\x01 \x03(\x0b\x32\x1e.waymesh.agent.v1.AgentVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"k\n\x18\x44iffAgentVersionsRequest\x12\x1c\n\x08\x61gent_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1d\n\x0c\x66rom_version\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12\x12\n\nto_version\x18\x03 \x01(\r\"u\n\x19\x44iffAgentVersionsResponse\x12\x14\n\x0c\x66rom_version\x18\x01 \x01(\r\x12\x12\n\nto_version\x18\x02 \x01(\r\x12.\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x1d.waymesh.agent.v1.FieldChange\"f\n\x12RevertAgentRequest\x12\x1c\n\x08\x61gent_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x18\n\x07version\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\r\"Z\n\x13RevertAgentResponse\x12\x30\n\x05\x61gent\x18\x01 \x01(\x0b\x32!.waymesh.agent.v1.AgentDefinition\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"\x99\x01\n\x14\x41\x64\x64\x43\x61pabilityRequest\x12\x1c\n\x08\x61gent_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12 \n\rcapability_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\'\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x18\n\x10\x65xpected_version\x18\x04 \x01(\r\":\n\x15\x41\x64\x64\x43\x61pabilityResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"5\n\x17ListCapabilitiesRequest\x12\x1a\n\x08\x61gent_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xb1\x01\n\x15\x43\x61pabilityDescription\x12\x15\n\rcapability_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\'\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x16\n\x0e\x63hanges_things\x18\x05 \x01(\x08\"Y\n\x18ListCapabilitiesResponse\x12=\n\x0c\x63\x61pabilities\x18\x01 \x03(\x0b\x32\'.waymesh.agent.v1.CapabilityDescription2\xde\x0f\n\x14\x41gentRegistryService\x12\x9c\x01\n\x0b\x43reateAgent\x12$.waymesh.agent.v1.CreateAgentRequest\x1a%.waymesh.agent.v1.CreateAgentResponse\"@\x90\x02\x02\xa2\xbb\x18 \n\x0c\x63reate_agent\x1a\x10\x43reate an agent.\x82\xd3\xe4\x93\x02\x13\"\x0b/api/agents:\x04spec\x12\xb0\x01\n\x08GetAgent\x12!.waymesh.agent.v1.GetAgentRequest\x1a\".waymesh.agent.v1.GetAgentResponse\"]\x90\x02\x01\xa2\xbb\x18\x38\n\tget_agent\x1a+Get an agent as it is, or was in a version.\x82\xd3\xe4\x93\x02\x18\x12\x16/api/agents/{agent_id}\x12\x96\x01\n\nListAgents\x12#.waymesh.agent.v1.ListAgentsRequest\x1a$.waymesh.agent.v1.ListAgentsResponse\"=\x90\x02\x01\xa2\xbb\x18#\n\x0blist_agents\x1a\x14List agents by name.\x82\xd3\xe4\x93\x02\r\x12\x0b/api/agents\x12\xb6\x01\n\x0bUpdateAgent\x12$.waymesh.agent.v1.UpdateAgentRequest\x1a%.waymesh.agent.v1.UpdateAgentResponse\"Z\x90\x02\x02\xa2\xbb\x18\x32\n\x0cupdate_agent\x1a\"Replace what an agent consists of.\x82\xd3\xe4\x93\x02\x1b\x1a\x16/api/agents/{agent_id}:\x01*\x12\xaa\x01\n\x0b\x44\x65leteAgent\x12$.waymesh.agent.v1.DeleteAgentRequest\x1a%.waymesh.agent.v1.DeleteAgentResponse\"N\x90\x02\x02\xa2\xbb\x18)\n\x0c\x64\x65lete_agent\x1a\x19Take an agent out of use.\x82\xd3\xe4\x93\x02\x18*\x16/api/agents/{agent_id}\x12\xe7\x01\n\x11ListAgentVersions\x12*.waymesh.agent.v1.ListAgentVersionsRequest\x1a+.waymesh.agent.v1.ListAgentVersionsResponse\"y\x90\x02\x01\xa2\xbb\x18K\n\x13list_agent_versions\x1a\x34List the versions of an agent and what each changed.\x82\xd3\xe4\x93\x02!\x12\x1f/api/agents/{agent_id}/versions\x12\xe7\x01\n\x11\x44iffAgentVersions\x12*.waymesh.agent.v1.DiffAgentVersionsRequest\x1a+.waymesh.agent.v1.DiffAgentVersionsResponse\"y\x90\x02\x01\xa2\xbb\x18O\n\x13\x64iff_agent_versions\x1a\x38Tell what is different between two versions of an agent.\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/agents/{agent_id}/diff\x12\xd1\x01\n\x0bRevertAgent\x12$.waymesh.agent.v1.RevertAgentRequest\x1a%.waymesh.agent.v1.RevertAgentResponse\"u\x90\x02\x02\xa2\xbb\x18\x46\n\x0crevert_agent\x1a\x36Make an agent again what it was in an earlier version.\x82\xd3\xe4\x93\x02\"\"\x1d/api/agents/{agent_id}/revert:\x01*\x12\xd1\x01\n\rAddCapability\x12&.waymesh.agent.v1.AddCapabilityRequest\x1a\'.waymesh.agent.v1.AddCapabilityResponse\"o\x90\x02\x02\xa2\xbb\x18*\n\x0e\x61\x64\x64_capability\x1a\x18Let an agent use a tool.\x82\xd3\xe4\x93\x02\x38\"3/api/agents/{agent_id}/capabilities/{capability_id}:\x01*\x12\xf8\x01\n\x10ListCapabilities\x12).waymesh.agent.v1.ListCapabilitiesRequest\x1a*.waymesh.agent.v1.ListCapabilitiesResponse\"\x8c\x01\x90\x02\x01\xa2\xbb\x18\x45\n\x11list_capabilities\x1a\x30List the tools there are, or those of one agent.\x82\xd3\xe4\x93\x02:\x12#/api/agents/{agent_id}/capabilitiesZ\x13\x12\x11/api/capabilitiesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-waymesh/agent/v1/agent_registry_service.proto\x12\x10waymesh.agent.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a!waymesh/agent/v1/definition.proto\x1a\x1awaymesh/task/v1/task.proto\"\x89\x02\n\x12\x43reateAgentRequest\x12\x31\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.waymesh.agent.v1.AgentSpecB\x06\xbaH\x03\xc8\x01\x01\x12\xbf\x01\n\x08\x61gent_id\x18\x02 \x01(\tB\xac\x01\xbaH\xa8\x01\xba\x01\xa4\x01\n\x15\x63reate_agent.agent_id\x12Smust be at most 128 letters, digits, dots, colons, - and _, a letter or digit first\x1a\x36this.matches(\'^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$\')\":\n\x13\x43reateAgentResponse\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"@\n\x0fGetAgentRequest\x12\x1c\n\x08\x61gent_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x0f\n\x07version\x18\x02 \x01(\r\"D\n\x10GetAgentResponse\x12\x30\n\x05\x61gent\x18\x01 \x01(\x0b\x32!.waymesh.agent.v1.AgentDefinition\"d\n\x11ListAgentsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x14\n\x0cshow_deleted\x18\x03 \x01(\x08\"`\n\x12ListAgentsResponse\x12\x31\n\x06\x61gents\x18\x01 \x03(\x0b\x32!.waymesh.agent.v1.AgentDefinition\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x88\x01\n\x12UpdateAgentRequest\x12\x1c\n\x08\x61gent_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12!\n\x10\x65xpected_version\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12\x31\n\x04spec\x18\x03 \x01(\x0b\x32\x1b.waymesh.agent.v1.AgentSpecB\x06\xbaH\x03\xc8\x01\x01\"Z\n\x13UpdateAgentResponse\x12\x30\n\x05\x61gent\x18\x01 \x01(\x0b\x32!.waymesh.agent.v1.AgentDefinition\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"L\n\x12\x44\x65leteAgentRequest\x12\x1c\n\x08\x61gent_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x18\n\x10\x65xpected_version\x18\x02 \x01(\r\"Z\n\x13\x44\x65leteAgentResponse\x12\x30\n\x05\x61gent\x18\x01 \x01(\x0b\x32!.waymesh.agent.v1.AgentDefinition\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"s\n\x18ListAgentVersionsRequest\x12\x1c\n\x08\x61gent_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1b\n\tpage_size\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"f\n\x19ListAgentVersionsResponse\x12\x30\n\x08versions\x18\x01 \x03(\x0b\x32\x1e.waymesh.agent.v1.AgentVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"k\n\x18\x44iffAgentVersionsRequest\x12\x1c\n\x08\x61gent_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1d\n\x0c\x66rom_version\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12\x12\n\nto_version\x18\x03 \x01(\r\"u\n\x19\x44iffAgentVersionsResponse\x12\x14\n\x0c\x66rom_version\x18\x01 \x01(\r\x12\x12\n\nto_version\x18\x02 \x01(\r\x12.\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x1d.waymesh.agent.v1.FieldChange\"f\n\x12RevertAgentRequest\x12\x1c\n\x08\x61gent_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x18\n\x07version\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\r\"Z\n\x13RevertAgentResponse\x12\x30\n\x05\x61gent\x18\x01 \x01(\x0b\x32!.waymesh.agent.v1.AgentDefinition\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"\x99\x01\n\x14\x41\x64\x64\x43\x61pabilityRequest\x12\x1c\n\x08\x61gent_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12 \n\rcapability_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\'\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x18\n\x10\x65xpected_version\x18\x04 \x01(\r\":\n\x15\x41\x64\x64\x43\x61pabilityResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"5\n\x17ListCapabilitiesRequest\x12\x1a\n\x08\x61gent_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xb1\x01\n\x15\x43\x61pabilityDescription\x12\x15\n\rcapability_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\'\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x16\n\x0e\x63hanges_things\x18\x05 \x01(\x08\"Y\n\x18ListCapabilitiesResponse\x12=\n\x0c\x63\x61pabilities\x18\x01 \x03(\x0b\x32\'.waymesh.agent.v1.CapabilityDescription2\xde\x0f\n\x14\x41gentRegistryService\x12\x9c\x01\n\x0b\x43reateAgent\x12$.waymesh.agent.v1.CreateAgentRequest\x1a%.waymesh.agent.v1.CreateAgentResponse\"@\x90\x02\x02\xa2\xbb\x18 \n\x0c\x63reate_agent\x1a\x10\x43reate an agent.\x82\xd3\xe4\x93\x02\x13\"\x0b/api/agents:\x04spec\x12\xb0\x01\n\x08GetAgent\x12!.waymesh.agent.v1.GetAgentRequest\x1a\".waymesh.agent.v1.GetAgentResponse\"]\x90\x02\x01\xa2\xbb\x18\x38\n\tget_agent\x1a+Get an agent as it is, or was in a version.\x82\xd3\xe4\x93\x02\x18\x12\x16/api/agents/{agent_id}\x12\x96\x01\n\nListAgents\x12#.waymesh.agent.v1.ListAgentsRequest\x1a$.waymesh.agent.v1.ListAgentsResponse\"=\x90\x02\x01\xa2\xbb\x18#\n\x0blist_agents\x1a\x14List agents by name.\x82\xd3\xe4\x93\x02\r\x12\x0b/api/agents\x12\xb6\x01\n\x0bUpdateAgent\x12$.waymesh.agent.v1.UpdateAgentRequest\x1a%.waymesh.agent.v1.UpdateAgentResponse\"Z\x90\x02\x02\xa2\xbb\x18\x32\n\x0cupdate_agent\x1a\"Replace what an agent consists of.\x82\xd3\xe4\x93\x02\x1b\x1a\x16/api/agents/{agent_id}:\x01*\x12\xaa\x01\n\x0b\x44\x65leteAgent\x12$.waymesh.agent.v1.DeleteAgentRequest\x1a%.waymesh.agent.v1.DeleteAgentResponse\"N\x90\x02\x02\xa2\xbb\x18)\n\x0c\x64\x65lete_agent\x1a\x19Take an agent out of use.\x82\xd3\xe4\x93\x02\x18*\x16/api/agents/{agent_id}\x12\xe7\x01\n\x11ListAgentVersions\x12*.waymesh.agent.v1.ListAgentVersionsRequest\x1a+.waymesh.agent.v1.ListAgentVersionsResponse\"y\x90\x02\x01\xa2\xbb\x18K\n\x13list_agent_versions\x1a\x34List the versions of an agent and what each changed.\x82\xd3\xe4\x93\x02!\x12\x1f/api/agents/{agent_id}/versions\x12\xe7\x01\n\x11\x44iffAgentVersions\x12*.waymesh.agent.v1.DiffAgentVersionsRequest\x1a+.waymesh.agent.v1.DiffAgentVersionsResponse\"y\x90\x02\x01\xa2\xbb\x18O\n\x13\x64iff_agent_versions\x1a\x38Tell what is different between two versions of an agent.\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/agents/{agent_id}/diff\x12\xd1\x01\n\x0bRevertAgent\x12$.waymesh.agent.v1.RevertAgentRequest\x1a%.waymesh.agent.v1.RevertAgentResponse\"u\x90\x02\x02\xa2\xbb\x18\x46\n\x0crevert_agent\x1a\x36Make an agent again what it was in an earlier version.\x82\xd3\xe4\x93\x02\"\"\x1d/api/agents/{agent_id}/revert:\x01*\x12\xd1\x01\n\rAddCapability\x12&.waymesh.agent.v1.AddCapabilityRequest\x1a\'.waymesh.agent.v1.AddCapabilityResponse\"o\x90\x02\x02\xa2\xbb\x18*\n\x0e\x61\x64\x64_capability\x1a\x18Let an agent use a tool.\x82\xd3\xe4\x93\x02\x38\"3/api/agents/{agent_id}/capabilities/{capability_id}:\x01*\x12\xf8\x01\n\x10ListCapabilities\x12).waymesh.agent.v1.ListCapabilitiesRequest\x1a*.waymesh.agent.v1.ListCapabilitiesResponse\"\x8c\x01\x90\x02\x01\xa2\xbb\x18\x45\n\x11list_capabilities\x1a\x30List the tools there are, or those of one agent.\x82\xd3\xe4\x93\x02:\x12#/api/agents/{agent_id}/capabilitiesZ\x13\x12\x11/api/capabilitiesB\n\xaa\xbb\x18\x06\x61gentsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'waymesh.agent.v1.agent_registry_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\252\273\030\006agents'
   _globals['_CREATEAGENTREQUEST'].fields_by_name['spec']._loaded_options = None
   _globals['_CREATEAGENTREQUEST'].fields_by_name['spec']._serialized_options = b'\272H\003\310\001\001'
   _globals['_CREATEAGENTREQUEST'].fields_by_name['agent_id']._loaded_options = None
-  _globals['_CREATEAGENTREQUEST'].fields_by_name['agent_id']._serialized_options = b'\272H*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$'
+  _globals['_CREATEAGENTREQUEST'].fields_by_name['agent_id']._serialized_options = b'\272H\250\001\272\001\244\001\n\025create_agent.agent_id\022Smust be at most 128 letters, digits, dots, colons, - and _, a letter or digit first\0326this.matches(\'^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$\')'
   _globals['_GETAGENTREQUEST'].fields_by_name['agent_id']._loaded_options = None
   _globals['_GETAGENTREQUEST'].fields_by_name['agent_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_LISTAGENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -95,47 +96,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTREGISTRYSERVICE'].methods_by_name['ListCapabilities']._loaded_options = None
   _globals['_AGENTREGISTRYSERVICE'].methods_by_name['ListCapabilities']._serialized_options = b'\220\002\001\242\273\030E\n\021list_capabilities\0320List the tools there are, or those of one agent.\202\323\344\223\002:\022#/api/agents/{agent_id}/capabilitiesZ\023\022\021/api/capabilities'
   _globals['_CREATEAGENTREQUEST']._serialized_start=220
-  _globals['_CREATEAGENTREQUEST']._serialized_end=356
-  _globals['_CREATEAGENTRESPONSE']._serialized_start=358
-  _globals['_CREATEAGENTRESPONSE']._serialized_end=416
-  _globals['_GETAGENTREQUEST']._serialized_start=418
-  _globals['_GETAGENTREQUEST']._serialized_end=482
-  _globals['_GETAGENTRESPONSE']._serialized_start=484
-  _globals['_GETAGENTRESPONSE']._serialized_end=552
-  _globals['_LISTAGENTSREQUEST']._serialized_start=554
-  _globals['_LISTAGENTSREQUEST']._serialized_end=654
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=656
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=752
-  _globals['_UPDATEAGENTREQUEST']._serialized_start=755
-  _globals['_UPDATEAGENTREQUEST']._serialized_end=891
-  _globals['_UPDATEAGENTRESPONSE']._serialized_start=893
-  _globals['_UPDATEAGENTRESPONSE']._serialized_end=983
-  _globals['_DELETEAGENTREQUEST']._serialized_start=985
-  _globals['_DELETEAGENTREQUEST']._serialized_end=1061
-  _globals['_DELETEAGENTRESPONSE']._serialized_start=1063
-  _globals['_DELETEAGENTRESPONSE']._serialized_end=1153
-  _globals['_LISTAGENTVERSIONSREQUEST']._serialized_start=1155
-  _globals['_LISTAGENTVERSIONSREQUEST']._serialized_end=1270
-  _globals['_LISTAGENTVERSIONSRESPONSE']._serialized_start=1272
-  _globals['_LISTAGENTVERSIONSRESPONSE']._serialized_end=1374
-  _globals['_DIFFAGENTVERSIONSREQUEST']._serialized_start=1376
-  _globals['_DIFFAGENTVERSIONSREQUEST']._serialized_end=1483
-  _globals['_DIFFAGENTVERSIONSRESPONSE']._serialized_start=1485
-  _globals['_DIFFAGENTVERSIONSRESPONSE']._serialized_end=1602
-  _globals['_REVERTAGENTREQUEST']._serialized_start=1604
-  _globals['_REVERTAGENTREQUEST']._serialized_end=1706
-  _globals['_REVERTAGENTRESPONSE']._serialized_start=1708
-  _globals['_REVERTAGENTRESPONSE']._serialized_end=1798
-  _globals['_ADDCAPABILITYREQUEST']._serialized_start=1801
-  _globals['_ADDCAPABILITYREQUEST']._serialized_end=1954
-  _globals['_ADDCAPABILITYRESPONSE']._serialized_start=1956
-  _globals['_ADDCAPABILITYRESPONSE']._serialized_end=2014
-  _globals['_LISTCAPABILITIESREQUEST']._serialized_start=2016
-  _globals['_LISTCAPABILITIESREQUEST']._serialized_end=2069
-  _globals['_CAPABILITYDESCRIPTION']._serialized_start=2072
-  _globals['_CAPABILITYDESCRIPTION']._serialized_end=2249
-  _globals['_LISTCAPABILITIESRESPONSE']._serialized_start=2251
-  _globals['_LISTCAPABILITIESRESPONSE']._serialized_end=2340
-  _globals['_AGENTREGISTRYSERVICE']._serialized_start=2343
-  _globals['_AGENTREGISTRYSERVICE']._serialized_end=4357
+  _globals['_CREATEAGENTREQUEST']._serialized_end=485
+  _globals['_CREATEAGENTRESPONSE']._serialized_start=487
+  _globals['_CREATEAGENTRESPONSE']._serialized_end=545
+  _globals['_GETAGENTREQUEST']._serialized_start=547
+  _globals['_GETAGENTREQUEST']._serialized_end=611
+  _globals['_GETAGENTRESPONSE']._serialized_start=613
+  _globals['_GETAGENTRESPONSE']._serialized_end=681
+  _globals['_LISTAGENTSREQUEST']._serialized_start=683
+  _globals['_LISTAGENTSREQUEST']._serialized_end=783
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=785
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=881
+  _globals['_UPDATEAGENTREQUEST']._serialized_start=884
+  _globals['_UPDATEAGENTREQUEST']._serialized_end=1020
+  _globals['_UPDATEAGENTRESPONSE']._serialized_start=1022
+  _globals['_UPDATEAGENTRESPONSE']._serialized_end=1112
+  _globals['_DELETEAGENTREQUEST']._serialized_start=1114
+  _globals['_DELETEAGENTREQUEST']._serialized_end=1190
+  _globals['_DELETEAGENTRESPONSE']._serialized_start=1192
+  _globals['_DELETEAGENTRESPONSE']._serialized_end=1282
+  _globals['_LISTAGENTVERSIONSREQUEST']._serialized_start=1284
+  _globals['_LISTAGENTVERSIONSREQUEST']._serialized_end=1399
+  _globals['_LISTAGENTVERSIONSRESPONSE']._serialized_start=1401
+  _globals['_LISTAGENTVERSIONSRESPONSE']._serialized_end=1503
+  _globals['_DIFFAGENTVERSIONSREQUEST']._serialized_start=1505
+  _globals['_DIFFAGENTVERSIONSREQUEST']._serialized_end=1612
+  _globals['_DIFFAGENTVERSIONSRESPONSE']._serialized_start=1614
+  _globals['_DIFFAGENTVERSIONSRESPONSE']._serialized_end=1731
+  _globals['_REVERTAGENTREQUEST']._serialized_start=1733
+  _globals['_REVERTAGENTREQUEST']._serialized_end=1835
+  _globals['_REVERTAGENTRESPONSE']._serialized_start=1837
+  _globals['_REVERTAGENTRESPONSE']._serialized_end=1927
+  _globals['_ADDCAPABILITYREQUEST']._serialized_start=1930
+  _globals['_ADDCAPABILITYREQUEST']._serialized_end=2083
+  _globals['_ADDCAPABILITYRESPONSE']._serialized_start=2085
+  _globals['_ADDCAPABILITYRESPONSE']._serialized_end=2143
+  _globals['_LISTCAPABILITIESREQUEST']._serialized_start=2145
+  _globals['_LISTCAPABILITIESREQUEST']._serialized_end=2198
+  _globals['_CAPABILITYDESCRIPTION']._serialized_start=2201
+  _globals['_CAPABILITYDESCRIPTION']._serialized_end=2378
+  _globals['_LISTCAPABILITIESRESPONSE']._serialized_start=2380
+  _globals['_LISTCAPABILITIESRESPONSE']._serialized_end=2469
+  _globals['_AGENTREGISTRYSERVICE']._serialized_start=2472
+  _globals['_AGENTREGISTRYSERVICE']._serialized_end=4486
 # @@protoc_insertion_point(module_scope)

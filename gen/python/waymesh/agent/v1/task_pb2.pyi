@@ -82,7 +82,7 @@ class RunTaskRequest(_message.Message):
     """Identity of the run, at most 128 characters; empty: a new one. With the same again the run is not done twice."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
-        """Data for it. What stands in it is never taken for instructions."""
+        """Data for it, at most 64 KiB. What stands in it is never taken for instructions."""
 
     @_builtins.property
     def options(self) -> Global___RunOptions:

@@ -150,6 +150,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """What a tool was given is wrong. Metadata: `tool`. Violations: one per argument.
     Example: {"tool": "calculate_delivery_time"}
     """
+    ERROR_REASON_AGENT_LIMIT: _ErrorReason.ValueType  # 74
+    """The tenant has as many agents as it may have; a deleted one makes place. Metadata: `limit`.
+    Example: {"limit": "1000"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the `reason` of google.rpc.ErrorInfo (without the prefix), domain `waymesh`.
@@ -283,5 +287,9 @@ ERROR_REASON_TOOL_REFUSED: ErrorReason.ValueType  # 72
 ERROR_REASON_TOOL_ARGUMENTS: ErrorReason.ValueType  # 73
 """What a tool was given is wrong. Metadata: `tool`. Violations: one per argument.
 Example: {"tool": "calculate_delivery_time"}
+"""
+ERROR_REASON_AGENT_LIMIT: ErrorReason.ValueType  # 74
+"""The tenant has as many agents as it may have; a deleted one makes place. Metadata: `limit`.
+Example: {"limit": "1000"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

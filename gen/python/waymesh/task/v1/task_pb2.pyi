@@ -89,5 +89,8 @@ class TaskStream(_message.Message):
 Global___TaskStream: _TypeAlias = TaskStream  # noqa: Y015
 
 TASK_FIELD_NUMBER: _builtins.int
+SERVICE_FIELD_NUMBER: _builtins.int
 task: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___TaskOptions]
 """The task under which the gateway publishes this RPC. RPCs without it are not reachable over HTTP."""
+service: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FileOptions, _builtins.str]
+"""The service that serves what a file defines, where it is not called as its domain is: `agents` of waymesh.agent.v1."""
