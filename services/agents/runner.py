@@ -189,10 +189,10 @@ class Runner:
 
 
 def _check_size(request: Any) -> None:
-    """Raises InvalidArgument for more than a run can do anything with: to record and to read it takes time."""
+    """Raises InvalidArgument for more than a run can use: to record and to read it takes time."""
     if "input" in request.DESCRIPTOR.fields_by_name and request.input.ByteSize() > _MAX_INPUT_BYTES:
         raise json_codec.invalid_fields(
-            [FieldViolation("input", f"must be at most {_MAX_INPUT_BYTES >> 10} KiB as protobuf")]
+            [FieldViolation("input", f"must be at most {_MAX_INPUT_BYTES >> 10} KiB, as protobuf")]
         )
 
 
