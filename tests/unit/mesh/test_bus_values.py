@@ -23,6 +23,7 @@ PARTITIONS = {
     "agent-outcomes": 6,
     "agent-metrics": 3,
     "agent-alerts": 3,
+    "agent-lifecycle": 3,
     "traffic-updates": 6,
     "dead-letters": 3,
 }

@@ -139,7 +139,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RUN_INTERRUPTED: _ErrorReason.ValueType  # 69
     """The process that had the run ended before the run did. Metadata: `run_id`. Example: {"run_id": "run_1"}"""
     ERROR_REASON_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 70
-    """A budget of money or tokens is used up. Metadata: `budget` (`key`, `agent` or `run`), `name`, `limit`.
+    """A budget of money or tokens is used up. Metadata: `budget` (of key, agent or run), `name`, `limit`.
     Example: {"budget": "agent", "name": "eta", "limit": "max_cost_usd_per_day"}
     """
     ERROR_REASON_MODEL_FAILED: _ErrorReason.ValueType  # 71
@@ -277,7 +277,7 @@ ERROR_REASON_RUN_CANCELLED: ErrorReason.ValueType  # 68
 ERROR_REASON_RUN_INTERRUPTED: ErrorReason.ValueType  # 69
 """The process that had the run ended before the run did. Metadata: `run_id`. Example: {"run_id": "run_1"}"""
 ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 70
-"""A budget of money or tokens is used up. Metadata: `budget` (`key`, `agent` or `run`), `name`, `limit`.
+"""A budget of money or tokens is used up. Metadata: `budget` (of key, agent or run), `name`, `limit`.
 Example: {"budget": "agent", "name": "eta", "limit": "max_cost_usd_per_day"}
 """
 ERROR_REASON_MODEL_FAILED: ErrorReason.ValueType  # 71
