@@ -16,6 +16,7 @@ from services.agents.grounding import Grounds, numbers_in
 from services.agents.journal import Journal
 from services.agents.links import has_link
 from services.agents.llm import LanguageModels, Ledger, ModelFailure, ModelReply, ModelRequest, ModelSettings
+from services.agents.repeats import Repeats
 from services.agents.spans import GenAi
 from services.agents.structs import checked, plain
 from services.agents.tools import Scope, Toolbox, ToolOutcome
@@ -47,7 +48,8 @@ class NoAnswer(Exception):  # noqa: N818 - it says what there is
 @dataclass(frozen=True, slots=True)
 class Brief:
     """What a model is to answer. `data` is the engines', `given` the caller's own, whose texts are nobody's
-    word for a number. `schema`: the shape of the answer, None for text.
+    word for a number. `words_count`: whether numbers that stand in the request may be repeated, as the
+    caller's own; where engines answer, theirs alone count. `schema`: the shape of the answer, None for text.
     """
 
     task: str
@@ -55,6 +57,7 @@ class Brief:
     data: Mapping[str, object] = field(default_factory=dict)
     given: Mapping[str, object] = field(default_factory=dict)
     schema: Mapping[str, Any] | None = None
+    words_count: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,10 @@ class _Conversation:
             prompts.system(spec.instructions, agent=setting.agent.name, task=brief.task, today=setting.today),
             prompts.user(brief.request, {**brief.data, **brief.given}),
         ]
-        self._sources: list[object] = [brief.request[:_MAX_CHARS], *brief.data.values()]
-        self._sources += map(_texts_apart, brief.given.values())
+        self._repeats = Repeats(str(self._messages[0]["content"]))
+        self._sources: list[object] = [*brief.data.values(), *map(_texts_apart, brief.given.values())]
+        if brief.words_count:
+            self._sources.append(brief.request[:_MAX_CHARS])
         self._fallback = ""
 
     async def run(self) -> Spoken:
@@ -153,7 +158,7 @@ class _Conversation:
         )
         streams = voice.wanted and self._brief.schema is None
         if streams:
-            voice.begin(Grounds(*self._sources), tools_offered=bool(offered))
+            voice.begin(Grounds(*self._sources), tools_offered=bool(offered), repeats=self._repeats)
         with self._spans.chat(request) as span:
             try:
                 reply = await self._models.complete(
@@ -208,7 +213,9 @@ class _Conversation:
             return "its answer is too long", prompts.TOO_LONG
         said = [reply.text] if reply.parsed is None else list(_leaves(reply.parsed))
         if any(map(has_link, said)):
-            return "its answer has a link", prompts.NO_LINKS
+            return "its answer has a link or HTML", prompts.NO_LINKS
+        if any(map(self._repeats.within, said)):
+            return "its answer repeats its instructions", prompts.NO_INSTRUCTIONS
         if not any(map(numbers_in, said)):
             return None  # what the sources give need not be looked at
         grounds = Grounds(*self._sources)

@@ -38,6 +38,11 @@ class Guard:
         self._base = 0
         self._place = 0
 
+    @property
+    def held(self) -> int:
+        """Characters that are held back, and read again with the next piece."""
+        return len(self._text) - self._shown
+
     def anew(self) -> "Guard":
         """A guard of the same grounds for another text."""
         return Guard(self._grounds)
@@ -100,5 +105,6 @@ class Guard:
         return head if self._shown - head <= _LOOK_BACK else self._word_head(self._shown - _LOOK_BACK)
 
     def _word_head(self, at: int) -> int:
-        space = self._text.rfind(" ", 0, at)
-        return space + 1 if space >= 0 else 0
+        """The head of a word near by; a text without blanks is read from the place itself on."""
+        space = self._text.rfind(" ", max(0, at - _LOOK_BACK), at)
+        return space + 1 if space >= 0 else at

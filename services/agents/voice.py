@@ -1,20 +1,25 @@
 """The answer's text on its way to whoever watches, while a model is still writing it.
 
 All that is sent belongs to one answer. A text may turn out not to be the answer after some of it was sent:
-the model breaks off, goes on to ask for a tool, or names a number that nobody gave. Then nothing more is
-sent, and the run's result says that what was sent is to be thrown away.
+the model breaks off, goes on to ask for a tool, or writes what no answer may hold, such as a number that
+nobody gave. Then nothing more is sent, and the run's result says that what was sent is to be thrown away.
 """
 
 from collections.abc import Callable
 from typing import Final
 
 from services.agents.grounding import Grounds, Guard, Ungrounded
-from services.agents.links import has_link
+from services.agents.links import LONGEST, has_link
+from services.agents.repeats import LEAST, Repeats
 
 # A model that is about to ask for a tool often says so first. Held back where tools are offered; characters.
 _PREAMBLE: Final = 160
 # A longer text will not be the answer. In characters.
 _MAX_CHARS: Final = 16_384
+# Models write by the syllable; to read for numbers is worth its time for a few words. In characters.
+_AT_ONCE: Final = 32
+# What is held back is read again with what comes: this is the least that comes, as a share of it.
+_NEW: Final = 0.5
 
 
 class Voice:
@@ -25,21 +30,24 @@ class Voice:
         self._sent = ""
         self._over = send is None
         self._held = ""
-        self._written = ""
+        self._written, self._tail, self._gathered = 0, "", ""
         self._heard = 0
         self._hold = 0
         self._guard: Guard | None = None
+        self._repeats = Repeats("")
 
     @property
     def wanted(self) -> bool:
         """Whether a model's text is worth having piece by piece."""
         return not self._over
 
-    def begin(self, grounds: Grounds, *, tools_offered: bool) -> None:
-        """A model starts to write; its numbers have to be in `grounds`."""
+    def begin(self, grounds: Grounds, *, tools_offered: bool, repeats: Repeats | None = None) -> None:
+        """A model starts to write; its numbers have to be in `grounds`, and it may not repeat `repeats`."""
         self._guard = Guard(grounds)
+        self._repeats = repeats or Repeats("")
         self._heard = 0
-        self._held = self._written = ""
+        self._held = ""
+        self._written, self._tail, self._gathered = 0, "", ""
         self._hold = _PREAMBLE if tools_offered else 0
 
     def hear(self, piece: str) -> None:
@@ -50,16 +58,22 @@ class Voice:
         if self._heard > _MAX_CHARS:
             self._drop()
             return
+        self._gathered += piece
+        if len(self._gathered) < max(_AT_ONCE, _NEW * self._guard.held):
+            return
+        piece, self._gathered = self._gathered, ""
         try:
             safe = self._guard.feed(piece)
         except Ungrounded:
             self._drop()
             return
-        self._written += safe
+        # What was looked through before is not looked through again, but for what a link may begin in.
+        self._tail = self._tail[-LONGEST:] + safe
+        self._written += len(safe)
         self._held += safe
-        if has_link(self._written):
+        if has_link(self._tail) or self._repeats.within(self._tail[-2 * LEAST - len(safe) :]):
             self._drop()
-        elif len(self._written) > self._hold:
+        elif self._written > self._hold:
             self._tell()
 
     def restart(self) -> None:
@@ -69,7 +83,8 @@ class Voice:
         elif self._guard is not None:
             self._guard = self._guard.anew()
             self._heard = 0
-            self._held = self._written = ""
+            self._held = ""
+            self._written, self._tail, self._gathered = 0, "", ""
 
     def end(self, answer: str | None) -> None:
         """The model has written all: the answer, or None if it is none."""

@@ -153,7 +153,7 @@ class Faulty:
         return run
 
     async def say(self, agent: str, text: str, *, streamed: bool, calls: tuple[Call, ...] = ()) -> Outcome:
-        """Asks an agent whose models both answer with this text, after the use of tools if `calls` has any."""
+        """Asks an agent whose models both answer with this text, the first one after these calls."""
         models = (f"{agent}-first", f"{agent}-second")
         for model in models:
             self.server.always(Script(text, piece_chars=64), model)

@@ -42,7 +42,7 @@ async def run(request: ExplainEtaRequest, context: Context) -> ExplainEtaRespons
             run_id=context.run_id, explanation=_AWAY, usage=journal.usage, degradation=away.degradation
         )
     prediction = reply.prediction
-    brief = Brief(NAME, request.question or _ASK, {"prediction": prediction})
+    brief = Brief(NAME, request.question or _ASK, {"prediction": prediction}, words_count=False)
 
     async def template() -> str:
         return engines.explain_eta(prediction, request.question)

@@ -37,7 +37,7 @@ async def run(request: ExplainRouteRequest, context: Context) -> ExplainRouteRes
         return ExplainRouteResponse(
             run_id=context.run_id, explanation=_AWAY, usage=journal.usage, degradation=away.degradation
         )
-    brief = Brief(NAME, request.question or _ASK, {"route": reply})
+    brief = Brief(NAME, request.question or _ASK, {"route": reply}, words_count=False)
 
     async def template() -> str:
         return engines.explain_route(reply, request.question)

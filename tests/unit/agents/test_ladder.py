@@ -1,4 +1,4 @@
-"""From the best answer to the last: a fault of ours costs nobody the engines' words; two ways are told as one."""
+"""The rungs of the ladder: a fault of ours costs nobody the engines' words; two ways down are told as one."""
 
 import asyncio
 import contextlib
