@@ -83,9 +83,8 @@ class AgentsSettings(GrpcSettings):
     run_timeout_s: float = Field(30.0, validation_alias="WAYMESH_RUN_TIMEOUT_S", gt=0, le=60)
     run_retention_days: float = Field(30.0, validation_alias="WAYMESH_RUN_RETENTION_DAYS", gt=0, le=3650)
     heartbeat_s: float = Field(10.0, validation_alias="WAYMESH_RUN_HEARTBEAT_S", gt=0, le=60)
-    key_concurrent_runs: int | None = Field(
-        None, validation_alias="WAYMESH_KEY_CONCURRENT_RUNS", ge=1, le=100_000
-    )
+    # Half of the places for calls to models: no key keeps all others waiting.
+    key_concurrent_runs: int = Field(32, validation_alias="WAYMESH_KEY_CONCURRENT_RUNS", ge=1, le=100_000)
     key_budget_usd: float | None = Field(
         None, validation_alias="WAYMESH_KEY_BUDGET_USD_PER_DAY", ge=0, le=_DAY_USD
     )

@@ -45,7 +45,7 @@ class ConcurrencyLimits:
         for room in rooms:
             if room.most is not None and self.inside(room.what) >= room.most:
                 raise ResourceExhausted(
-                    f"as many runs as this {room.what[0]} may have go on already ({room.most})",
+                    f"this {room.what[0]} has {room.most} runs under way already, as many as it may",
                     reason=ERROR_REASON_OVERLOADED,
                     retry_after_s=DEFAULT_RETRY_AFTER_S,
                 )

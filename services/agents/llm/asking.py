@@ -30,6 +30,9 @@ _REASON_CHARS: Final = 240
 # Says nothing to a breaker.
 _NOTHING: Final = errors.Cancelled("only asked whether a call may be made")
 
+# For a place among the calls of this process. In seconds.
+LONGEST_WAIT_S: Final = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Means:
@@ -131,15 +134,16 @@ class Asking:
             raise CallError(ErrorKind.PRICE_UNKNOWN)
 
     async def _place(self, ends: float | None) -> None:
-        """Waits for a place among the calls under way, as long as there is time for a call.
+        """Waits a little for a place among the calls under way, if there is time for a call.
 
-        The first call of a model may wait for all the time there is: any other model would wait for the same.
+        Not for all the time there is: where others keep all places for long, an answer without a model that
+        comes soon is worth more than one that comes last.
         """
         left_s = self._pace.left_s() if ends is None else ends - self._means.clock()
         spare_s = left_s - LEAST_CALL_S
         if spare_s <= 0:
             raise CallError(ErrorKind.OUT_OF_TIME)
-        if not await self._means.slots.take(spare_s):
+        if not await self._means.slots.take(min(spare_s, LONGEST_WAIT_S)):
             raise CallError(ErrorKind.BUSY)
 
     async def _try(self, model: str, body: bytes, share_s: float) -> ModelReply:

@@ -99,14 +99,23 @@ class OpenWeatherMap:
             ) as answer:
                 if answer.status != 200:
                     raise _away()
-                body = await answer.content.read(_MAX_BYTES)
-                value = json.loads(body)
-        except (aiohttp.ClientError, TimeoutError, ValueError):
+                value = json.loads(await _whole(answer))
+        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError):
             # The error's own text holds the key, which is part of the address.
             raise _away() from None
         if not isinstance(value, dict):
             raise _away()
         return value
+
+
+async def _whole(answer: aiohttp.ClientResponse) -> bytes:
+    """The body, in however many pieces it comes. Raises ValueError for one that is no weather's."""
+    body = bytearray()
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > _MAX_BYTES:
+            raise ValueError("too large")
+    return bytes(body)
 
 
 def _away() -> Unavailable:
