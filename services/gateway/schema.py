@@ -38,6 +38,8 @@ STATUS: Final[Schema] = {
         "details": {"type": "array", "items": {"$ref": "#/components/schemas/Violation"}},
     },
 }
+# A pattern that has words of its own for people.
+_MATCHES: Final = re.compile(r"this\.matches\('([^'\\]*)'\)")
 _KNOWN: Final[Mapping[str, Schema]] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
     "google.protobuf.Duration": {
@@ -169,7 +171,7 @@ class Schemas:
             known = _KNOWN.get(field.message_type.full_name)
             return dict(known) if known is not None else self.message(field.message_type, mode)
         if field.type == FD.TYPE_STRING:
-            return _text(rules.string, mode)
+            return _text(rules, mode)
         if field.type == FD.TYPE_BOOL:
             return {"type": "boolean"}
         if field.type == FD.TYPE_BYTES:
@@ -181,16 +183,25 @@ def _rules(field: FieldDescriptor) -> validate_pb2.FieldRules:
     return field.GetOptions().Extensions[validate_pb2.field]
 
 
-def _text(rules: Any, mode: Mode) -> Schema:
+def _text(of_field: validate_pb2.FieldRules, mode: Mode) -> Schema:
     schema: Schema = {"type": "string"}
     if mode == "request":
-        names = {"min_len": "minLength", "max_len": "maxLength", "pattern": "pattern", "const": "const"}
-        _bounds(schema, rules, names)
+        rules: Any = of_field.string
+        _bounds(schema, rules, {"min_len": "minLength", "max_len": "maxLength", "const": "const"})
+        pattern = _pattern(of_field)
+        if pattern:
+            schema["pattern"] = pattern
         if rules.HasField("len"):
             schema["minLength"] = schema["maxLength"] = rules.len
         if getattr(rules, "in"):
             schema["enum"] = list(getattr(rules, "in"))
     return schema
+
+
+def _pattern(rules: validate_pb2.FieldRules) -> str:
+    """What a text has to match; empty if nothing."""
+    found = (_MATCHES.fullmatch(rule.expression) for rule in rules.cel)
+    return rules.string.pattern or next((match[1] for match in found if match), "")
 
 
 def _number(kind: int, rules: Any, mode: Mode) -> Schema:
@@ -231,8 +242,8 @@ def _needed(field: FieldDescriptor) -> bool:
         return 0 in rules.enum.not_in
     if field.type == FD.TYPE_STRING:
         text = rules.string
-        pattern = text.HasField("pattern") and re.search(text.pattern, "") is None
-        return bool(text.min_len or text.len or text.const or pattern)
+        refused = re.search(_pattern(rules), "") is None
+        return bool(text.min_len or text.len or text.const or refused)
     name = _NUMBER_RULES.get(field.type)
     if name is None:
         return False
