@@ -12,6 +12,8 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
 
+from services.mesh.errors import PermissionDenied
+
 TENANT_KEY: Final = "x-waymesh-tenant"
 API_KEY_KEY: Final = "x-waymesh-key"
 CALLER_KEY: Final = "x-waymesh-caller"
@@ -71,7 +73,10 @@ reset_current = _current.reset
 
 
 def of_metadata(metadata: Mapping[str, str | bytes]) -> Principal:
-    """Who a call is made for. What is not well-formed counts as not sent."""
+    """Who a call is made for. A key or name that is not well-formed counts as not sent.
+
+    Raises PermissionDenied for such a tenant: nobody gets another's rights by a slip.
+    """
     tenant = metadata.get(TENANT_KEY)
     key = metadata.get(API_KEY_KEY)
     caller = metadata.get(CALLER_KEY)
@@ -82,8 +87,12 @@ def of_metadata(metadata: Mapping[str, str | bytes]) -> Principal:
 
 @lru_cache(maxsize=1024)
 def _read(tenant: str | bytes | None, key: str | bytes | None, caller: str | bytes | None) -> Principal:
+    if tenant is None:
+        tenant = DEFAULT_TENANT
+    elif not isinstance(tenant, str) or not is_tenant(tenant):
+        raise PermissionDenied("the tenant that this call is made for cannot be read")
     return Principal(
-        tenant if isinstance(tenant, str) and is_tenant(tenant) else DEFAULT_TENANT,
+        tenant,
         key if isinstance(key, str) and _KEY.fullmatch(key) is not None else "",
         _name(caller),
     )
