@@ -22,8 +22,11 @@ _COARSE: Final = 0.05
 # A share is known to be one by a percent sign or its decimals; plain 0 and 1 only if they are exact.
 _LARGEST_SHARE_STEP: Final = 0.1
 _DAY_S: Final = 86400.0
+_KINDS: Final = r"(?:orders?|couriers?|drivers?|deliver(?:y|ies))"
+# `no` is a word for a number behind what it numbers, or with a dot: `no 5 couriers` says that there are none.
 _ID_WORDS: Final = (
-    r"(?:\b(?:orders?|couriers?|drivers?|deliver(?:y|ies)|id|no\.?|number)[:=]? ?[\"'#`(]?|[#\"'`])"
+    rf"(?:\b(?:(?:{_KINDS} )?no\.|{_KINDS} no\b|(?:{_KINDS} )?(?:id|number)\b|{_KINDS}\b)"
+    r"[:=]? ?[\"'#`(]?|[#\"'`])"
 )
 _TOKEN: Final = re.compile(r"[\w.:@/#+~-]{1,128}")
 # What is an id or name is not the number of a measure.

@@ -2,21 +2,29 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_ORDER_UNKNOWN
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_COURIER_UNKNOWN, ERROR_REASON_ORDER_UNKNOWN
 
-from services.agents.engines.intents import Call, Named, calls_of, names_in
-from services.agents.engines.phrases import failure, phrase
+from services.agents.engines.acts import refused_act
+from services.agents.engines.intents import Call, Named, calls_of, names_in, wanted
+from services.agents.engines.offers import HELP, NOT_UNDERSTOOD
+from services.agents.engines.phrases import adjective, failure, is_idle, nobody, phrase
+from services.agents.engines.words import listed, paragraph
 from services.agents.tools import Scope, ToolOutcome
 
 _log = logging.getLogger(__name__)
 
-_HELP: Final = (
-    "I can say where an order is, when it arrives and why, what stops a courier makes, how long a way takes"
-    " between places, how deliveries of a kind went, and what agents did of late. Name an order or a courier"
-    " by its id, or places by their coordinates."
+_CHANGED: Final = "Something was changed before this answer: the steps of the run show what"
+# Beside a request to act the state of its order is enough.
+_STATE: Final = "Where is it?"
+_OF_ORDERS: Final = frozenset({"get_order", "allocate_drivers"})
+_LISTS: Final = re.compile(
+    r"\b(?:which|what|list|show|all|any|how many|ids? of)\b.*"
+    r"\b(?:orders|couriers|drivers|riders|merchants)\b",
+    re.IGNORECASE,
 )
 
 
@@ -27,33 +35,77 @@ class Tools(Protocol):
         """Uses a tool. Never raises but CancelledError."""
 
 
-async def answer(question: str, scope: Scope, tools: Tools) -> tuple[str, list[ToolOutcome]]:
-    """The answer and the uses of tools it rests on. Never raises but CancelledError."""
+async def answer(
+    question: str, scope: Scope, tools: Tools, *, changed: bool = False
+) -> tuple[str, list[ToolOutcome]]:
+    """The answer and the uses of tools it rests on. Never raises but CancelledError.
+
+    `changed`: a model that got no further has changed something for this question before.
+    """
     named = names_in(question, scope)
+    refused = refused_act(question)
+    if changed:
+        refused = _CHANGED
     calls = calls_of(question, named)
+    if refused and named.orders:
+        calls = [call for call in calls if call.tool in _OF_ORDERS]
     if not calls:
-        return _HELP, []
+        return refused or _asked_back(question), []
     used = await asyncio.gather(*(_use(call, named, scope, tools) for call in calls))
-    told = [_told(outcomes[-1], question) for outcomes in used]
-    text = " ".join(dict.fromkeys(each for each in told if each))
+    told = [refused, *_about(question, named)]
+    told += [_told(outcomes, question, acting=bool(refused)) for outcomes in used if outcomes]
+    text = paragraph([*dict.fromkeys(told), _idle(used)])
     return text, [outcome for outcomes in used for outcome in outcomes]
 
 
-def _told(outcome: ToolOutcome, question: str) -> str:
+def _asked_back(question: str) -> str:
+    if _LISTS.search(question) and not re.search(r"\bdeliver(?:y|ies)\b", question, re.IGNORECASE):
+        return "I cannot list orders, couriers or merchants: name those you ask about by their ids."
+    missing = wanted(question)
+    return f"I can say that if you name {missing}." if missing else f"{NOT_UNDERSTOOD} {HELP}"
+
+
+def _about(question: str, named: Named) -> list[str]:
+    """What is asked for and nobody here can tell."""
+    if named.couriers and not named.orders and re.search(r"\bwhere\b", question, re.IGNORECASE):
+        return ["I cannot see where couriers are, only the stops that they should make"]
+    return []
+
+
+def _idle(used: list[list[ToolOutcome]]) -> str:
+    """The agents of which nothing is known, in one sentence."""
+    idle = [outcomes[-1] for outcomes in used if is_idle(outcomes[-1])]
+    if not idle:
+        return ""
+    kind = adjective(idle[0].arguments.get("status"))
+    agents = [str(one.result["agent_name"]) for one in idle if one.result is not None]
+    return f"no recent {kind}outcomes of {listed(agents)} are known"
+
+
+def _told(outcomes: list[ToolOutcome], question: str, *, acting: bool) -> str:
+    outcome = outcomes[-1]
+    if len(outcomes) == 2 and all(_is_unknown(one) for one in outcomes):
+        return nobody(outcome)
     try:
-        return phrase(outcome, question)
+        return phrase(outcome, _STATE if acting else question, acting=acting)
     except Exception:
         # Whatever an engine says, the others' answers are told.
         _log.exception("what %s gave could not be worded", outcome.name)
         return failure(outcome)
 
 
+def _is_unknown(outcome: ToolOutcome) -> bool:
+    return outcome.error is not None and outcome.error.reason in (
+        ERROR_REASON_ORDER_UNKNOWN,
+        ERROR_REASON_COURIER_UNKNOWN,
+    )
+
+
 async def _use(call: Call, named: Named, scope: Scope, tools: Tools) -> list[ToolOutcome]:
     """What came of a call, the last that tells most. An id that is no order's may be a courier's."""
     outcome = await tools.use(call.tool, call.arguments, scope)
     asked = call.arguments.get("order_id")
-    unknown = outcome.error is not None and outcome.error.reason == ERROR_REASON_ORDER_UNKNOWN
-    if call.tool != "get_order" or asked not in named.unsure or not unknown:
+    if call.tool != "get_order" or asked not in named.unsure or not _is_unknown(outcome):
         return [outcome]
     other = await tools.use("optimize_route", {"driver_id": asked}, scope)
     return [outcome, other] if other.error is None else [other, outcome]

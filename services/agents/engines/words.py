@@ -1,7 +1,7 @@
 """Numbers and lists as people say them. Numbers are rounded, never calculated with."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.agents.tools.scope import is_plain_id
 
+_SHORT_MIN: Final = 0.05
 _LONG_MIN: Final = 100.0
 _FIRST: Final = -62135596800
 _LAST: Final = 253402300799
@@ -21,7 +22,7 @@ def minutes(value: float) -> str:
     value = abs(value)
     if not math.isfinite(value):
         return "an unknown time"
-    if value < 0.05:
+    if is_short(value):
         return "no time to speak of"
     if value < 9.95:
         return f"{value:.1f} minutes"
@@ -30,6 +31,15 @@ def minutes(value: float) -> str:
         return f"{whole} minutes"
     hours, rest = divmod(whole, 60)
     return f"{hours:,} h {rest} min" if rest else f"{hours:,} h 0 min"
+
+
+def between(low: float, high: float) -> str:
+    """`18 to 31 minutes`."""
+    first, last = minutes(low), minutes(high)
+    if first == last:
+        return first
+    unit = " minutes"
+    return f"{first.removesuffix(unit) if last.endswith(unit) else first} to {last}"
 
 
 def kilometres(distance_m: float) -> str:
@@ -90,12 +100,35 @@ def listed(parts: Sequence[str]) -> str:
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
+def when(time: Timestamp) -> str:
+    """` at 19:53 UTC on 2026-11-21`; empty outside the years 1 to 9999."""
+    return f" at {clock(time)} on {day(time)}" if clock(time) else ""
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 delivery`, `2 deliveries`."""
+    if count == 1:
+        return f"1 {noun}"
+    plural = f"{noun.removesuffix('y')}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count:,} {plural}"
+
+
+def paragraph(said: Iterable[str]) -> str:
+    """What is not empty, each as a sentence."""
+    return " ".join(told for each in said if (told := sentence(each)))
+
+
 def sentence(text: str) -> str:
     """The text with a capital at its head and a stop at its end."""
     text = text.strip()
     if not text:
         return ""
     return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
+
+
+def is_short(value: float) -> bool:
+    """Whether so many minutes are no time to speak of."""
+    return abs(value) < _SHORT_MIN
 
 
 def _sayable(one: str) -> bool:

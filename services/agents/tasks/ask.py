@@ -61,7 +61,15 @@ async def run(request: AskRequest, context: Context) -> AskResponse:
 
 async def engines_words(question: str, context: Context) -> str:
     """What the engines have to say to a question."""
-    text, _ = await engines.answer(question, context.scope, _Noted(context.toolbox, context.journal))
+    journal = context.journal
+    # Before it gave up, a model may have done what it was asked to.
+    changed = any(
+        "changed" in step.result.fields and step.result["changed"] is True
+        for step in journal.steps
+        if step.HasField("result")
+    )
+    noted = _Noted(context.toolbox, journal)
+    text, _ = await engines.answer(question, context.scope, noted, changed=changed)
     return text
 
 

@@ -204,7 +204,7 @@ class _Run:
         data = {"plan": PlanDeliveryResponse(plans=plans, routes=routes)}
 
         async def template() -> str:
-            return engines.critique(plans, routes)
+            return engines.critique(plans, routes, committed=self._request.commit)
 
         words = await self._context.words(Brief(NAME, _ASK, data), template, engine_s=_WORDING_S)
         self._plan.critique = words.text

@@ -1,6 +1,7 @@
 """Questions in words, answered without a model."""
 
 import asyncio
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,7 +11,11 @@ from waymesh.eta.v1.eta_service_pb2 import PredictEtaResponse
 from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome
 from waymesh.feedback.v1.feedback_service_pb2 import ListDeliveryOutcomesResponse, ListOutcomesResponse
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
-from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_ORDER_UNKNOWN, ERROR_REASON_TARGET_UNAVAILABLE
+from waymesh.mesh.v1.error_reason_pb2 import (
+    ERROR_REASON_COURIER_UNKNOWN,
+    ERROR_REASON_ORDER_UNKNOWN,
+    ERROR_REASON_TARGET_UNAVAILABLE,
+)
 from waymesh.order.v1.context_pb2 import DeliveryContext
 from waymesh.route.v1.allocation_pb2 import Allocation
 from waymesh.route.v1.route_service_pb2 import (
@@ -21,6 +26,7 @@ from waymesh.route.v1.route_service_pb2 import (
 
 from services.agents.engines import answer
 from services.agents.engines.intents import Call, calls_of, names_in
+from services.agents.engines.offers import HELP, OFFERS
 from services.agents.grounding import Grounds
 from services.agents.tools import Scope
 from services.mesh import deadline
@@ -69,7 +75,37 @@ ORDER = Call("get_order", {"order_id": "order_456"})
         ),
         (
             "How do deliveries like order_456 usually go?",
+            [Call("find_similar_deliveries", {"order_id": "order_456"})],
+        ),
+        (
+            "Why is order_456 later than usual?",
             [ORDER, Call("find_similar_deliveries", {"order_id": "order_456"})],
+        ),
+        ("What is the weather for order_456?", [Call("weather", {"order_id": "order_456"})]),
+        (
+            "How did deliveries of merchant-09 go?",
+            [Call("find_similar_deliveries", {"merchant_id": "merchant-09"})],
+        ),
+        (
+            "How do deliveries of shop 17 and 18 go at 7 pm?",
+            [Call("find_similar_deliveries", {"merchant_id": each, "hour": 19}) for each in ("17", "18")],
+        ),
+        (
+            "How did deliveries of merchant m-1 in area centre usually go?",
+            [Call("find_similar_deliveries", {"merchant_id": "m-1", "area": "centre"})],
+        ),
+        ("How did deliveries in this area go at noon?", [Call("find_similar_deliveries", {"hour": 12})]),
+        ("Is the shop open?", []),
+        (
+            "Who did what of late, eta or route?",
+            [Call("recent_outcomes", {"agent_name": each, "status": None}) for each in ("eta", "route")],
+        ),
+        (
+            "Which agents failed in the last hour?",
+            [
+                Call("recent_outcomes", {"agent_name": each, "status": "failure"})
+                for each in ("allocation", "dispatcher", "eta", "route")
+            ],
         ),
         (
             "How long does it take for 5.5 km in heavy traffic and rain?",
@@ -97,6 +133,42 @@ def test_a_question_that_names_nothing_is_about_what_its_scope_names() -> None:
     ]
 
 
+# Heads that are words before a number, too.
+HEADS = (
+    "no",
+    "nor",
+    "north",
+    "nord",
+    "nov",
+    "nope",
+    "nobody",
+    "id",
+    "ids",
+    "number",
+    "numbers",
+    "named",
+    "called",
+)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("joint", ["-", "_", ".", ""])
+@pytest.mark.parametrize(
+    "said", ["order {}", "order no {}", "order no. {}", "order id {}", "order number: {}", "{}"]
+)
+def test_an_id_is_taken_whole_whatever_it_begins_with(head: str, joint: str, said: str) -> None:
+    if (said, joint) == ("{}", "."):
+        pytest.skip("without a word before it, this may as well be the end of a sentence and a number")
+    one = f"{head}{joint}17"
+    if said == "order {}" and (head, joint) == ("no", "."):
+        one = "17"  # the number of the order
+        said = "order no.{}"
+    assert calls(f"Where is {said.format(one)}?") == [Call("get_order", {"order_id": one})]
+    as_courier = f"Where is {said.format(one).replace('order', 'courier')}?"
+    if "courier" in as_courier:
+        assert calls(as_courier) == [Call("optimize_route", {"driver_id": one})]
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=200))
 def test_no_question_is_too_odd(question: str) -> None:
@@ -111,8 +183,8 @@ async def ask(question: str, mesh: Mesh, scope: Scope | None = None) -> str:
 
 
 async def test_an_order_is_told_with_its_prediction() -> None:
-    text = await ask("Where is order_1?", Mesh())
-    assert "Order order_1 has a courier." in text
+    text = await ask("When does order_1 arrive?", Mesh())
+    assert "Order order_1 is assigned to courier driver_1." in text
     assert "at 19:53 UTC" in text
     assert "23 minutes" in text
     assert "81%" in text
@@ -121,7 +193,14 @@ async def test_an_order_is_told_with_its_prediction() -> None:
 async def test_an_order_nobody_knows_is_said_to_be_unknown() -> None:
     mesh = Mesh()
     mesh.route.answers["GetOrder"] = NotFound("no", reason=ERROR_REASON_ORDER_UNKNOWN)
-    assert "no such order is known" in await ask("Where is order_1?", mesh)
+    assert await ask("Where is order order_1?", mesh) == "Order order_1 is not known."
+
+
+async def test_what_is_neither_an_order_nor_a_courier_is_said_to_be_neither() -> None:
+    mesh = Mesh()
+    mesh.route.answers["GetOrder"] = NotFound("no", reason=ERROR_REASON_ORDER_UNKNOWN)
+    mesh.route.answers["OptimizeRoute"] = NotFound("no", reason=ERROR_REASON_COURIER_UNKNOWN)
+    assert await ask("Where is nope-7?", mesh) == "Neither order nope-7 nor courier nope-7 is known."
 
 
 async def test_an_id_that_is_no_orders_may_be_a_couriers() -> None:
@@ -141,8 +220,122 @@ async def test_an_engine_that_is_away_is_said_to_be() -> None:
 
 async def test_who_asks_for_nothing_known_is_told_what_can_be_asked() -> None:
     mesh = Mesh()
-    assert "Name an order or a courier" in await ask("Sing a song!", mesh)
+    assert await ask("Sing a song!", mesh) == f"I did not understand that. {HELP}"
     assert mesh.asked == 0
+
+
+@pytest.mark.parametrize(("offer", "question"), OFFERS)
+async def test_all_that_the_help_offers_is_understood(offer: str, question: str) -> None:
+    mesh = Mesh()
+    mesh.feedback.answers["ListDeliveryOutcomes"] = deliveries(3)
+    assert offer in HELP
+    for asked in (question, f"Can you tell me {offer}?", offer):
+        text = await ask(asked, mesh)
+        assert "I did not understand" not in text
+        assert "did not answer" not in text
+    assert calls(question)
+
+
+@pytest.mark.parametrize(
+    ("question", "missing"),
+    [
+        ("Where is my order?", "an order by its id"),
+        ("Which stops does the courier make next?", "a courier by its id"),
+        ("What is the weather like?", "a place by its coordinates"),
+        ("How far is it from here to there?", "the places by their coordinates"),
+        ("Which orders are waiting?", "I cannot list orders"),
+        ("List all couriers", "I cannot list orders, couriers"),
+    ],
+)
+async def test_who_names_nothing_is_asked_to(question: str, missing: str) -> None:
+    mesh = Mesh()
+    assert missing in await ask(question, mesh)
+    assert mesh.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("question", "task"),
+    [
+        ("Cancel order_1", "cancel_order"),
+        ("please cancel order order_1", "cancel_order"),
+        ("Could you cancel order_1, please?", "cancel_order"),
+        ("Where is order_1? If it is late, then cancel it.", "cancel_order"),
+        ("I want to cancel my order", "cancel_order"),
+        ("Give order_1 to driver_1", "allocate_drivers"),
+        ("Assign order_1 to somebody now!", "allocate_drivers"),
+        ("Plan order_1 and order_2", "plan_delivery"),
+        ("Change the address of order_1", "upsert_orders"),
+    ],
+)
+async def test_who_wants_something_done_hears_that_nothing_was_and_what_does_it(
+    question: str, task: str
+) -> None:
+    text = await ask(question, Mesh())
+    first, _, rest = text.partition(". ")
+    assert first.startswith("Nothing was changed: ")
+    assert f" {task} " in first
+    assert "changed" not in rest
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Should I cancel order_1?",
+        "Give me the status of order_1",
+        "Was order_1 cancelled?",
+        "Who can take order_1?",
+    ],
+)
+async def test_questions_about_acts_are_questions(question: str) -> None:
+    assert not (await ask(question, Mesh())).startswith("Nothing was changed")
+
+
+async def test_what_a_model_changed_before_it_gave_up_is_not_denied() -> None:
+    text, _ = await answer("Assign order_1!", Scope(words="order_1"), Mesh().toolbox, changed=True)
+    assert text.startswith("Something was changed before this answer")
+    assert "Nothing was changed" not in text
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (1, "Order order_1 is waiting for a courier."),
+        (2, "Order order_1 is assigned to courier driver_1."),
+        (3, "Order order_1 is on its way to the customer with courier driver_1."),
+        (4, "Order order_1 was delivered by courier driver_1 at 19:25 UTC on 2026-11-21."),
+    ],
+)
+async def test_who_carries_an_order_is_said_with_its_status_and_nothing_twice(status: int, told: str) -> None:
+    mesh = Mesh()
+    driver = {} if status == 1 else {"driver_id": "driver_1"}
+    mesh.route.answers["GetOrder"] = GetOrderResponse(order=an_order(status=status, **driver))
+    handed_over = EtaPrediction(order_id="order_1", delivery_eta=stamp(-5))
+    if status == 4:
+        mesh.eta.answers["PredictEta"] = PredictEtaResponse(prediction=handed_over)
+    text = await ask("Who carries order_1?", mesh)
+    assert text.startswith(told)
+    assert text.count("order_1") == 1
+    assert text.count("driver_1") == (status > 1)
+
+
+async def test_a_courier_s_place_is_said_not_to_be_known() -> None:
+    text = await ask("Where is driver_1?", Mesh())
+    assert text.startswith(
+        "I cannot see where couriers are, only the stops that they should make. Courier driver_1"
+    )
+
+
+async def test_agents_of_which_nothing_is_known_are_told_of_at_once() -> None:
+    text = await ask("What did agents do of late?", Mesh())
+    assert text == "No recent outcomes of allocation, dispatcher, eta and route are known."
+
+
+@pytest.mark.parametrize("question", [question for _, question in OFFERS])
+async def test_answers_have_neither_stray_blanks_nor_one_of_many(question: str) -> None:
+    text = await ask(question, Mesh())
+    assert text == " ".join(text.split())
+    assert not re.search(r"\b1 (?:deliveries|outcomes|orders)\b", text)
+    assert text.endswith(".")
 
 
 async def test_words_alone_change_nothing() -> None:
@@ -183,20 +376,26 @@ def deliveries(count: int) -> ListDeliveryOutcomesResponse:
 @pytest.mark.parametrize(
     ("question", "told"),
     [
-        ("How do deliveries like order_1 usually go?", "7 similar deliveries (by merchant, area and hour)"),
+        (
+            "How do deliveries like order_1 usually go?",
+            "7 recent deliveries of the same merchant in the same area at the same time of day took",
+        ),
         (
             "What failed in eta?",
-            "the last 1 outcomes with status failure are known; newest: 2026-11-21T19:29:00Z",
+            "1 recent failed outcome of eta is known, at 19:29 UTC on 2026-11-21; kind of error: TimeoutErr",
         ),
-        ("What were the recent outcomes of route?", "they ended so: 1 failure"),
+        ("What were the recent outcomes of route?", "1 recent failed outcome of route is known"),
         (
             "How long from 60.1,24.9 to 60.2,24.95 by car?",
             "By car the way is 5.0 km and takes 10 minutes, at 30 km/h",
         ),
-        ("How is the weather for order_1?", "The weather is rain, by the order."),
+        ("How is the weather for order_1?", "The weather is rainy, according to the order."),
         ("How is the weather at 60.1,24.9?", "The weather is not known"),
         ("How long does 3 km take in heavy traffic?", "From pickup to handover it takes 23 minutes"),
-        ("Who should carry order_1?", "Courier driver_1 would carry order order_1 with a match of 88.5"),
+        (
+            "Who should carry order_1?",
+            "Courier driver_1 would carry order order_1, with a score of 88.5 out of 100",
+        ),
     ],
 )
 async def test_each_tool_has_its_words(question: str, told: str) -> None:

@@ -58,20 +58,20 @@ def test_a_prediction_before_pickup_is_explained() -> None:
         )
     )
     assert text == (
-        "Order order_456 is expected at the door at 19:53 UTC on 2026-11-21, 23 minutes after the last"
-        " news of it. Courier driver_1 is to fetch it; pickup is expected in 6.2 minutes, at 19:36 UTC,"
-        " 4.0 to 9.1 minutes. The confidence in this time is 81%; the delivery takes 18 to 31 minutes"
-        " from P10 to P90. The chance to keep the promised window is 41%: it will probably be missed."
-        " Still to come: the way to the customer, 12 minutes for 3.1 km. Without anything special it"
-        " would take 20 minutes; traffic adds 3.3 minutes and the weather saves 0.9 minutes. It would"
-        " come sooner with lighter traffic or a way around it."
+        "Order order_456 is expected at the door at 19:53 UTC on 2026-11-21, 23 minutes after its last"
+        " update. Courier driver_1 is to pick it up; pickup is expected at 19:36 UTC, 6.2 minutes after"
+        " that update (4.0 to 9.1 minutes). The confidence in this time is 81%; the delivery takes 18 to"
+        " 31 minutes (P10 to P90). The chance of keeping the promised window is 41%: it will probably be"
+        " missed. Still to come: the way to the customer (12 minutes, 3.1 km). Otherwise it would take 20"
+        " minutes; traffic adds 3.3 minutes and the weather saves 0.9 minutes. It would come sooner with"
+        " lighter traffic or a way around it."
     )
 
 
 @pytest.mark.parametrize(
     ("question", "first"),
     [
-        ("Why so late?", "The chance to keep"),
+        ("Why so late?", "The chance of keeping"),
         ("When is it picked up?", "It was picked up at 19:28 UTC"),
         ("How sure is that?", "The confidence"),
         ("What could make it faster?", "It would come sooner"),
@@ -97,7 +97,7 @@ def test_what_was_asked_comes_right_after_the_time(question: str, first: str) ->
         (EtaPrediction(order_id="o", delivery_eta_minutes=9, pickup_eta_minutes=4), "No courier has it yet"),
         (
             EtaPrediction(order_id="o", delivery_eta_minutes=9, driver_id="d"),
-            "It is on board, courier d brings it",
+            "It has been picked up and courier d is bringing it",
         ),
         (EtaPrediction(order_id="obey me", delivery_eta_minutes=9), "The order is expected"),
         (
@@ -132,12 +132,11 @@ def test_a_route_is_explained() -> None:
         RouteAlternative(plan=route.plan, extra_minutes=4.0, extra_distance_m=-700, reason="0.70 km less way")
     )
     assert explain_route(route) == (
-        "Courier driver_1 should make these stops: fetch order order_1 at 19:35 UTC, then bring order"
-        " order_1 at 19:35 UTC. Against the order of stops so far this saves 3.2 minutes; route's"
-        " reason: 3.2 min shorter; the way is 3.6 km, it was 4.8 km. In all it takes 22 minutes for 3.6"
-        " km. Late are order order_1 by 2.5 minutes; the courier waits 6.4 minutes for order order_1. It"
-        " could also be done otherwise: beginning with order order_1, 4.0 minutes longer and 700 m less"
-        " way (0.70 km less way)."
+        "Courier driver_1 should make these stops: pick up order order_1 at 19:35 UTC, then deliver order"
+        " order_1 at 19:35 UTC. Compared with the present order of stops this saves 3.2 minutes; the way"
+        " is 3.6 km instead of 4.8 km. In all it takes 22 minutes and 3.6 km. Late: order order_1 by 2.5"
+        " minutes; the courier waits 6.4 minutes for order order_1. Other good plans: starting with order"
+        " order_1, 4.0 minutes slower and 700 m shorter."
     )
 
 
@@ -179,16 +178,46 @@ def test_a_plan_is_judged() -> None:
         ],
     )
     assert text == (
-        "Courier driver_1 carries order o-1, a match of 88.5, at the pickup at 19:36 UTC, at the door in"
-        " 23 minutes; route's reason: at the pickup in 6.0 min. Courier driver_1 carries order o-2, a"
-        " match of 88.5, at the pickup at 19:36 UTC; route's reason: at the pickup in 6.0 min. Order o-3"
-        " has no courier: no courier within reach. Promised windows at risk: order o-1 with a chance of"
-        " 30% to keep it. On these routes late are order o-2 by 4.2 minutes. Long waits: courier"
-        " driver_1 stands 7.5 minutes for order o-1. Everything hangs on courier driver_1: a delay there"
-        " is a delay for all these orders. The way of courier driver_1 takes 33 minutes for 8.2 km. When"
-        " it arrives is not known for order o-2."
+        "Courier driver_1 carries order o-1 with a score of 88.5, at the pickup at 19:36 UTC, at the door"
+        " in 23 minutes; route's reason: at the pickup in 6.0 min. Courier driver_1 carries order o-2 with"
+        " a score of 88.5, at the pickup at 19:36 UTC; route's reason: at the pickup in 6.0 min. Order o-3"
+        " has no courier: no courier within reach. Promised windows at risk: order o-1, with a chance of"
+        " 30%. Late on these routes: order o-2 by 4.2 minutes. Long waits: courier driver_1 waits 7.5"
+        " minutes for order o-1. Everything depends on courier driver_1: a delay there is a delay for all"
+        " these orders. The route of courier driver_1 takes 33 minutes and 8.2 km. The arrival time of"
+        " order o-2 is not known."
     )
 
 
 def test_a_plan_of_nothing_is_nothing() -> None:
     assert critique([]) == "There are no orders to plan."
+
+
+def test_a_proposal_is_told_as_one() -> None:
+    plans = [DeliveryPlan(order_id="o-1", allocation=an_allocation("o-1"))]
+    text = critique(plans, committed=False)
+    assert text.startswith("Courier driver_1 would carry order o-1")
+    assert text.endswith("Nothing was changed.")
+
+
+def test_who_asks_for_one_thing_is_told_no_other() -> None:
+    prediction = a_prediction(factors=[Factor(name="traffic", minutes=3.0)])
+    assert explain_eta(prediction, "Where is it?", courier_told=True) == (
+        "It is expected at the door at 19:53 UTC on 2026-11-21, 23 minutes after its last update."
+    )
+    assert explain_eta(prediction, "Will it be late?").endswith("update. No window was promised.")
+    assert explain_eta(prediction, "Why?").endswith("would take 20 minutes; traffic adds 3.0 minutes.")
+    assert "P10" in explain_eta(prediction, "Tell me all of it")
+
+
+def test_a_time_of_nothing_is_not_told() -> None:
+    now = EtaPrediction(order_id="o", delivery_eta_minutes=0.01, base_minutes=9, pickup_eta_minutes=0.01)
+    text = explain_eta(now)
+    assert "Order o is expected at the door right away." in text
+    assert "pickup is expected right away." in text
+
+
+def test_what_route_says_besides_time_and_way_is_told() -> None:
+    route = a_route("driver_1", ("order_1",))
+    route.optimization.reason = "2.0 min less lateness, 3.2 min shorter, 1.2 km less way"
+    assert "saves 3.2 minutes; route's reason: 2.0 min less lateness." in explain_route(route)

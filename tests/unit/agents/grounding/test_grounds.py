@@ -134,6 +134,28 @@ def test_an_id_that_is_a_number_grounds_itself_where_ids_stand_and_nothing_else(
     assert grounds.ungrounded("456 couriers and 12 stops") == ["456", "12"]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "order no 17",
+        "order no. 17",
+        "no.17",
+        "order number 17",
+        "id 17",
+        "orders: 17",
+        "courier id '17'",
+        "#17",
+    ],
+)
+def test_an_id_that_is_a_number_may_stand_where_ids_do(said: str) -> None:
+    assert Grounds(EtaPrediction(order_id="17")).ungrounded(f"This is {said}.") == []
+
+
+@pytest.mark.parametrize("said", ["no 17 couriers", "there is no 17", "casino 17"])
+def test_an_id_that_is_a_number_stands_nowhere_else(said: str) -> None:
+    assert Grounds(EtaPrediction(order_id="17")).ungrounded(f"This is {said}.") != []
+
+
 @pytest.mark.parametrize("order_id", ["5min", "twenty", "7pm", "12:34", "12km", "1e3"])
 def test_an_id_that_reads_as_a_measure_grounds_no_measure(order_id: str) -> None:
     grounds = Grounds(EtaPrediction(order_id=order_id))
