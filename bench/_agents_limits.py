@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections import Counter
 from typing import Any, Final
 
@@ -50,7 +51,6 @@ async def limits(*, callers: int, each: int) -> dict[str, Any]:
             "recorded_usd": recorded / _NANO,
             "answers": frugal,
         },
-        "within_limits": peak <= AT_ONCE_LIMIT and spending.cost_usd <= _BUDGET_USD,
     }
     print(
         f"{callers} callers: at most {peak} of {AT_ONCE_LIMIT} at once ({narrow})\n"
@@ -58,6 +58,9 @@ async def limits(*, callers: int, each: int) -> dict[str, Any]:
         f"({frugal})",
         flush=True,
     )
+    told_nano_usd = round(spending.cost_usd * _NANO)
+    if peak > AT_ONCE_LIMIT or spending.cost_usd > _BUDGET_USD or told_nano_usd != recorded:
+        sys.exit(f"a limit does not hold: {result}")
     return result
 
 
