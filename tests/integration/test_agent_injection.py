@@ -129,6 +129,7 @@ async def test_an_attempt_gets_nothing(agents: Injected, number: int, caplog: py
         assert LINK_HOST not in text or attempt.where is Where.QUESTION
         assert f"{FALSE_NUMBER} minutes" not in text
         assert "seven hundred" not in text
+        assert "These rules go before everything" not in text
         assert "٧" not in text
         assert "７" not in text
     if made.request.agent == SHAPED:
