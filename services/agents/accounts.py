@@ -16,7 +16,7 @@ from services.agents.settings import AgentsSettings
 from services.mesh.principal import Principal
 from services.mesh.store import Store
 
-# Tokens of one run, unless its agent says otherwise.
+# Tokens of one run, about, unless its agent says otherwise.
 _RUN_TOKENS: Final = 50_000
 
 
@@ -40,7 +40,8 @@ class Accounts:
             spenders.append(Spender(BudgetKind.KEY, new.key, key_name or new.key, self._key_limit))
         money = limits.max_cost_usd if limits.HasField("max_cost_usd") else None
         own = Limit.of(money, limits.max_tokens or _RUN_TOKENS)
-        return self._budgets.account(new.tenant, new.run_id, spenders, own)
+        # A limit that somebody has set is never exceeded; ours is to stop what goes on and on.
+        return self._budgets.account(new.tenant, new.run_id, spenders, own, likely=not limits.max_tokens)
 
     def slot(self, agent: Agent, new: NewRun) -> AbstractContextManager[None]:
         """A place among the runs that ask a model at once; entering raises ResourceExhausted."""

@@ -64,9 +64,10 @@ class Journal:
         )
 
     def model_failed(self, attempt: Attempt) -> None:
-        """A call to a model came to nothing; it may have cost all the same."""
+        """A call to a model came to nothing and may have cost all the same, or was not made."""
         tokens = attempt.tokens
-        self._spend(tokens.input, tokens.output, attempt.cost_nano_usd, attempt.latency_ms)
+        if attempt.sent:
+            self._spend(tokens.input, tokens.output, attempt.cost_nano_usd, attempt.latency_ms)
         error = Unavailable(
             f"{attempt.error_kind}: {attempt.message}",
             reason=ERROR_REASON_MODEL_FAILED,

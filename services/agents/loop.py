@@ -17,7 +17,7 @@ from services.agents.journal import Journal
 from services.agents.links import has_link
 from services.agents.llm import LanguageModels, Ledger, ModelFailure, ModelReply, ModelRequest, ModelSettings
 from services.agents.repeats import Repeats
-from services.agents.spans import GenAi
+from services.agents.spans import UNKNOWN_TOOL, GenAi
 from services.agents.structs import checked, plain
 from services.agents.tools import Scope, Toolbox, ToolOutcome
 from services.agents.tools.signature import MAX_ARGUMENTS_CHARS
@@ -202,7 +202,8 @@ class _Conversation:
         self._calls[name] = self._calls.get(name, 0) + 1
         if capability is not None and self._calls[name] > _most_calls(capability):
             return _used_up(name)
-        with self._spans.tool(name) as span:
+        # A model may make up names, as many as it likes.
+        with self._spans.tool(name if name in self._toolbox.names else UNKNOWN_TOOL) as span:
             outcome = await self._toolbox.call(name, arguments, self._setting.scope, capability)
             span.used(outcome)
         return outcome

@@ -7,7 +7,7 @@ to models and by them is in spans only where that is asked for, redacted.
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -30,14 +30,21 @@ _SECOND_BUCKETS: Final = tuple(0.01 * 2**power for power in range(14))
 _MAX_CAPTURED: Final = 16_384
 _PROVIDER: Final = "openai"
 _CHAT: Final = "chat"
+UNKNOWN_TOOL: Final = "unknown"
 
 
 class GenAi:
-    """Makes the spans of one process; they cost next to nothing where nobody takes them."""
+    """Makes the spans of one process; they cost next to nothing where nobody takes them.
 
-    def __init__(self, telemetry: Telemetry, *, capture: bool = False) -> None:
+    `named`: a model as labels and names of spans have it, which are for ever; attributes have its own name.
+    """
+
+    def __init__(
+        self, telemetry: Telemetry, *, capture: bool = False, named: Callable[[str], str] = str
+    ) -> None:
         self._telemetry = telemetry
         self._capture = capture
+        self._named = named
         labels = ["gen_ai_operation_name", "gen_ai_request_model", "error_type"]
         self._seconds = Histogram(
             "gen_ai_client_operation_duration_seconds",
@@ -87,32 +94,33 @@ class GenAi:
         if self._capture:
             attributes[names.GEN_AI_INPUT_MESSAGES] = captured(request.messages)
         began = time.monotonic()
-        error_type = ""
+        error_type, model = "", self._named(settings.model)
         try:
-            with self._span(f"{_CHAT} {settings.model}", SpanKind.CLIENT, attributes) as span:
+            with self._span(f"{_CHAT} {model}", SpanKind.CLIENT, attributes) as span:
                 yield ChatSpan(self, span)
         except BaseException as error:
             error_type = _type_of(error)
             raise
         finally:
-            self._seconds.labels(_CHAT, settings.model, error_type).observe(time.monotonic() - began)
+            self._seconds.labels(_CHAT, model, error_type).observe(time.monotonic() - began)
 
     @contextmanager
     def tool(self, name: str) -> Iterator["ToolSpan"]:
-        """Around one use of a tool."""
+        """Around one use of a tool, whose name is one of ours or `UNKNOWN_TOOL`."""
         attributes = {
             names.GEN_AI_OPERATION_NAME: "execute_tool",
-            names.GEN_AI_TOOL_NAME: name[:64],
+            names.GEN_AI_TOOL_NAME: name,
             names.GEN_AI_TOOL_TYPE: "function",
         }
-        with self._span(f"execute_tool {name[:64]}", SpanKind.INTERNAL, attributes) as span:
+        with self._span(f"execute_tool {name}", SpanKind.INTERNAL, attributes) as span:
             yield ToolSpan(span, self._capture)
 
     def replied(self, span: Span, reply: ModelReply) -> None:
         """What came back."""
         if not reply.cached:
-            self._tokens.labels("input", reply.model).observe(reply.tokens.input)
-            self._tokens.labels("output", reply.model).observe(reply.tokens.output)
+            model = self._named(reply.model)
+            self._tokens.labels("input", model).observe(reply.tokens.input)
+            self._tokens.labels("output", model).observe(reply.tokens.output)
         if not span.is_recording():
             return
         span.set_attributes(

@@ -71,7 +71,8 @@ class Book:
     before_reserve: Callable[[], Any] | None = None
     before_settle: Callable[[], Any] | None = None
 
-    async def reserve(self, nano_usd: int, tokens: int) -> int:
+    async def reserve(self, nano_usd: int, tokens: int, likely_tokens: int | None = None) -> int:
+        assert likely_tokens is None or likely_tokens <= tokens
         if self.before_reserve is not None:
             await self.before_reserve()
         spent = sum(cost for _, cost, _ in self.settled) + sum(cost for cost, _ in self.held.values())

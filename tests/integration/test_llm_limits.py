@@ -2,9 +2,12 @@
 
 import asyncio
 from collections import Counter
+from typing import cast
 
 import pytest
 
+from services.agents.budgets.account import Limit
+from services.agents.budgets.ledger import Budgets, RunAccount
 from services.agents.llm import ErrorKind, ModelFailure, ModelReply
 from services.mesh import deadline
 from services.mesh.breaker import State
@@ -110,7 +113,19 @@ async def test_a_failure_by_budget_says_so_with_its_cause(mock_openai: MockOpenA
         with pytest.raises(ModelFailure, match="budget used up") as caught:
             await asked.complete(request(), ledger=Book(limit=0))
     assert isinstance(caught.value.__cause__, ResourceExhausted)
+    assert [attempt.sent for attempt in caught.value.attempts] == [False, False]
     assert mock_openai.total == 0
+
+
+async def test_a_failure_by_budget_names_the_budget_and_its_limit(mock_openai: MockOpenAI):
+    run = RunAccount(cast(Budgets, None), "acme", "run-1", [], Limit(None, 10))
+    async with models(mock_openai) as asked:
+        with pytest.raises(ModelFailure) as caught:
+            await asked.complete(request(), ledger=run)
+    assert caught.value.reason == (
+        f"{FIRST}: budget used up: the run's limit max_tokens; "
+        f"{SECOND}: budget used up: the run's limit max_tokens"
+    )
 
 
 async def test_what_is_set_aside_covers_what_it_can_take(mock_openai: MockOpenAI):

@@ -58,7 +58,10 @@ class Spender:
 
 @dataclass(eq=False, slots=True)
 class Hold:
-    """What is set aside for one call. `hold_id` is None where no budget over all processes has a limit."""
+    """What is set aside for one call. `hold_id` is None where no budget over all processes has a limit.
+
+    `tokens` are those of the run's own limit.
+    """
 
     nano_usd: int
     tokens: int
@@ -87,9 +90,14 @@ class Budgets:
         self._at_once = _MOST_AT_ONCE
         self._writer: asyncio.Task[None] | None = None
 
-    def account(self, tenant: str, run_id: str, spenders: Sequence[Spender], limit: Limit) -> "RunAccount":
-        """The ledger of one run: `limit` is the run's own, each spender has its own of the day."""
-        return RunAccount(self, tenant, run_id, spenders, limit)
+    def account(
+        self, tenant: str, run_id: str, spenders: Sequence[Spender], limit: Limit, *, likely: bool = False
+    ) -> "RunAccount":
+        """The ledger of one run: `limit` is the run's own, each spender has its own of the day.
+
+        `likely`: of the run's own tokens as many are set aside as a call will likely take, not the most.
+        """
+        return RunAccount(self, tenant, run_id, spenders, limit, likely)
 
     async def reserve(self, tenant: str, spenders: Sequence[Spender], nano_usd: int, tokens: int) -> UUID:
         """Sets aside from all of these spenders or from none. Raises ResourceExhausted, Unavailable."""
@@ -218,6 +226,7 @@ class RunAccount:
     _run_id: str
     _spenders: Sequence[Spender]
     _limit: Limit
+    _likely: bool = False
     _total: _Total = field(default_factory=_Total)
     _unbooked: _Total = field(default_factory=_Total)
     _closed: bool = False
@@ -229,26 +238,27 @@ class RunAccount:
             one.nano_usd is not None for one in (self._limit, *(each.limit for each in self._spenders))
         )
 
-    async def reserve(self, nano_usd: int, tokens: int) -> Hold:
+    async def reserve(self, nano_usd: int, tokens: int, likely_tokens: int | None = None) -> Hold:
         """Sets aside the most that a call can take, or nothing.
 
         Raises ResourceExhausted (BUDGET_EXHAUSTED), and Unavailable where a limit holds over all processes.
         """
         total, limit = self._total, self._limit
+        own_tokens = likely_tokens if self._likely and likely_tokens is not None else tokens
         if limit.nano_usd is not None and total.nano_usd + nano_usd > limit.nano_usd:
             raise exhausted("run", self._run_id, "max_cost_usd")
-        if limit.tokens is not None and total.tokens + tokens > limit.tokens:
+        if limit.tokens is not None and total.tokens + own_tokens > limit.tokens:
             raise exhausted("run", self._run_id, "max_tokens")
         limited = [one for one in self._spenders if one.limit]
         total.nano_usd += nano_usd
-        total.tokens += tokens
-        hold = Hold(nano_usd, tokens)
+        total.tokens += own_tokens
+        hold = Hold(nano_usd, own_tokens)
         if limited:
             try:
                 hold.hold_id = await self._budgets.reserve(self._tenant, limited, nano_usd, tokens)
             except BaseException:
                 total.nano_usd -= nano_usd
-                total.tokens -= tokens
+                total.tokens -= own_tokens
                 raise
         return hold
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from services.agents.llm import backoff
-from services.agents.llm.answer import Answer
+from services.agents.llm.answer import BYTES_PER_TOKEN, Answer
 from services.agents.llm.body import Body, complete
 from services.agents.llm.cache import Cache, Kept, key_of
 from services.agents.llm.config import ModelsConfig
@@ -188,6 +188,7 @@ class Asking:
                 spent = answer.estimate(len(data), self._request.settings.max_output_tokens)
         except (CallError, CallerError) as error:
             if isinstance(error, CallError):
+                error.sent = True
                 if error.unbilled:
                     spent = Tokens()
                 error.tokens = spent
@@ -196,7 +197,7 @@ class Asking:
             # What it says may hold what was asked or answered.
             _LOG.error("a call to a model failed unexpectedly: %s", type(error).__name__)
             failure = CallError(ErrorKind.INTERNAL, type(error).__name__)
-            failure.tokens = spent
+            failure.sent, failure.tokens = True, spent
             raise failure from None
         finally:
             if hold is not None:
@@ -205,17 +206,20 @@ class Asking:
         return self._reply(model, usable, spent, cost, began=began)
 
     async def _reserve(self, model: str, body: bytes, limit_s: float) -> tuple[Ledger, Hold] | None:
-        """Sets aside the most the call can take: a token is at least a byte."""
+        """Sets aside the most the call can take, a token being at least a byte, and says what is likely."""
         if self._ledger is None:
             return None
         price = self._means.config.prices.price(model)
-        most = Tokens(len(body), self._request.settings.max_output_tokens)
+        answer = self._request.settings.max_output_tokens
+        most = Tokens(len(body), answer)
+        likely = Tokens(-(-len(body) // BYTES_PER_TOKEN), answer)
+        nano_usd = 0 if price is None else price.of(most)
         try:
             async with asyncio.timeout(limit_s):
-                hold = await self._ledger.reserve(0 if price is None else price.of(most), most.total)
+                hold = await self._ledger.reserve(nano_usd, most.total, likely.total)
         except errors.ResourceExhausted as error:
             self._refusal = error
-            raise CallError(ErrorKind.BUDGET, error.reason_name.lower()) from None
+            raise CallError(ErrorKind.BUDGET, _in_the_way(error)) from None
         except Exception as error:
             _LOG.error("a budget could not be asked: %s", type(error).__name__)
             raise CallError(ErrorKind.INTERNAL, "the budget could not be asked") from None
@@ -229,7 +233,8 @@ class Asking:
     def _note(self, model: str, error: CallError, began: float) -> None:
         """Records a failed try, and tells the caller if text of it was told."""
         cost = self._means.config.prices.cost(model, error.tokens)
-        attempt = Attempt(model, error.kind, error.message, self._pace.since_ms(began), error.tokens, cost)
+        taken_ms = self._pace.since_ms(began)
+        attempt = Attempt(model, error.kind, error.message, taken_ms, error.tokens, cost, error.sent)
         self._failed.append(attempt)
         _LOG.info("model %s: %s after %.0f ms: %s", model, error.kind, attempt.latency_ms, error.message)
         self._telling.failed()
@@ -255,5 +260,19 @@ class Asking:
     def _failure(self) -> ModelFailure:
         """Each model with its last word."""
         last = {attempt.model: attempt for attempt in self._failed}
-        words = [f"{model}: {RULES[ErrorKind(attempt.error_kind)].shown}" for model, attempt in last.items()]
+        words = [f"{model}: {_shown(attempt)}" for model, attempt in last.items()]
         return ModelFailure("; ".join(words)[:_REASON_CHARS], tuple(self._failed))
+
+
+def _shown(attempt: Attempt) -> str:
+    """What came of a model, to a caller."""
+    kind = ErrorKind(attempt.error_kind)
+    # Which budget it was is the caller's to know, who may have more than one of them.
+    return attempt.message if kind is ErrorKind.BUDGET else RULES[kind].shown
+
+
+def _in_the_way(error: errors.ResourceExhausted) -> str:
+    """Which budget has no room for a call."""
+    shown = RULES[ErrorKind.BUDGET].shown
+    budget, limit = error.metadata.get("budget"), error.metadata.get("limit")
+    return f"{shown}: the {budget}'s limit {limit}" if budget and limit else shown

@@ -104,7 +104,7 @@ class CallError(Exception):
     """One call came to nothing. `message` holds statuses and codes alone.
 
     `should_retry`: what the server said of it, if anything. `unbilled`: surely nothing was charged. `tokens`:
-    what it took, once that is known.
+    what it took, once that is known. `sent`: whether a call was made at all.
     """
 
     def __init__(
@@ -122,6 +122,7 @@ class CallError(Exception):
         self.retry_after_s = retry_after_s
         self.should_retry = should_retry
         self.unbilled = unbilled
+        self.sent = False
         self.tokens = Tokens()
 
     @property

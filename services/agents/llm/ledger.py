@@ -12,8 +12,11 @@ class Ledger(Protocol):
     A ledger with an attribute `limits_money` that is False lets models of unknown price be asked.
     """
 
-    async def reserve(self, nano_usd: int, tokens: int) -> Hold:
-        """Sets aside what a call may take at most. If it raises, or is cancelled, nothing is held."""
+    async def reserve(self, nano_usd: int, tokens: int, likely_tokens: int | None = None) -> Hold:
+        """Sets aside what a call may take at most. If it raises, or is cancelled, nothing is held.
+
+        `likely_tokens`: what it will take, by rule of thumb; None: the most. For limits that nobody has set.
+        """
 
     async def settle(self, hold: Hold, nano_usd: int, tokens: int) -> None:
         """Takes what the call took and gives the rest back. Never raises."""

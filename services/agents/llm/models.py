@@ -26,6 +26,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 # What a caller needs for an answer of its own, in seconds.
 RESERVE_S: Final = 0.5
+_OTHER: Final = "other"
 # What ends while the process does.
 _CLOSE_S: Final = 5.0
 # Models take seconds; a shorter budget that has passed says nothing of them until they have been seen.
@@ -125,6 +126,12 @@ class LanguageModels:
             return await asking.run(models)
         except CallerError as error:
             raise error.error from None
+
+    def named(self, model: str) -> str:
+        """A model as metrics name it: agents may name any, those we know are so many and no more."""
+        if model in (self.config.model, *self.config.fallback_models):
+            return model
+        return self.config.prices.listed(model) or _OTHER
 
     def breaker(self, model: str) -> Breaker:
         """The breaker of a model."""

@@ -53,6 +53,11 @@ class Prices:
         """None if it is not known."""
         return self._table.get(model) or self._table.get(_DATED.sub("", model))
 
+    def listed(self, model: str) -> str | None:
+        """Under which name the model's price is listed; None if it is not known."""
+        undated = _DATED.sub("", model)
+        return model if model in self._table else undated if undated in self._table else None
+
     def cost(self, model: str, tokens: Tokens) -> int:
         """Nano-USD; 0 where the price is not known."""
         price = self.price(model)

@@ -32,7 +32,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try that came to nothing, or a model that was passed over (no latency, no tokens).
+    """One try that came to nothing, or a model that was not asked at all (not `sent`, no tokens).
 
     `error_kind` is an `ErrorKind`. `message` names statuses and codes, never what was asked or answered.
     """
@@ -43,6 +43,7 @@ class Attempt:
     latency_ms: float = 0.0
     tokens: Tokens = Tokens()
     cost_nano_usd: int = 0
+    sent: bool = True
 
 
 @dataclass(frozen=True, slots=True)

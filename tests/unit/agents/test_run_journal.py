@@ -5,6 +5,7 @@ from waymesh.agent.v1.agent_service_pb2 import StreamRunResponse
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_ORDER_UNKNOWN
 
 from services.agents.journal import MAX_EVIDENCE, MAX_NAME, Journal
+from services.agents.llm import Attempt, Tokens
 from services.agents.tools import ToolOutcome
 from services.mesh.errors import NotFound
 
@@ -55,3 +56,12 @@ def test_names_that_models_make_up_and_evidence_are_bounded() -> None:
         journal.tool_answered(journal.tool_begins("x" * 1_000, {}), outcome("x", "y"))
     assert {len(step.name) for step in journal.steps} == {MAX_NAME}
     assert len(journal.evidence) == MAX_EVIDENCE
+
+
+def test_calls_that_were_made_are_counted_and_refusals_of_our_own_are_steps_alone() -> None:
+    journal = Journal(lambda event: None)
+    journal.model_failed(Attempt("m", "timeout", "no answer", 900.0, Tokens(7, 3), 50))
+    journal.model_failed(Attempt("m", "budget", "budget used up", 0.06, sent=False))
+    usage = journal.usage
+    assert (usage.model_calls, usage.input_tokens, usage.llm_latency_ms) == (1, 7, 900.0)
+    assert [step.error.message for step in journal.steps] == ["timeout: no answer", "budget: budget used up"]
