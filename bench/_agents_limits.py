@@ -25,6 +25,8 @@ _BUDGET_USD: Final = 0.10
 _NARROW: Final = "bench-narrow"
 _FRUGAL: Final = "bench-frugal"
 _TIMEOUT_S: Final = 60.0
+# What callers are told where it is our fault; an answer of the engines may say it, too.
+_FAILED: Final = "internal error"
 _NANO: Final = 1_000_000_000
 
 
@@ -59,6 +61,8 @@ async def limits(*, callers: int, each: int) -> dict[str, Any]:
         flush=True,
     )
     told_nano_usd = round(spending.cost_usd * _NANO)
+    if any(reason.startswith(_FAILED) for reason in (*narrow, *frugal)):
+        sys.exit(f"something failed that had room: {result}")
     if peak > AT_ONCE_LIMIT or spending.cost_usd > _BUDGET_USD or told_nano_usd != recorded:
         sys.exit(f"a limit does not hold: {result}")
     return result
@@ -76,7 +80,7 @@ async def _ask(running: Stack, agent: str, callers: int, each: int) -> dict[str,
             try:
                 answer = await stub.RunTask(request, timeout=_TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
-                found[f"{error.code().name}: {error.details()}"] += 1
+                found[f"{_FAILED}: {error.code().name} {error.details()}"] += 1
             else:
                 found[answer.degradation.reason or "a model's"] += 1
 
