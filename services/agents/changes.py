@@ -5,7 +5,8 @@ repeat: one that was made before, from the same version, is told as made.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -94,25 +95,41 @@ def unborn(
     return Stored(tenant, agent_id, spec.name, built_in, 0, spec, begun.at, begun.at, None, begun.number)
 
 
-class Changes:
-    """All that callers may change."""
+class _NoPlaceError(Exception):
+    """The tenant has as many agents as it may have.
 
-    def __init__(self, store: Store, bus: EventBus, catalogue: Catalogue, book: CapabilityBook) -> None:
+    Within the transaction what is said of that would be taken for a conflict of the store.
+    """
+
+
+class Changes:
+    """All that callers may change. `max_agents` of a tenant live at most, those built in not counted."""
+
+    def __init__(
+        self,
+        store: Store,
+        bus: EventBus,
+        catalogue: Catalogue,
+        book: CapabilityBook,
+        *,
+        max_agents: int = 1000,
+    ) -> None:
         self._store = store
         self._bus = bus
         self._catalogue = catalogue
         self._book = book
+        self._max_agents = max_agents
         # Changes wait for each other in any case: here, so that they do not hold connections meanwhile.
         self._turn = asyncio.Lock()
 
     async def create(self, who: Principal, agent_id: str, spec: AgentSpec) -> Changed:
         """A new agent; with an empty `agent_id`, one is made.
 
-        Raises AlreadyExists, FailedPrecondition (deleted since), InvalidArgument.
+        Raises AlreadyExists, FailedPrecondition (deleted since), ResourceExhausted, InvalidArgument.
         """
         spec = normalised(spec)
         self._check(spec)
-        async with self._turn, self._store.transaction() as conn:
+        async with self._transaction() as conn:
             begun = await registry_store.begin(conn)
             changed = await self._create(conn, begun, who, agent_id, spec)
         # A duplicate, too, here and below: whoever asked first may have gone between the commit and this.
@@ -153,8 +170,8 @@ class Changes:
     async def revert(self, who: Principal, agent: str, to: int, expected: int) -> Changed:
         """What it was in version `to`; a deleted agent comes back.
 
-        Raises NotFound (agent or version), PermissionDenied, Aborted (stale), AlreadyExists (name), and
-        InvalidArgument if that version breaks a rule of today.
+        Raises NotFound (agent or version), PermissionDenied, Aborted (stale), AlreadyExists (name),
+        ResourceExhausted (of a deleted one), and InvalidArgument if that version breaks a rule of today.
         """
 
         async def judge(conn: asyncpg.Connection, stored: Stored) -> Wish | None:
@@ -214,6 +231,15 @@ class Changes:
 
         return await self._change(who, agent, expected, judge, replay)
 
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[asyncpg.Connection]:
+        """That of one change."""
+        try:
+            async with self._turn, self._store.transaction() as conn:
+                yield conn
+        except _NoPlaceError:
+            raise refuse.too_many(self._max_agents) from None
+
     async def _create(
         self, conn: asyncpg.Connection, begun: Beginning, who: Principal, agent_id: str, spec: AgentSpec
     ) -> Changed:
@@ -228,6 +254,7 @@ class Changes:
             return Changed(known, duplicate=True)
         if namesake is not None:
             raise refuse.name_taken(namesake)
+        await self._require_place(conn, who.tenant)
         agent_id = agent_id or await _free_id(conn, who.tenant, spec.name)
         before = unborn(who.tenant, agent_id, spec, begun)
         made, message = await record(conn, begun, before, Wish(pb.AGENT_CHANGE_CREATED, spec), _name(who))
@@ -245,7 +272,7 @@ class Changes:
         refusal: Callable[[Stored], Exception] = refuse.not_yours,
         of_deleted: bool = False,
     ) -> Changed:
-        async with self._turn, self._store.transaction() as conn:
+        async with self._transaction() as conn:
             begun = await registry_store.begin(conn)
             stored = await registry_store.find(conn, who.tenant, agent, own_first=True)
             if stored is None:
@@ -275,9 +302,16 @@ class Changes:
             namesake = await registry_store.named(conn, stored.tenant, wish.spec.name)
             if namesake is not None and namesake.agent_id != stored.agent_id:
                 raise refuse.name_taken(namesake)
+            if stored.deleted_at is not None:
+                await self._require_place(conn, stored.tenant)
         made, message = await record(conn, begun, stored, wish, _name(who))
         await self._bus.publish(conn, [message])
         return Changed(made)
+
+    async def _require_place(self, conn: asyncpg.Connection, tenant: str) -> None:
+        """Before one more lives."""
+        if await registry_store.has_as_many(conn, tenant, self._max_agents):
+            raise _NoPlaceError
 
     def _check(self, spec: AgentSpec) -> None:
         broken = spec_rules.faults(spec, self._book)

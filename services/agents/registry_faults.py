@@ -3,6 +3,7 @@
 from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_AGENT_BUILT_IN,
     ERROR_REASON_AGENT_DELETED,
+    ERROR_REASON_AGENT_LIMIT,
     ERROR_REASON_AGENT_NAME_TAKEN,
     ERROR_REASON_CAPABILITY_UNKNOWN,
     ERROR_REASON_CONFLICTING_CONTENT,
@@ -11,7 +12,14 @@ from waymesh.mesh.v1.error_reason_pb2 import (
 )
 
 from services.agents.registry import Stored
-from services.mesh.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound, PermissionDenied
+from services.mesh.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+)
 
 
 def stale(agent: Stored) -> Aborted:
@@ -50,6 +58,15 @@ def deleted(agent: Stored) -> FailedPrecondition:
     )
 
 
+def too_many(limit: int) -> ResourceExhausted:
+    """The tenant has as many agents as it may have."""
+    return ResourceExhausted(
+        f"there are {limit} agents already, as many as a tenant may have: delete one that is not used",
+        reason=ERROR_REASON_AGENT_LIMIT,
+        metadata={"limit": str(limit)},
+    )
+
+
 def not_yours(agent: Stored) -> PermissionDenied:
     """A built-in agent belongs to one tenant."""
     return PermissionDenied(
@@ -80,7 +97,7 @@ def no_version(agent: Stored, version: int) -> NotFound:
 def no_capability(name: str) -> NotFound:
     """There is no such tool."""
     return NotFound(
-        "there is no such tool",
+        f"there is no tool {name[:64]}; list_capabilities (GET /api/capabilities) tells which there are",
         reason=ERROR_REASON_CAPABILITY_UNKNOWN,
         metadata={"capability_id": name[:64]},
     )

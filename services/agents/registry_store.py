@@ -125,6 +125,17 @@ async def created_as(conn: asyncpg.Connection, tenant: str, name: str) -> int:
     return found
 
 
+async def has_as_many(conn: asyncpg.Connection, tenant: str, count: int) -> bool:
+    """Whether the tenant made at least so many agents that live; exact once a change has begun."""
+    found = await conn.fetchval(
+        "SELECT EXISTS (SELECT FROM agents"
+        " WHERE tenant = $1 AND deleted_at IS NULL AND NOT built_in OFFSET $2)",
+        tenant,
+        count - 1,
+    )
+    return bool(found)
+
+
 async def version(
     conn: asyncpg.Connection | asyncpg.Pool, tenant: str, agent_id: str, number: int
 ) -> Version | None:

@@ -115,7 +115,8 @@ class Agents(GrpcService[AgentsSettings]):
             # Each run leaves an outcome of its own agent. No outcome holds what is a tenant's own.
             recorded(servicer, runs, pipeline, self.telemetry, capture=False, untouched=KINDS),
         )
-        book = RegistryServicer(database, Changes(database, bus, catalogue, toolbox), toolbox)
+        changes = Changes(database, bus, catalogue, toolbox, max_agents=settings.max_agents)
+        book = RegistryServicer(database, changes, toolbox)
         registry = agent_registry_service_pb2.DESCRIPTOR.services_by_name["AgentRegistryService"]
         self.server.add(
             add_AgentRegistryServiceServicer_to_server,

@@ -80,6 +80,9 @@ class AgentsSettings(GrpcSettings):
     cache_mib: int = Field(32, validation_alias="WAYMESH_MODEL_CACHE_MIB", ge=0, le=4096)
     cache_ttl_s: float = Field(300.0, validation_alias="WAYMESH_MODEL_CACHE_TTL_S", ge=0, le=86_400)
 
+    # Of one tenant, deleted ones and those built in not counted: each process keeps all in memory.
+    max_agents: int = Field(1000, validation_alias="WAYMESH_MAX_AGENTS", ge=1, le=100_000)
+
     run_timeout_s: float = Field(30.0, validation_alias="WAYMESH_RUN_TIMEOUT_S", gt=0, le=60)
     run_retention_days: float = Field(30.0, validation_alias="WAYMESH_RUN_RETENTION_DAYS", gt=0, le=3650)
     heartbeat_s: float = Field(10.0, validation_alias="WAYMESH_RUN_HEARTBEAT_S", gt=0, le=60)

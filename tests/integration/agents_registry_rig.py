@@ -121,14 +121,14 @@ async def opened(database: str, folder: Path) -> AsyncIterator[tuple[Store, Even
 
 
 @contextlib.asynccontextmanager
-async def serving(database: str, folder: Path) -> AsyncIterator[Rig]:
+async def serving(database: str, folder: Path, **limits: int) -> AsyncIterator[Rig]:
     """A registry without built-in agents that serves, and a reader that has caught up."""
     async with opened(database, folder) as (store, bus):
         catalogue, book = Catalogue(store), Book()
         await catalogue.load()
         telemetry = Telemetry("test")
         server = GrpcServer("agents", host="127.0.0.1", port=0, admin_port=None, telemetry=telemetry)
-        changes = Changes(store, bus, catalogue, book)
+        changes = Changes(store, bus, catalogue, book, **limits)
         server.add(add_AgentRegistryServiceServicer_to_server, RegistryServicer(store, changes, book))
         await server.start()
         clients = ClientFactory("test", telemetry=telemetry, retry=RetryPolicy(retries=0))
