@@ -247,8 +247,9 @@ async def test_no_tenant_reads_the_run_of_another(one: Replica, two: Replica) ->
             for which in ({"run_id": "x"}, {"cursor": cursor}):
                 with pytest.raises(NotFound) as unknown:
                     await read(where, "other", **which)
+                which_one = "run x" if "run_id" in which else "the run of this cursor"
                 told = (unknown.value.reason_name, unknown.value.message)
-                assert told == ("RUN_UNKNOWN", f"run {which.get('run_id', cursor)} is not known")
+                assert told == ("RUN_UNKNOWN", f"{which_one} is not known")
         if not ended:
             held.go.set()
             await one.runs.wait("acme", "x")

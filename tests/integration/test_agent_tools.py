@@ -220,7 +220,8 @@ async def test_what_happened_is_told_without_anybodys_name(database: str, tmp_pa
         assert failures.result["count_by_status"] == {"failure": 2}
         assert "private" not in similar.text + failures.text
 
-        assert "6 similar deliveries" in await place.ask("How do deliveries like o-1 usually go?")
+        told = await place.ask("How do deliveries like o-1 usually go?")
+        assert "6 recent deliveries of the same merchant" in told
         assert "TimeoutError" in await place.ask("What failed in route?")
 
 

@@ -21,6 +21,10 @@ _CHANGED: Final = "Something was changed before this answer: the steps of the ru
 # Beside a request to act the state of its order is enough.
 _STATE: Final = "Where is it?"
 _OF_ORDERS: Final = frozenset({"get_order", "allocate_drivers"})
+_WHAT_FOR: Final = re.compile(
+    r"\bwhat (?:can|could|do|may) (?:you|i)\b|\bhelp\b|\bhow (?:can|do) (?:i|you)\b|\bwho are you\b",
+    re.IGNORECASE,
+)
 _LISTS: Final = re.compile(
     r"\b(?:which|what|list|show|all|any|how many|ids? of)\b.*"
     r"\b(?:orders|couriers|drivers|riders|merchants)\b",
@@ -61,6 +65,8 @@ async def answer(
 def _asked_back(question: str) -> str:
     if _LISTS.search(question) and not re.search(r"\bdeliver(?:y|ies)\b", question, re.IGNORECASE):
         return "I cannot list orders, couriers or merchants: name those you ask about by their ids."
+    if _WHAT_FOR.search(question):
+        return HELP
     missing = wanted(question)
     return f"I can say that if you name {missing}." if missing else f"{NOT_UNDERSTOOD} {HELP}"
 

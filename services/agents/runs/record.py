@@ -151,6 +151,11 @@ def unknown(run_id: str) -> NotFound:
     return NotFound(f"run {asked} is not known", reason=ERROR_REASON_RUN_UNKNOWN, metadata={"run_id": asked})
 
 
+def unknown_cursor() -> NotFound:
+    """The same for the run of a cursor, which holds no run's identity."""
+    return NotFound("the run of this cursor is not known", reason=ERROR_REASON_RUN_UNKNOWN)
+
+
 def conflict(run_id: str) -> AlreadyExists:
     """The error for a run_id that came before with other content."""
     return AlreadyExists(

@@ -12,9 +12,9 @@ from waymesh.agent.v1.agent_service_pb2 import StreamRunResponse
 from services.agents.runs import replay
 from services.agents.runs.cursors import START, Position, cursor_of, parse_cursor
 from services.agents.runs.live import LiveRuns
-from services.agents.runs.record import RUNNING, StoredRun, key_of, unknown
+from services.agents.runs.record import RUNNING, StoredRun, key_of, unknown, unknown_cursor
 from services.mesh import cursors
-from services.mesh.errors import Unavailable
+from services.mesh.errors import NotFound, Unavailable
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,8 @@ class RunStreams:
         OutOfRange for one that is ahead of the run, NotFound (RUN_UNKNOWN), Unavailable.
         """
         one, start = parse_cursor(cursor) if cursor else (key_of(tenant, run_id), START)
-        async for name, seen, event in self._told(tenant, one, start, run_id or cursor):
+        missing = unknown(run_id) if run_id else unknown_cursor()
+        async for name, seen, event in self._told(tenant, one, start, run_id or cursor, missing):
             told = StreamRunResponse()
             if event is None:
                 told.heartbeat.SetInParent()
@@ -52,21 +53,25 @@ class RunStreams:
             told.run_id = name
             yield told
 
-    async def _told(self, tenant: str, one: UUID, seen: Position, asked: str) -> AsyncIterator[_Told]:
+    async def _told(
+        self, tenant: str, one: UUID, seen: Position, asked: str, missing: NotFound
+    ) -> AsyncIterator[_Told]:
         live = self._runs.find(one)
         if live is not None:
             if live.new.tenant != tenant:
-                raise unknown(asked)
+                raise missing
             if (await asyncio.shield(live.accepted)).fresh:
                 if not live.log.knows(seen):
                     raise cursors.not_kept(asked)
                 async for position, event in live.log.follow(seen, self._heartbeat_s):
                     yield live.run_id, position, event
                 return
-        async for told in self._stored(tenant, one, seen, asked):
+        async for told in self._stored(tenant, one, seen, missing):
             yield told
 
-    async def _stored(self, tenant: str, one: UUID, seen: Position, asked: str) -> AsyncIterator[_Told]:
+    async def _stored(
+        self, tenant: str, one: UUID, seen: Position, missing: NotFound
+    ) -> AsyncIterator[_Told]:
         stored = await self._runs.store.read(one, tenant)
         spoke = time.monotonic()
         while stored is not None and stored.run.status == RUNNING:
@@ -80,7 +85,7 @@ class RunStreams:
                     yield stored.run.run_id, seen, None
             stored = await self._read(tenant, one, stored)
         if stored is None:
-            raise unknown(asked)
+            raise missing
         for position, event in replay.rest(stored, seen):
             yield stored.run.run_id, position, event
 

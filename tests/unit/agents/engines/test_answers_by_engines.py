@@ -224,6 +224,11 @@ async def test_who_asks_for_nothing_known_is_told_what_can_be_asked() -> None:
     assert mesh.asked == 0
 
 
+@pytest.mark.parametrize("question", ["What can you do?", "help", "How do I use this?", "What can I ask?"])
+async def test_who_asks_what_can_be_asked_was_understood(question: str) -> None:
+    assert await ask(question, Mesh()) == HELP
+
+
 @pytest.mark.parametrize(("offer", "question"), OFFERS)
 async def test_all_that_the_help_offers_is_understood(offer: str, question: str) -> None:
     mesh = Mesh()
