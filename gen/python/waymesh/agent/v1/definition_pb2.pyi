@@ -126,7 +126,9 @@ class RunLimits(_message.Message):
     max_steps: _builtins.int
     """Calls to a model in one run, 1 to 50. Default 8."""
     max_tokens: _builtins.int
-    """Tokens of one run, in and out, 1 to 1,000,000. Default 50,000."""
+    """Tokens of one run, in and out, 1 to 1,000,000. What is set is never exceeded; before each call the most that it may
+    take has to be left, a byte being at most a token. Default: 50,000, by estimates of what a call takes.
+    """
     max_cost_usd: _builtins.float
     """US dollars of one run, 0 to 100. Default: no limit of its own."""
     max_duration_s: _builtins.float

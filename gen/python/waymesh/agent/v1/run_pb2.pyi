@@ -98,7 +98,7 @@ class Usage(_message.Message):
     CACHED_ANSWERS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     model_calls: _builtins.int
-    """Calls to models, those that failed included."""
+    """Calls that were made to models, those that failed included."""
     tool_calls: _builtins.int
     """Calls of tools."""
     input_tokens: _builtins.int

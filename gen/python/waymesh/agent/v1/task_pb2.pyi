@@ -120,7 +120,9 @@ class RunTaskResponse(_message.Message):
     run_id: _builtins.str
     """The run."""
     answer: _builtins.str
-    """The answer as text; for an agent with an output schema, `output` as JSON."""
+    """The answer as text; for an agent with an output schema, `output` as JSON. Each number in it is an engine's or a
+    tool's, or the caller's own: one that `task` names, or one given as a number in `input`.
+    """
     @_builtins.property
     def output(self) -> _struct_pb2.Struct:
         """The answer in the shape of the agent's output schema; absent if it has none or no model could give it."""
@@ -205,7 +207,7 @@ class AskResponse(_message.Message):
     run_id: _builtins.str
     """The run."""
     answer: _builtins.str
-    """The answer."""
+    """The answer. Each number in it is an engine's or a tool's, or the caller's own: one that the question names."""
     @_builtins.property
     def evidence(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.Evidence]:
         """On what it rests."""
@@ -334,7 +336,7 @@ class ExplainEtaResponse(_message.Message):
     run_id: _builtins.str
     """The run."""
     explanation: _builtins.str
-    """Why, in words. Each number in it is the engine's."""
+    """Why, in words. Each number in it is the engine's, or a tool's of the agent, whatever the question says."""
     @_builtins.property
     def eta(self) -> Global___AgentEta:
         """The prediction in the shape of agents."""
@@ -421,7 +423,7 @@ class ExplainRouteResponse(_message.Message):
     run_id: _builtins.str
     """The run."""
     explanation: _builtins.str
-    """Why, in words. Each number in it is the engine's."""
+    """Why, in words. Each number in it is the engine's, or a tool's of the agent, whatever the question says."""
     @_builtins.property
     def optimization(self) -> _route_pb2.RouteOptimization:
         """What changes, and why."""
@@ -612,7 +614,7 @@ class PlanDeliveryResponse(_message.Message):
     workflow_id: _builtins.str
     """The workflow, which all its outcomes name."""
     critique: _builtins.str
-    """What is good and bad about the plan, in words. Each number in it is the engines'."""
+    """What is good and bad about the plan, in words. Each number in it is the engines', or a tool's of the agent."""
     @_builtins.property
     def plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeliveryPlan]:
         """One plan per order, in the order of the request."""
