@@ -92,7 +92,7 @@ class GenAi:
             names.GEN_AI_OUTPUT_TYPE: "json" if request.schema is not None else "text",
         }
         if self._capture:
-            attributes[names.GEN_AI_INPUT_MESSAGES] = captured(request.messages)
+            attributes[names.GEN_AI_INPUT_MESSAGES] = captured([_message(one) for one in request.messages])
         began = time.monotonic()
         error_type, model = "", self._named(settings.model)
         try:
@@ -134,8 +134,10 @@ class GenAi:
             }
         )
         if self._capture:
-            said = [{"role": "assistant", "content": reply.text}]
-            span.set_attribute(names.GEN_AI_OUTPUT_MESSAGES, captured(said))
+            calls = [_call(use.id, use.name, use.arguments) for use in reply.tool_uses]
+            said = {"role": "assistant", "parts": [*_text(reply.text), *calls]}
+            told = [{**said, "finish_reason": reply.finish_reason}]
+            span.set_attribute(names.GEN_AI_OUTPUT_MESSAGES, captured(told))
 
     @contextmanager
     def _span(self, name: str, kind: SpanKind, attributes: Mapping[str, Any]) -> Iterator[Span]:
@@ -179,6 +181,27 @@ class ToolSpan:
         if self._capture and span.is_recording():
             span.set_attribute(names.GEN_AI_TOOL_CALL_ARGUMENTS, captured(outcome.arguments))
             span.set_attribute(names.GEN_AI_TOOL_CALL_RESULT, captured(outcome.result))
+
+
+def _message(chat: Mapping[str, Any]) -> dict[str, Any]:
+    """A message of a chat completion as the conventions have it: a role and its parts."""
+    content = chat.get("content") or ""
+    if chat["role"] == "tool":
+        answer = {"type": "tool_call_response", "id": chat["tool_call_id"], "response": content}
+        return {"role": "tool", "parts": [answer]}
+    calls = [
+        _call(one["id"], one["function"]["name"], one["function"]["arguments"])
+        for one in chat.get("tool_calls", ())
+    ]
+    return {"role": chat["role"], "parts": [*_text(content), *calls]}
+
+
+def _text(content: str) -> list[dict[str, str]]:
+    return [{"type": "text", "content": content}] if content else []
+
+
+def _call(call: str, name: str, arguments: str) -> dict[str, str]:
+    return {"type": "tool_call", "id": call, "name": name, "arguments": arguments}
 
 
 def captured(value: Mapping[str, Any] | Sequence[Any] | None) -> str:
