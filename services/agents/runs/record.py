@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -25,6 +26,7 @@ M = TypeVar("M", bound=Message)
 RUNNING: Final = pb.RUN_STATUS_RUNNING
 
 
+@lru_cache(maxsize=1024)
 def key_of(tenant: str, run_id: str) -> UUID:
     """What a run is stored by. Who knows it cannot tell the tenant's other runs from it."""
     digest = hashlib.blake2b(digest_size=16, person=b"waymesh.run")
