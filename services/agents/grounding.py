@@ -4,11 +4,12 @@ A number may be rounded to fewer digits and told in another unit of the same kin
 rounding. Nothing may be calculated: a sum or difference that no source gives is a number nobody gave.
 """
 
-import math
 import re
+from functools import partial
 from typing import Final
 
 from services.agents import figure_sources
+from services.agents.figure_index import Masks, Moments, Numbers
 from services.agents.figure_sources import Given, collect
 from services.agents.figures import Figure, Unit, numbers_in
 from services.agents.stream_guard import Guard, Ungrounded
@@ -40,10 +41,19 @@ class Grounds:
 
     def __init__(self, *sources: object) -> None:
         self._given = collect(sources)
-        self._by_unit: dict[Unit, list[Given]] = {}
+        by_unit: dict[Unit, list[Given]] = {}
         for one in self._given.numbers:
-            self._by_unit.setdefault(one.unit, []).append(one)
-        self._clocks = figure_sources.clocks(self._given.instants)
+            by_unit.setdefault(one.unit, []).append(one)
+        self._by_unit = {unit: Numbers(given) for unit, given in by_unit.items()}
+        # As their fields have them, for numbers without a unit.
+        self._as_given = {
+            unit: Numbers(Given(one.value / one.scale) for one in given)
+            for unit, given in by_unit.items()
+            if unit in _MEASURES
+        }
+        self._nothing = any(abs(one.value / one.scale) < 0.5 for one in self._given.numbers)
+        self._instants = Moments(self._given.instants)
+        self._clocks = Moments(figure_sources.clocks(self._given.instants))
         self._days = figure_sources.days(self._given.instants)
         self._years = figure_sources.years(self._given.instants)
         self._masks = _masks(self._given.ids, self._given.names)
@@ -57,9 +67,7 @@ class Grounds:
 
         `place`: where a list that goes on in the text has come to.
         """
-        for mask in self._masks:
-            text = mask.sub(_blanks, text)
-        return numbers_in(text, place)
+        return numbers_in(self._masks.hide(text), place)
 
     def knows(self, figure: Figure) -> bool:
         """Whether a source gives this number."""
@@ -70,44 +78,50 @@ class Grounds:
             case Unit.CLOCK:
                 return any(self._is_clock(value, figure.step) for value in values)
             case Unit.DATE:
-                return any(value in self._days for value in values) or any(
-                    one.value in values for one in self._by_unit.get(Unit.DATE, ())
-                )
+                return any(value in self._days or self._exactly(Unit.DATE, value) for value in values)
             case Unit.INSTANT:
-                return any(
-                    _floored_or_rounded(each, figure.value, figure.step) for each in self._given.instants
-                )
+                return self._instants.told(figure.value, figure.step)
             case Unit.POSITION:
                 return 1 <= figure.value <= self._given.longest or self._is_number(figure)
             case _:
                 return self._is_number(figure)
 
     def _is_clock(self, value: float, step: float) -> bool:
-        if any(_floored_or_rounded(each, value, step) for each in self._clocks):
-            return True
-        return any(one.value == value for one in self._by_unit.get(Unit.CLOCK, ()))
+        return self._clocks.told(value, step) or self._exactly(Unit.CLOCK, value)
+
+    def _exactly(self, unit: Unit, value: float) -> bool:
+        return any(one.value == value for one in self._near(unit, value, 0.0))
+
+    def _near(self, unit: Unit, value: float, reach: float) -> list[Given]:
+        numbers = self._by_unit.get(unit)
+        return [] if numbers is None else numbers.near(value, reach)
 
     def _is_number(self, figure: Figure) -> bool:
-        if any(_is(figure, one) for one in self._by_unit.get(figure.unit, ())):
+        reach = _reach(figure)
+        if any(_is(figure, one) for one in self._near(figure.unit, figure.value, reach)):
             return True
         if figure.unit is not Unit.NONE and figure.unit is not Unit.POSITION:
             return False
         if figure.value in self._years and figure.step == 1.0:
             return True
-        if figure.value == 0 and any(abs(one.value / one.scale) < 0.5 for one in self._given.numbers):
+        if figure.value == 0 and self._nothing:
             return True  # nothing is nothing, in whatever unit
         if figure.unit is Unit.POSITION:
-            return any(_is(figure, one) for one in self._by_unit.get(Unit.NONE, ()))
-        for unit, given in self._by_unit.items():
-            if unit is Unit.SHARE and (figure.step <= _LARGEST_SHARE_STEP or figure.value in (0.0, 1.0)):
-                if any(_is_share(figure, one) for one in given):
-                    return True
-            elif unit in _MEASURES and not figure.counts and any(_is_as_given(figure, one) for one in given):
-                return True
-        return False
+            return any(_is(figure, one) for one in self._near(Unit.NONE, figure.value, reach))
+        share = figure.step <= _LARGEST_SHARE_STEP or figure.value in (0.0, 1.0)
+        if share and any(_is_share(figure, one) for one in self._near(Unit.SHARE, figure.value, reach)):
+            return True
+        return not figure.counts and any(
+            _is(figure, one) for given in self._as_given.values() for one in given.near(figure.value, reach)
+        )
 
 
 _MEASURES: Final = frozenset({Unit.DURATION, Unit.DISTANCE, Unit.SPEED, Unit.TEMPERATURE, Unit.MONEY})
+
+
+def _reach(figure: Figure) -> float:
+    """How far a number may be from the written one at most: more than `_is` lets it."""
+    return figure.step / 2 + 10 * _SLACK * max(abs(figure.value), figure.step, figure.scale)
 
 
 def _is(figure: Figure, one: Given) -> bool:
@@ -131,45 +145,30 @@ def _is_share(figure: Figure, one: Given) -> bool:
     return _is(figure, one)
 
 
-def _is_as_given(figure: Figure, one: Given) -> bool:
-    """A number without a unit, as the field that gives it has it."""
-    return _is(figure, Given(one.value / one.scale))
-
-
-def _floored_or_rounded(given: float, value: float, step: float) -> bool:
-    """People cut seconds off a time as often as they round it."""
-    floored = math.floor(given / step) * step
-    nearest = math.floor(given / step + 0.5) * step
-    return value in (floored, nearest) or (value == 0.0 and nearest == _DAY_S)
-
-
-def _masks(ids: set[str], names: set[str]) -> list[re.Pattern[str]]:
+def _masks(ids: set[str], names: set[str]) -> Masks:
     """Where ids and names from outside stand in a text, whose digits are no numbers of the answer.
 
     An id that reads as a number or measure has to stand where an id does; a name that reads as a measure,
     such as `in 5 minutes`, is none.
     """
-    masks = []
+    masks = Masks()
     for one in sorted(ids, key=len, reverse=True):
         if not _TOKEN.fullmatch(one):
             continue
         found = numbers_in(one)
         plain = all(figure.unit is Unit.NONE and figure.text != one for figure in found)
         if plain and any(char.isalpha() for char in one) and any(char.isdigit() for char in one):
-            masks.append(re.compile(rf"(?<![\w]){re.escape(one)}{_NO_MEASURE}"))
+            masks.add(one, partial(_compiled, rf"(?<![\w]){re.escape(one)}{_NO_MEASURE}"))
         else:
-            masks.append(re.compile(rf"{_ID_WORDS}(?P<id>{re.escape(one)}){_NO_MEASURE}", re.IGNORECASE))
+            pattern = rf"{_ID_WORDS}(?P<id>{re.escape(one)}){_NO_MEASURE}"
+            masks.add(one, partial(_compiled, pattern, re.IGNORECASE))
     for one in sorted(names, key=len, reverse=True):
         if not any(char.isalpha() for char in one):
             continue
         if all(figure.unit is Unit.NONE and figure.text != one for figure in numbers_in(one)):
-            masks.append(re.compile(rf"(?<!\w){re.escape(one)}{_NO_MEASURE}"))
+            masks.add(one, partial(_compiled, rf"(?<!\w){re.escape(one)}{_NO_MEASURE}"))
     return masks
 
 
-def _blanks(match: re.Match[str]) -> str:
-    """As long as what stood there, so that places in the text stay the same."""
-    if "id" in match.re.groupindex:
-        head = match.start("id") - match.start()
-        return match[0][:head] + "_" * (len(match[0]) - head)
-    return "_" * len(match[0])
+def _compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    return re.compile(pattern, flags)
