@@ -7,18 +7,30 @@ from waymesh.agent.v1 import agent_registry_service_pb2 as pb
 from waymesh.agent.v1.agent_registry_service_pb2_grpc import AgentRegistryServiceServicer
 
 from services.agents import registry_faults as refuse
-from services.agents import registry_pages, registry_store
+from services.agents import registry_pages, registry_store, spec_rules
 from services.agents.catalogue import unknown
 from services.agents.changes import Changes
 from services.agents.registry import CapabilityBook, Stored, Version, diff
 from services.agents.registry_store import Place
 from services.mesh import principal
+from services.mesh.errors import FieldViolation
+from services.mesh.server import GrpcServer
 from services.mesh.store import Store
 
 _PAGE: Final = 100
 _BEYOND: Final = 2**63 - 1
 # Versions that are compared before others have their turn: some ms.
 _AT_ONCE: Final = 20
+
+
+def tell_at_once(server: GrpcServer, book: CapabilityBook) -> None:
+    """Has whoever breaks a rule of the contract hear of those beyond it in the same answer."""
+
+    def of_spec(request: pb.CreateAgentRequest | pb.UpdateAgentRequest) -> list[FieldViolation]:
+        return spec_rules.faults(request.spec, book)
+
+    server.tell_at_once(pb.CreateAgentRequest, of_spec)
+    server.tell_at_once(pb.UpdateAgentRequest, of_spec)
 
 
 class RegistryServicer(AgentRegistryServiceServicer):

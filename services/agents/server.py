@@ -22,7 +22,7 @@ from services.agents.changes import Changes
 from services.agents.ladder import Ladder
 from services.agents.llm import OPENAI_URL, LanguageModels, ModelsConfig, Prices
 from services.agents.loop import Loop
-from services.agents.registry_service import RegistryServicer
+from services.agents.registry_service import RegistryServicer, tell_at_once
 from services.agents.runner import Means, Runner
 from services.agents.runs.lease import Lease
 from services.agents.runs.live import LiveRuns
@@ -122,6 +122,7 @@ class Agents(GrpcService[AgentsSettings]):
             add_AgentRegistryServiceServicer_to_server,
             recorded(book, registry, pipeline, self.telemetry, capture=False),
         )
+        tell_at_once(self.server, toolbox)
 
     async def _runs(self, database: Store) -> tuple[LiveRuns, Accounts]:
         """Runs of this process and what they spend, and an end for those of processes that died."""

@@ -25,7 +25,7 @@ _CONTROLS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e
 
 
 def faults(spec: AgentSpec, book: CapabilityBook, path: str = "spec") -> list[FieldViolation]:
-    """What is wrong with a spec that keeps the rules of its contract, at most 50; paths begin with `path`."""
+    """What is wrong with a spec besides the rules of its contract, at most 50; paths begin with `path`."""
     if spec.ByteSize() > MAX_BYTES:
         return [FieldViolation(path, f"must be at most {MAX_BYTES} bytes in protobuf, not {spec.ByteSize()}")]
     found: list[FieldViolation] = []
@@ -83,7 +83,7 @@ def _models(spec: AgentSpec, path: str) -> Iterator[FieldViolation]:
         if _MODEL.fullmatch(name) is None:
             yield FieldViolation(f"{path}.{field}", "must be of letters, digits and marks of ASCII, no comma")
         elif name and name in seen:
-            yield FieldViolation(f"{path}.{field}", f"names {name} again: each model once")
+            yield FieldViolation(f"{path}.{field}", f"names {name[:128]} again: each model once")
         seen.add(name)
 
 
@@ -92,7 +92,7 @@ def _capabilities(spec: AgentSpec, book: CapabilityBook, path: str) -> Iterator[
     for place, one in enumerate(spec.capabilities):
         here, name = f"{path}[{place}]", one.capability_id
         if name in seen:
-            yield FieldViolation(f"{here}.capability_id", f"is {name} again: each tool once")
+            yield FieldViolation(f"{here}.capability_id", f"is {name[:64]} again: each tool once")
         elif name not in book.names:
             known = ", ".join(sorted(book.names))
             yield FieldViolation(f"{here}.capability_id", f"must be one of {known}")

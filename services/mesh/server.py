@@ -6,12 +6,14 @@ from collections.abc import Callable, Collection
 from typing import Any, Final, TypeVar, cast
 
 import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from services.mesh import steering, transport
 from services.mesh.admin import AdminServer
 from services.mesh.chain.serve import ServerInterceptor, server_links
+from services.mesh.errors import FieldViolation
 from services.mesh.health import Health, Probe
 from services.mesh.telemetry import Telemetry
 
@@ -73,7 +75,8 @@ class GrpcServer:
         self._max_concurrent = max_concurrent
         self._grace_s = grace_s
         self._finite_streams = frozenset(finite_streams)
-        self._interceptor = ServerInterceptor(server_links(telemetry))
+        self._more: dict[type[Message], Callable[[Any], list[FieldViolation]]] = {}
+        self._interceptor = ServerInterceptor(server_links(telemetry, self._more))
         self._servicers: list[tuple[Callable[[Any, Any], None], object]] = []
         self._server: grpc.aio.Server | None = None
         self._admin = (
@@ -90,6 +93,10 @@ class GrpcServer:
     def add(self, register: Callable[[Servicer, grpc.aio.Server], None], servicer: Servicer) -> None:
         """Serves `servicer`; `register` is the generated `add_…Servicer_to_server`."""
         self._servicers.append((cast(Callable[[Any, Any], None], register), servicer))
+
+    def tell_at_once(self, kind: type[Message], faults: Callable[[Any], list[FieldViolation]]) -> None:
+        """What a handler refuses beyond the rules of the contract, told along with what breaks those."""
+        self._more[kind] = faults
 
     def check(self, name: str, probe: Probe) -> None:
         """While `probe` raises, the server's health is NOT_SERVING."""

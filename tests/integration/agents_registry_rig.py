@@ -19,7 +19,7 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_CAPABILITY_UNKNOWN, ER
 from services import agents
 from services.agents.catalogue import Catalogue
 from services.agents.changes import Changes
-from services.agents.registry_service import RegistryServicer
+from services.agents.registry_service import RegistryServicer, tell_at_once
 from services.agents.settings import AgentsSettings
 from services.mesh import principal
 from services.mesh.client import ClientFactory
@@ -130,6 +130,7 @@ async def serving(database: str, folder: Path, **limits: int) -> AsyncIterator[R
         server = GrpcServer("agents", host="127.0.0.1", port=0, admin_port=None, telemetry=telemetry)
         changes = Changes(store, bus, catalogue, book, **limits)
         server.add(add_AgentRegistryServiceServicer_to_server, RegistryServicer(store, changes, book))
+        tell_at_once(server, book)
         await server.start()
         clients = ClientFactory("test", telemetry=telemetry, retry=RetryPolicy(retries=0))
         stub = clients.stub(AgentRegistryServiceStub, f"127.0.0.1:{server.port}")

@@ -12,7 +12,7 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_AGENT_LIMIT
 
 from services.agents.builtin import BUILT_IN
 from services.agents.seeding import seed
-from services.mesh.errors import AlreadyExists, NotFound, ResourceExhausted
+from services.mesh.errors import AlreadyExists, ResourceExhausted
 from tests.integration.agents_registry_rig import Rig, serving, spec_of
 
 LIMIT = 3
@@ -95,12 +95,3 @@ async def test_each_tenant_has_its_own_and_those_built_in_do_not_count(rigs: lis
             await rig.create(spec_of(f"agent-{place}"), tenant=tenant)
         with pytest.raises(ResourceExhausted):
             await rig.create(spec_of("one-more"), tenant=tenant)
-
-
-async def test_a_tool_that_is_not_known_is_named_and_where_the_others_are(rigs: list[Rig]) -> None:
-    rig, _ = rigs
-    agent = await rig.create(spec_of("agent"))
-    with pytest.raises(NotFound) as caught:
-        await rig.ask("AddCapability", pb.AddCapabilityRequest(agent_id=agent, capability_id="weathr"))
-    expected = "there is no tool weathr; list_capabilities (GET /api/capabilities) tells which there are"
-    assert caught.value.message == expected

@@ -20,7 +20,7 @@ from services.mesh.chain.server.principal import PrincipalLink
 from services.mesh.chain.server.request_id import RequestIdLink
 from services.mesh.chain.server.stream import ResponseStream
 from services.mesh.chain.server.trace import TraceLink
-from services.mesh.chain.server.validation import ValidationLink, readable
+from services.mesh.chain.server.validation import MoreFaults, ValidationLink, readable
 from services.mesh.telemetry import Telemetry
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
@@ -31,8 +31,8 @@ _BARE: Final = ("/grpc.health.", "/grpc.reflection.")
 _metadata: ContextVar[dict[str, str | bytes]] = ContextVar("waymesh_call_metadata")
 
 
-def server_links(telemetry: Telemetry) -> list[ServerLink]:
-    """The links of a server, outermost first."""
+def server_links(telemetry: Telemetry, more: MoreFaults | None = None) -> list[ServerLink]:
+    """The links of a server, outermost first; `more` as `validation.check` has it."""
     links: list[ServerLink] = [
         RequestIdLink(),
         PrincipalLink(),
@@ -41,7 +41,7 @@ def server_links(telemetry: Telemetry) -> list[ServerLink]:
         LogLink(),
         ErrorsLink(),
         DeadlineLink(),
-        ValidationLink(),
+        ValidationLink({} if more is None else more),
     ]
     order.require([link.name for link in links], order.SERVER, order.SERVER_REASONS)
     return links

@@ -1,7 +1,8 @@
 """Checks requests against the rules of the contract, and of the mesh, before a handler sees them."""
 
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import protovalidate
@@ -24,6 +25,13 @@ _ONE: Final = re.compile(r"\b1 (byte|character|item|pair)s\b")
 
 # protovalidate tells these by numbers, or not at all: "must not be in list [0]".
 _ENUM_RULES: Final = frozenset({"enum.not_in", "enum.defined_only"})
+
+# protovalidate says "repeated value must contain unique items".
+_OWN_WORDS: Final[Mapping[str, str]] = {"repeated.unique": "must have each item only once"}
+
+# What else is wrong with a message that breaks a rule of its contract, by type.
+MoreFaults = Mapping[type[Message], Callable[[Any], list[FieldViolation]]]
+_NO_MORE: Final[MoreFaults] = MappingProxyType({})
 
 # How messages are told at a glance to be right, by type.
 _glances: Final[dict[type[Message], Callable[[Any], bool]]] = {}
@@ -51,10 +59,11 @@ def at_a_glance(kind: type[M], right: Callable[[M], bool]) -> None:
     _glances[kind] = right
 
 
-def check(message: Message) -> None:
+def check(message: Message, more: MoreFaults = _NO_MORE) -> None:
     """Raises InvalidArgument with one violation per broken rule, paths from the message's root.
 
-    What no message may hold is looked at first: a rule that computes need not cope with it.
+    What no message may hold is looked at first: a rule that computes need not cope with it. Where a rule is
+    broken, `more` says what a handler would have found besides.
     """
     right = _glances.get(type(message))
     if right is not None and right(message):
@@ -64,7 +73,12 @@ def check(message: Message) -> None:
         raise invalid(broken)
     violations = _collect(message)
     if violations:
-        raise invalid([to_field_violation(violation, message) for violation in violations])
+        found = [to_field_violation(violation, message) for violation in violations]
+        look = more.get(type(message))
+        if look is not None:
+            named = {violation.field for violation in found}
+            found += [violation for violation in look(message) if violation.field not in named]
+        raise invalid(found)
 
 
 def invalid(violations: list[FieldViolation]) -> InvalidArgument:
@@ -101,7 +115,8 @@ def to_field_violation(violation: protovalidate.Violation, message: Message) -> 
         key = _subscript(element)
         if key is not None:
             parts[-1] += f"[{key}]"
-    said = (proto.message or proto.rule_id or "is not valid").removeprefix("value ")
+    said = _OWN_WORDS.get(proto.rule_id, proto.message or proto.rule_id or "is not valid")
+    said = said.removeprefix("value ")
     description = _ONE.sub(r"1 \1", said)
     subject, _, rest = description.partition(" ")
     if enum is not None and proto.rule_id in _ENUM_RULES:
@@ -128,17 +143,17 @@ def _subscript(element: Any) -> str | None:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def _check_any(request: Any) -> None:
+def _check_any(request: Any, more: MoreFaults) -> None:
     if request is _UNREADABLE:
         text = "the request cannot be read as a message of its type"
         raise InvalidArgument(text, reason=ERROR_REASON_MALFORMED_BODY, violations=[FieldViolation("", text)])
     if isinstance(request, Message):
-        check(request)
+        check(request, more)
 
 
-async def _checked(requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
+async def _checked(requests: AsyncIterable[Any], more: MoreFaults) -> AsyncIterator[Any]:
     async for request in requests:
-        _check_any(request)
+        _check_any(request, more)
         yield request
 
 
@@ -147,8 +162,11 @@ class ValidationLink(ServerLink):
 
     name = "validation"
 
+    def __init__(self, more: MoreFaults = _NO_MORE) -> None:
+        self._more = more
+
     def before(self, call: ServerCall) -> None:
         if call.method.request_streaming:
-            call.request = _checked(call.request)
+            call.request = _checked(call.request, self._more)
         else:
-            _check_any(call.request)
+            _check_any(call.request, self._more)
