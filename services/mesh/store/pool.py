@@ -92,10 +92,10 @@ class Store:
 
 
 async def connect(*args: Any, **kwargs: Any) -> asyncpg.Connection:
-    """asyncpg.connect, where a Unix socket that is not there is a refused connection like any other."""
+    """asyncpg.connect, where a Unix socket that is not there, or is full, refuses like any other."""
     try:
         return await asyncpg.connect(*args, **kwargs)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, BlockingIOError) as error:
         raise ConnectionRefusedError(str(error)) from error
 
 
