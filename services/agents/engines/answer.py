@@ -26,7 +26,7 @@ _WHAT_FOR: Final = re.compile(
     re.IGNORECASE,
 )
 _LISTS: Final = re.compile(
-    r"\b(?:which|what|list|show|all|any|how many|ids? of)\b.*"
+    r"\b(?:which|what|list|show|all|any|how many|ids? of)\b.{0,80}"
     r"\b(?:orders|couriers|drivers|riders|merchants)\b",
     re.IGNORECASE,
 )

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from services.agents.figures import Unit, numbers_in
@@ -12,6 +13,8 @@ from services.agents.tools.scope import names
 
 _MOST_CALLS: Final = 8
 _MOST_IDS: Final = 4
+# Of what may be an id; a question may be thousands of them.
+_MOST_LOOKED_AT: Final = 64
 # The longest unit, so far behind a number.
 _UNIT_CHARS: Final = 12
 
@@ -174,7 +177,7 @@ def names_in(question: str, scope: Scope) -> Named:
     couriers |= {each: (0, 0) for each in sorted(scope.driver_ids) if names(rest, each)}
     orders |= {each: (0, 0) for each in sorted(scope.order_ids) if names(rest, each)}
     unsure: set[str] = set()
-    for match in _ID.finditer(rest):
+    for match in islice(_ID.finditer(rest), _MOST_LOOKED_AT):
         token = match[0]
         if any(start < match.end() and match.start() < end for start, end in seen):
             continue
@@ -209,9 +212,9 @@ _Spans = dict[str, tuple[int, int]]
 def _after(kind: re.Pattern[str], text: str, fits: Callable[[str, int, int], bool]) -> _Spans:
     """Ids that follow a word such as `order`, and those joined to them, with where they stand."""
     found: _Spans = {}
-    for match in kind.finditer(text):
+    for match in islice(kind.finditer(text), _MOST_LOOKED_AT):
         start, end = match.span(1)
-        while fits(text, start, end):
+        while len(found) < _MOST_LOOKED_AT and fits(text, start, end):
             found.setdefault(text[start:end], (start, end))
             more = _AND_MORE.match(text, end)
             if more is None:

@@ -141,7 +141,7 @@ def _order(result: Mapping[str, Any], arguments: Mapping[str, Any], question: st
     elif result.get("prediction_missing") not in ("STATUS_CONFLICT", None):
         told.append("when it arrives cannot be said now")
     reasons = (result.get("allocation") or {}).get("engine_text")
-    if reasons and re.search(r"why.*(?:courier|driver|rider|carr)", question, re.IGNORECASE):
+    if reasons and re.search(r"why.{0,80}(?:courier|driver|rider|carr)", question, re.IGNORECASE):
         told.append(f"its courier was chosen for this: {'; '.join(reasons[:2])}")
     return paragraph(told)
 

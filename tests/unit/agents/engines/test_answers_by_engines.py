@@ -169,6 +169,16 @@ def test_an_id_is_taken_whole_whatever_it_begins_with(head: str, joint: str, sai
         assert calls(as_courier) == [Call("optimize_route", {"driver_id": one})]
 
 
+@pytest.mark.parametrize(
+    "part", ["a1 ", "order 17, ", "order a1 and ", "area ", ", and ", "which ", "please ", " "]
+)
+async def test_a_long_question_names_as_many_as_are_looked_at(part: str) -> None:
+    mesh = Mesh()
+    text = await ask((part * 8_000)[:8_000], mesh)
+    assert text
+    assert mesh.asked <= 3 * 8
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=200))
 def test_no_question_is_too_odd(question: str) -> None:
