@@ -166,7 +166,8 @@ def _text(into: Collected, name: str, text: str) -> None:
             elif figure.unit is not Unit.POSITION:
                 for value in (figure.value, *figure.others):
                     signed = -value if figure.sign < 0 else value
-                    into.numbers.add(Given(signed, figure.unit, figure.scale, figure.step))
+                    if math.isfinite(value):
+                        into.numbers.add(Given(signed, figure.unit, figure.scale, figure.step))
         return
     found = numbers_in(text)
     if len(found) == 1 and found[0].unit is Unit.INSTANT and found[0].text == text:

@@ -35,6 +35,29 @@ _ROUND: Final = rf"(?:(?:{_SMALL}|an?)[- ])?(?:{_BIG_ONES})\b"
 
 WHOLE: Final = rf"(?:{_ROUND}(?:[- ](?:(?:and|of)[- ])?{_ROUND})*(?:[- ](?:and[- ])?{_SMALL}\b)?|{_SMALL})"
 """A whole number in words, as a pattern."""
+VAGUE: Final = re.compile(
+    r"(?:couple(?: of)?|few|several|handful of|(?:ten|dozen|score|hundred|thousand)s of)"
+    r"(?: (?:more|extra|additional|full|good|short|long))?[ -]"
+    r"(?:seconds?|secs|minutes?|mins?|hours?|hrs|days|weeks|kilomet(?:er|re)s|kms?|met(?:er|re)s|miles)\b"
+    r"|fortnights?\b",
+    re.IGNORECASE,
+)
+"""So much of a measure as nobody can look up: `couple of minutes`, `tens of metres`."""
+ORDINAL: Final = re.compile(
+    r"(?:\d+(?:st|nd|rd|th)|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth"
+    r"|(?:thir|four|fif|six|seven|eigh|nine)teenth|(?:twent|thirt|fort|fift|sixt|sevent|eight|ninet)ieth)"
+    r"[ -](?:seconds?|minutes?|mins?|hours?|kilomet(?:er|re)s?|kms?|miles?)\b",
+    re.IGNORECASE,
+)
+"""`the twentieth minute`. The first and second are said of any minute."""
+_PHRASE_WORDS: Final = """
+    couple few several handful tens dozens scores hundreds thousands fortnight fortnights
+    third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth
+    sixteenth seventeenth eighteenth nineteenth twentieth thirtieth fortieth fiftieth sixtieth seventieth
+    eightieth ninetieth
+    """
+PHRASE_WORDS: Final = frozenset(_PHRASE_WORDS.split())
+"""Words with which those may begin."""
 NUMBER_WORDS: Final = (
     frozenset(_ONES) | frozenset(_TENS) | {f"{word}{end}" for word in _BIG for end in ("", "s")}
 )

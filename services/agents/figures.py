@@ -1,5 +1,6 @@
 """The numbers in a text of English, with their units and as exact as they are written.
 
+Of other languages: digits with their units; words are numbers without a value (`figure_foreign.py`).
 Ids such as `order_456`, labels such as `P90` and places in a list (`2.` at the head of a line, `the second
 stop`, `3rd`) are no numbers.
 """
@@ -12,8 +13,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from services.agents import figure_clock
-from services.agents.figure_words import NUMBER_WORDS, WHOLE, value_of
+from services.agents import figure_clock, figure_foreign
+from services.agents.figure_words import NUMBER_WORDS, ORDINAL, PHRASE_WORDS, VAGUE, WHOLE, value_of
 
 
 class Unit(Enum):
@@ -70,6 +71,7 @@ _UNITS: Final = tuple(
         (r"seconds?\b|secs?\b|s\b", Unit.DURATION, 1.0),
         (r"days?\b", Unit.DURATION, 86400.0),
         (r"weeks?\b", Unit.DURATION, 604800.0),
+        (r"fortnights?\b", Unit.DURATION, 1209600.0),
         (r"kilomet(?:er|re)s?\b|kms?\b", Unit.DISTANCE, 1000.0),
         (r"met(?:er|re)s?\b|m\b", Unit.DISTANCE, 1.0),
         (r"miles?\b|mi\b", Unit.DISTANCE, 1609.344),
@@ -82,22 +84,36 @@ _DIGITS: Final = (
     r"\d{1,3}(?:[,\u00a0\u202f]\d{3})+(?![\d])(?:\.\d+)?|\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3}(?![\w-]))?|\.\d+"
 )
 _NUMBER: Final = re.compile(_DIGITS)
+# 19,5 minutos
+_COMMA: Final = re.compile(r"\d{1,6},\d{1,2}(?![\d,]|\.\d)")
+_COMMA_NEXT: Final = re.compile(
+    rf"\s?(?:[-–—]|à|a|bis|und|e|y|et|ou|o|oder|tot|to|and|or)\s?(?P<next>{_COMMA.pattern})", re.IGNORECASE
+)
 _VULGAR: Final = {"½": 0.5, "¼": 0.25, "¾": 0.75, "⅓": 1 / 3, "⅔": 2 / 3, "⅛": 0.125}
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![\w-])", re.IGNORECASE)
 _WORDY: Final = re.compile(
-    r"[^\W\d][^\W_]*-(?=\d+(?:\.\d+)?-(?:minutes?|mins?|hours?|km|m|seconds?|%)\b)", re.I
+    r"[^\W\d][^\W_]{0,60}-(?=\d+(?:\.\d+)?-(?:minutes?|mins?|hours?|km|m|seconds?|%)\b)", re.I
 )
-# No id has more parts; without a bound, a text of nothing else is read again from each part on.
-_PARTS: Final = r"(?:-\w+){0,16}"
-_ID: Final = re.compile(rf"[^\W\d_]\w*{_PARTS}|\d\w*{_PARTS}")
+# No id has more or longer parts; without a bound, a text of nothing else is read again from each part on.
+_PARTS: Final = r"(?:-\w{1,128}){0,16}"
+_ID: Final = re.compile(rf"[^\W_]\w{{0,127}}{_PARTS}")
+# x45 minutes, P45 min, r45min; `P90 minutes` are those of a quantile.
+_LABEL_UNIT: Final = re.compile(
+    r"[*`\"]{0,3}[\s-]?(?:(?:minutes?|mins?|hours?|hrs?|seconds?|secs?|km|kms|kilomet(?:er|re)s?"
+    r"|met(?:er|re)s?|miles?)(?!\w)|%(?![\w%~]))|\s(?-i:[hms])(?![\w'’])",
+    re.IGNORECASE,
+)
+_QUANTILES: Final = frozenset({"P10", "P50", "P90", "P95", "P99"})
 _ORDINAL: Final = re.compile(r"(?:st|nd|rd|th)\b", re.IGNORECASE)
 _WORD_BEHIND: Final = re.compile(r"[^\W\d_]+(?![\w-])")
 _TIMES: Final = re.compile(r" ?(?:×|x\b)|[ -](?:times|fold)\b", re.IGNORECASE)
 _COMPACT: Final = re.compile(r"(\d{1,3})h(\d{2})(?:m|min)?\b", re.IGNORECASE)
 _LINE_MARKER: Final = re.compile(r"^[ \t]*\(?(\d{1,2})[.)](?=[ \t])", re.MULTILINE)
-_RUN: Final = re.compile(rf"(\w+){_PARTS}")
+_RUN: Final = re.compile(rf"(\w{{1,128}}){_PARTS}")
 _EMPHASIS: Final = re.compile(r"_+")
 _MOST_DIGITS: Final = 300
+# Scripts behind these set no blanks between words.
+_LATIN_TO_ARABIC: Final = "\u0e00"
 _DIGIT: Final = re.compile(r"[\d½¼¾⅓⅔⅛]")
 _POSITION: Final = re.compile(
     r"\b(?:step|stop|option|alternative|leg|plan|route)s? (?:no\. ?|number |#)?"
@@ -106,7 +122,7 @@ _POSITION: Final = re.compile(
 )
 _WORDS: Final = re.compile(rf"\b{WHOLE}\b", re.IGNORECASE)
 _A_UNIT: Final = re.compile(
-    r"\b(?:an?|one)(?=[ -](?:hour|minute|kilomet|met(?:er|re)\b|mile|percent|day\b))", re.I
+    r"\b(?:an?|one)(?=[ -](?:hour|minute|kilomet|met(?:er|re)\b|mile|percent|day\b|fortnight))", re.I
 )
 _HALVES: Final = re.compile(
     r"\b(?:(?P<hour>half an hour|half-hour|half hour)|(?P<quarters>(?:(?P<three>three)|an?|one)[- ]quarters?"
@@ -122,7 +138,7 @@ _TWICE: Final = re.compile(
     re.I,
 )
 _LINK: Final = re.compile(
-    r"[^\S\n]*(?:,|/|~|\.{2,3}|…|-|–|—|\b(?:to|and|or|through|until|till)\b)?"
+    r"[^\S\n]*(?:,|/|~|\.{2,3}|…|-|–|—|\b(?:to|and|or|through|until|till|a|à|bis|und|e|y|et|ou|o|oder|tot|até|hasta)\b)?"
     r"(?:[^\S\n]*\b(?:and|or|to|about|around|roughly|nearly|almost|up to|at (?:most|least)|even)\b)*"
     r"[^\S\n]*\Z"
 )
@@ -140,7 +156,7 @@ def numbers_in(text: str, place: int = 0) -> list[Figure]:
     """Every number of the text, in order. `place`: where a list that goes on in it has come to."""
     found = list(_scan(text, place))
     found = _with_units_of_the_next(text, found)
-    return _together(text, found)
+    return _with_foreign(text, _together(text, found))
 
 
 def place_after(text: str, place: int = 0) -> int:
@@ -231,7 +247,7 @@ def _skipped(text: str, at: int) -> int | None:
     if run is None or not any(char.isdigit() for char in run[0]):
         return None
     if not run[0][0].isdigit():
-        return run.end()
+        return _end_of_label(text, run)
     number = _NUMBER.match(text, at)
     if number is None:
         return None
@@ -253,6 +269,30 @@ def _skipped(text: str, at: int) -> int | None:
     return None if _WORD_BEHIND.match(text, end) is not None else run.end()
 
 
+def _end_of_label(text: str, run: re.Match[str]) -> int:
+    """The end of what begins with a letter and has digits; of `x45min`, that of the x."""
+    if run[0][0] > _LATIN_TO_ARABIC:  # 大约20分钟: nothing sets a number apart
+        return run.start() + next(place for place, char in enumerate(run[0]) if char.isdigit())
+    glued = run.end()
+    while text[glued - 1].isalpha():
+        glued -= 1
+    digits = glued
+    while text[digits - 1].isdecimal() and digits > run.start():
+        digits -= 1
+    number = _NUMBER.match(text, digits)
+    if digits == glued or number is None or (glued == run.end() and run[0].upper() in _QUANTILES):
+        return run.end()
+    end = glued if glued < run.end() else number.end()
+    has_unit = _LABEL_UNIT.match(text, end) or figure_foreign.unit_at(text, end)
+    return digits if has_unit else run.end()
+
+
+def _phrase(text: str, at: int) -> Figure | None:
+    """A couple of minutes, the seventh minute: nobody's."""
+    match = VAGUE.match(text, at) or ORDINAL.match(text, at)
+    return None if match is None else Figure(match[0], at, match.end(), math.inf, 1.0)
+
+
 def _number(text: str, at: int) -> Figure | None:
     if text[at] in _VULGAR:
         return _measured(text, at, at + 1, _VULGAR[text[at]], 0.01)
@@ -260,6 +300,9 @@ def _number(text: str, at: int) -> Figure | None:
     if compact is not None:
         minutes = int(compact[1]) * 60 + int(compact[2])
         return Figure(compact[0], at, compact.end(), minutes * 60.0, 60.0, Unit.DURATION, 60.0)
+    if (comma := _COMMA.match(text, at)) is not None and _has_unit(text, comma):
+        whole, _, rest = comma[0].partition(",")
+        return _measured(text, at, comma.end(), float(f"{whole}.{rest}"), 10.0 ** -len(rest))
     match = _NUMBER.match(text, at)
     if match is None:
         return None
@@ -275,6 +318,12 @@ def _number(text: str, at: int) -> Figure | None:
         half = 0.5 if more[1].lower() == "half" else 0.25
         return _measured(text, at, more.end(), float(digits) + half, 0.01)
     return _measured(text, at, end, float(digits), step)
+
+
+def _has_unit(text: str, comma: re.Match[str]) -> bool:
+    """Whether 4,5 is one number: 4,5 km, and 4,5 bis 6,0 km; of a list, it is two."""
+    after = _COMMA_NEXT.match(text, comma.end())
+    return _unit_at(text, comma.end() if after is None else after.end("next")) is not None
 
 
 def _word(text: str, at: int) -> Figure | None:
@@ -344,7 +393,8 @@ def _unit_at(text: str, at: int) -> tuple[int, Unit, float] | None:
         match = pattern.match(text, at)
         if match is not None:
             return match.end(), unit, scale
-    return None
+    foreign = figure_foreign.unit_at(text, at)
+    return None if foreign is None else (foreign[0], Unit[foreign[1]], foreign[2])
 
 
 def _with_units_of_the_next(text: str, found: list[Figure]) -> list[Figure]:
@@ -395,9 +445,23 @@ def _together(text: str, found: list[Figure]) -> list[Figure]:
     return told
 
 
+def _with_foreign(text: str, found: list[Figure]) -> list[Figure]:
+    """Words of other languages, where no number of English stands."""
+    foreign = sorted(figure_foreign.numbers_in(text))
+    if not foreign:
+        return found
+    told: list[Figure] = []
+    words = [Figure(text[start:end], start, end, math.inf, 1.0) for start, end in foreign]
+    for one in sorted((*words, *found), key=lambda figure: (figure.start, -figure.end)):
+        if not told or one.start >= told[-1].end:
+            told.append(one)
+    return told
+
+
 _READERS: Final[tuple[Callable[[str, int], Figure | int | None], ...]] = (
     _date_or_clock,
     _position,
+    _phrase,
     _skipped,
     _number,
     _word,
@@ -405,6 +469,7 @@ _READERS: Final[tuple[Callable[[str, int], Figure | int | None], ...]] = (
 # Words with which a number, or a place in a list, may begin.
 _TRIGGERS: Final = (
     NUMBER_WORDS
+    | PHRASE_WORDS
     | figure_clock.WORDS
     | {"a", "an", "half", "quarter", "twice", "double", "doubled", "doubles", "thrice", "triple", "tripled"}
     | {

@@ -32,7 +32,13 @@ def test_a_number_in_disguise_is_one_that_nobody_gave(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["a-", "1-", "1a-", "a 1 ", "one ", "1 and ", "hundred ", "1, ", "12:30:", "x"]
+    "unit",
+    [
+        *("a-", "1-", "1a-", "a 1 ", "one ", "1 and ", "hundred ", "1, ", "12:30:", "x"),
+        *("x4", "x4-", "1,5", "1,5 a ", "1,5 bis 2,5 km ", "a few ", "tens of ", "7th ", "seventh "),
+        *("sette ", "sette-", "once ", "vingt-", "iv ", "XIV", "i-", "un'", "quarto de "),
+        *("七", "約1分", "半 ", "오", "५", "\u0301", "e\u0301", "é", "و", "сто ", "पा"),
+    ],
 )
 def test_the_time_a_text_takes_grows_with_its_length_alone(unit: str) -> None:
     def seconds(length: int) -> float:

@@ -43,7 +43,7 @@ MIN, HOUR, KM = 60.0, 3600.0, 1000.0
         ("12 more minutes", Unit.DURATION, [12 * MIN]),
         ("12\nminutes", Unit.DURATION, [12 * MIN]),
         ("12 (min)", Unit.DURATION, [12 * MIN]),
-        ("12minuti", Unit.NONE, [12]),
+        ("12minuti", Unit.DURATION, [12 * MIN]),
         ("١٢ min", Unit.DURATION, [12 * MIN]),
         ("82%", Unit.SHARE, [0.82]),
         ("82.5 percent", Unit.SHARE, [0.825]),
