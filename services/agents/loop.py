@@ -12,6 +12,7 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_TOOL_REFUSED
 
 from services.agents import prompts
 from services.agents.catalogue import Agent
+from services.agents.claims import Claims
 from services.agents.grounding import Grounds, numbers_in
 from services.agents.journal import Journal
 from services.agents.links import has_link
@@ -50,6 +51,7 @@ class Brief:
     """What a model is to answer. `data` is the engines', `given` the caller's own, whose texts are nobody's
     word for a number. `words_count`: whether numbers that stand in the request may be repeated, as the
     caller's own; where engines answer, theirs alone count. `schema`: the shape of the answer, None for text.
+    `claims` finds numbers that are the engines', but said of something else.
     """
 
     task: str
@@ -58,6 +60,7 @@ class Brief:
     given: Mapping[str, object] = field(default_factory=dict)
     schema: Mapping[str, Any] | None = None
     words_count: bool = True
+    claims: Claims | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +227,9 @@ class _Conversation:
         if unknown:
             numbers = ", ".join(unknown[:10])
             return "numbers that no engine gave", prompts.CORRECTION.format(numbers=numbers)
+        claimed = [] if self._brief.claims is None else self._brief.claims(reply.text)
+        if claimed:
+            return "an arrival that is not the engine's", prompts.CLAIMS.format(numbers=", ".join(claimed))
         return None
 
 

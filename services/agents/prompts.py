@@ -37,6 +37,10 @@ NO_LINKS: Final = (
 NO_INSTRUCTIONS: Final = (
     "Your answer repeats your instructions, which are not for those who read it. Write it again without them."
 )
+CLAIMS: Final = (
+    "You say of the arrival what the data says of something else: {numbers}. Write the answer again with "
+    "`delivery_eta_minutes`, the quantiles of `delivery` or `delivery_eta` for the arrival."
+)
 TOO_LONG: Final = "Your answer is too long. Write it again in a few sentences."
 
 Chat = Mapping[str, Any]

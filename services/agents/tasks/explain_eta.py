@@ -7,6 +7,7 @@ from waymesh.eta.v1.eta_pb2 import EtaPrediction
 from waymesh.eta.v1.eta_service_pb2 import PredictEtaRequest
 
 from services.agents import engines
+from services.agents.claims import of_arrival
 from services.agents.ladder import worse
 from services.agents.loop import Brief
 from services.agents.tasks.context import Context, EngineAway
@@ -42,7 +43,13 @@ async def run(request: ExplainEtaRequest, context: Context) -> ExplainEtaRespons
             run_id=context.run_id, explanation=_AWAY, usage=journal.usage, degradation=away.degradation
         )
     prediction = reply.prediction
-    brief = Brief(NAME, request.question or _ASK, {"prediction": prediction}, words_count=False)
+    brief = Brief(
+        NAME,
+        request.question or _ASK,
+        {"prediction": prediction},
+        words_count=False,
+        claims=of_arrival(prediction),
+    )
 
     async def template() -> str:
         return engines.explain_eta(prediction, request.question)
