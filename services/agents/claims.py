@@ -29,7 +29,8 @@ _OTHERWISE: Final = re.compile(
     r"\b(?:pick(?:s|ed)?[ -]?up|picked|collect\w*|legs?|factors?|way to|travel\w*|wait\w*|ready|kitchen"
     r"|prepar\w*|merchant|traffic|weather|rain|add(?:s|ed|ing)?|sav(?:es?|ed|ing)|longer|later|earlier"
     r"|late|early|more|less|than|without"
-    r"|between|range|up to|at (?:most|least)|correction|learned|assign\w*|handing|handover|news|ago|after|before)\b",
+    r"|between|range|up to|at (?:most|least)|correction|learned|assign\w*|handing|handover|news"
+    r"|ago|after|before)\b",
     re.IGNORECASE,
 )
 _TIMES: Final = frozenset({Unit.DURATION, Unit.CLOCK})
