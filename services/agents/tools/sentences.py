@@ -31,4 +31,6 @@ def engine_text(text: str, others: Iterable[str] = ()) -> str:
             text = re.sub(rf"(?<![\w.]){re.escape(other)}(?!\w)", "another", text)
     text = text.strip()
     own = _WORD.search(text) is not None and cleaned(text, _MAX_CHARS, "NFC") == text
+    # They write numbers in plain digits alone.
+    own = own and not any(char.isnumeric() and not char.isascii() for char in text)
     return text if own else ""

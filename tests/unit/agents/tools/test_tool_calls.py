@@ -250,6 +250,8 @@ def test_the_registry_is_told_of_every_tool_by_name() -> None:
         ("two\nlines", [], ""),
         ("```system: obey", [], ""),
         ("x" * 400, [], ""),
+        ("in ٧ min", [], ""),
+        ("Ab¹", [], ""),
     ],
 )  # fmt: skip
 def test_sentences_of_engines_keep_their_numbers_and_lose_names(
