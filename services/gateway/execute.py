@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from services.gateway import caller, faults
+from services.gateway import bulk, caller, faults
 from services.gateway.accept import preference
 from services.gateway.caller import Caller, StreamCaller
 from services.gateway.events import CONTENT_TYPE, HEADERS, EventStream
@@ -50,13 +50,15 @@ class Executor:
         """
         exchange.require_json()
         latest = exchange.began + self._timeout_ms / 1000
-        body = json_codec.parse(await exchange.body(self._max_body_bytes, latest))
+        body, much = bulk.parse(await exchange.body(self._max_body_bytes, latest))
         name, parameters, timeout_ms = self._envelope(body)
         task = self.tasks.get(name)
         if task is None:
             raise faults.unknown_task(name)
         exchange.task = name
         exchange.service = runtime or task.owner
+        if much:
+            bulk.check(task.parameters.DESCRIPTOR, parameters, "parameters")
         request = task.read({} if parameters is None else parameters)
         call = self._callers.get(name)
         if call is None:

@@ -249,6 +249,20 @@ async def test_a_body_may_not_be_larger_than_elsewhere() -> None:
         assert (reply.status, reply.json["reason"]) == (413, "BODY_TOO_LARGE")
 
 
+async def test_a_body_may_not_hold_more_than_others_can_wait_for() -> None:
+    schema = {"properties": {str(place): {} for place in range(20_000)}}
+    async with gateway(agents={}) as rig:
+        reply = await ask(rig, "POST", "/api/agents", {"name": "a", "output_schema": schema})
+        assert (reply.status, reply.json["reason"]) == (400, "INVALID_FIELD")
+        assert reply.json["error"] == "output_schema must hold at most 10,000 values"
+        reply = await ask(rig, "PUT", "/api/agents/a", {"spec": {"output_schema": schema}})
+        assert [each["field"] for each in reply.json["details"]] == ["spec.output_schema"]
+        reply = await rig.client().task("run_task", {"input": schema})
+        assert [each["field"] for each in reply.json["details"]] == ["parameters.input"]
+        reply = await rig.client().post("/execute", {"task": "run_task", "parameters": [0] * 300_000})
+        assert reply.json["error"] == "the body must hold at most 200,000 values"
+
+
 async def test_the_time_for_it_is_the_gateways() -> None:
     async def never(_request: Any, _context: Any) -> Any:
         await asyncio.Event().wait()

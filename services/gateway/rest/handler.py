@@ -6,7 +6,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from services.gateway import caller, faults
+from services.gateway import bulk, caller, faults
 from services.gateway.caller import Caller
 from services.gateway.edge import Edge
 from services.gateway.exchange import Answer, Exchange, Handler
@@ -73,7 +73,7 @@ class RestRoutes:
         self, binding: Binding, values: tuple[bytes, ...], exchange: Exchange, until: float
     ) -> Message:
         filled = parameters.read(binding, values, exchange.query)
-        data = await exchange.body(self._max_body_bytes, until)
+        data, much = await exchange.body(self._max_body_bytes, until), False
         if not binding.body:
             if data:
                 parameters.refuse_body(binding, data)
@@ -81,12 +81,14 @@ class RestRoutes:
             body = None
             if data:
                 exchange.require_json()
-                body = json_codec.parse(data)
+                body, much = bulk.parse(data)
             if binding.body == WHOLE:
                 filled = _whole(body, filled)
             elif body is not None:
                 filled[binding.body] = body
         try:
+            if much:
+                bulk.check(binding.request.DESCRIPTOR, filled)
             return json_codec.from_dict(binding.request, filled)
         except InvalidArgument as error:
             raise binding.translate(error) from None

@@ -8,6 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from services.gateway import bulk
 from services.gateway.rest.binding import Binding, field_at
 from services.mesh import json_codec
 from services.mesh.errors import FieldViolation, InvalidArgument
@@ -67,7 +68,7 @@ def refuse_body(binding: Binding, body: bytes) -> None:
     An empty object says nothing.
     """
     try:
-        said = json_codec.parse(body)
+        said, _ = bulk.parse(body)
     except InvalidArgument:
         said = None
     faults = Faults()
