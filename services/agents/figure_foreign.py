@@ -110,7 +110,7 @@ _ALONE: Final = _words(
     # German
     "zwei drei vier fünf fuenf sechs sieben acht neun zehn zwölf zwoelf dreizehn vierzehn fünfzehn fuenfzehn "
     "sechzehn siebzehn achtzehn neunzehn zwanzig dreißig dreissig vierzig fünfzig fuenfzig sechzig siebzig "
-    "achtzig neunzig anderthalb eineinhalb zweieinhalb viertelstunde dreiviertelstunde "
+    "achtzig neunzig anderthalb eineinhalb zweieinhalb "
     # French
     "deux trois quatre cinq huit treize quatorze vingt vingts trente quarante cinquante soixante "
     "septante huitante nonante "
@@ -167,11 +167,11 @@ _ALONE: Final = _words(
 _BEFORE_FOREIGN_UNIT: Final = _words(
     "um uma meia meio seis nove dez doze setenta cem mil alguns poucos "
     "un una unos unas uno dos tres diez once doce quince noventa media medio algunos "
-    "ein eine einer einem einen eins elf hundert tausend halbe halben paar einige einigen "
+    "ein eine einer einem einen eins elf hundert tausend halbe halben paar dutzend einige einigen "
     "une on demi demie quelques onze seize "
     "due tre sei otto nove venti trenta quaranta cinquanta sessanta settanta ottanta novanta mille "
     "mezza mezzo qualche een tien elf honderd duizend half halve enkele "
-    "jeden jedna jedną dwa dwie dwóch sto pół kilka "
+    "jeden jedna jedną dwa dwie dwóch sto pół kilka tuzin "
     "bir iki üç dört beş altı on elli yüz bin yarım birkaç "
     "satu dua tiga empat lima enam setengah beberapa "
     "несколько пару बस एक कुछ نصف نص ربع بضع "
@@ -185,9 +185,15 @@ _PLAIN: Final = _ALONE | _BEFORE_FOREIGN_UNIT | _BEFORE_ANY_UNIT
 # zweihundertfünfzig
 _HUNDREDS: Final = ("hundert", "honderd", "tausend", "duizend")
 _SHORTEST_HUNDRED: Final = 7
+# siebenminütig, as compared
+_LASTING: Final = ("minutig", "stundig")
 _PHRASE: Final = re.compile(
     r"\b(?:mezz|un|quart|quarto)['’](?:or|heur)[ae]\b|\bdemi[e]?[- ]heure\b|\bhalf uur\b"
     r"|\b(?:un |trois |tre |tres |três )?(?:quarto|cuarto|quart)s?(?: de | d['’])(?:hora|ora|heure)\b"
+    r"|\b(?:drei)?viertelstunden?\b"
+    # un par de minutos, une dizaine de minutes
+    r"|\b(?:par|paio|d[úu]zias?|dezenas?|docenas?|decenas?|douzaines?|dizaines?|vingtaine|trentaine|decin[ae]"
+    r"|dozzin[ae]|ventina|trentina) d[ei] (?:minut|hor|heur|or[ae]|seg|sec|qui?l|chil|m[eè]tr)\w{0,12}"
     r"|\bsetengah jam\b|\b(?:satu|dua|tiga|empat|lima|enam) jam\b",
     re.IGNORECASE,
 )
@@ -260,9 +266,15 @@ def _end_of(text: str, word: str, at: int) -> int | None:
     plain = _folded(word)
     if not plain:
         return None
-    if plain in _ALONE or (word[0] > "\u0600" and _without_prefix(plain) in _ALONE):
+    if (
+        plain in _ALONE
+        or (word[0] > "\u0600" and _without_prefix(plain) in _ALONE)
+        or any(part in plain for part in _LASTING)
+    ):
         unit = _FOREIGN_UNIT.match(text, end) or _UNIT.match(text, end)
-        return end if unit is None else unit.end()
+        if unit is not None:
+            return unit.end()
+        return None if _is_name(text, word, at, end) else end
     unit = None
     if plain in _BEFORE_FOREIGN_UNIT:
         unit = _FOREIGN_UNIT.match(text, end)
@@ -271,6 +283,15 @@ def _end_of(text: str, word: str, at: int) -> int | None:
     if unit is None and (plain in _BEFORE_ANY_UNIT or _is_hundred(plain) or _is_roman(word)):
         unit = _UNIT.match(text, end) or _FOREIGN_UNIT.match(text, end)
     return None if unit is None else unit.end()
+
+
+def _is_name(text: str, word: str, at: int, end: int) -> bool:
+    """Quattro Formaggi, the Rua Sete: with a capital, but not at the head of a sentence or before another."""
+    if not word.istitle():
+        return False
+    before = text[max(0, at - 3) : at].rstrip(" *_\"'(")
+    amid = before[-1:].isalnum() or before[-1:] == ","
+    return amid or (text[end : end + 1] in (" ", "-") and text[end + 1 : end + 2].isupper())
 
 
 def _without_prefix(word: str) -> str:
