@@ -11,10 +11,11 @@ from services.agents.llm.answer import BYTES_PER_TOKEN, Answer
 from services.agents.llm.body import Body, complete
 from services.agents.llm.cache import Cache, Kept, key_of
 from services.agents.llm.config import ModelsConfig
+from services.agents.llm.guard import Guard
 from services.agents.llm.kinds import RULES, CallError, ErrorKind
 from services.agents.llm.ledger import Hold, Ledger
 from services.agents.llm.pace import LEAST_CALL_S, Pace
-from services.agents.llm.reply import Attempt, ModelFailure, ModelReply, Tokens
+from services.agents.llm.reply import GIVEN_UP, Attempt, ModelFailure, ModelReply, Tokens
 from services.agents.llm.request import ModelRequest
 from services.agents.llm.schema import Shape
 from services.agents.llm.slots import Slots
@@ -22,7 +23,6 @@ from services.agents.llm.telling import CallerError, Telling
 from services.agents.llm.transport import Transport
 from services.agents.llm.verdict import Usable, judge
 from services.mesh import errors
-from services.mesh.breaker import Breaker, State
 from services.mesh.deadline import Clock
 
 _LOG: Final = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Means:
     transport: Transport
     slots: Slots
     cache: Cache
-    breaker: Callable[[str], Breaker]
+    guard: Callable[[str], Guard]
     clock: Clock
     sleep: Callable[[float], Awaitable[None]]
     jitter: Callable[[], float]
@@ -71,6 +71,11 @@ class Asking:
         self._pace = pace
         self._failed: list[Attempt] = []
         self._refusal: errors.MeshError | None = None
+
+    @property
+    def failed(self) -> tuple[Attempt, ...]:
+        """What came to nothing so far."""
+        return tuple(self._failed)
 
     async def run(self, models: tuple[str, ...]) -> ModelReply:
         """The first good reply. Raises ModelFailure, or CallerError around what the caller raised."""
@@ -107,7 +112,7 @@ class Asking:
                 await self._place(ends)
                 try:
                     if ends is None:
-                        after = sum(self._means.breaker(other).state is not State.OPEN for other in others)
+                        after = sum(not self._means.guard(other).is_open for other in others)
                         began = self._means.clock()
                         ends = began + self._pace.share_s(self._request.settings.timeout_s, after)
                     return await self._try(model, body, ends - self._means.clock())
@@ -124,9 +129,9 @@ class Asking:
 
     def _may_ask(self, model: str) -> None:
         """Raises what a model would be refused for once there is a place: nobody has to wait for that."""
-        breaker = self._means.breaker(model)
+        guard = self._means.guard(model)
         try:
-            breaker.settle(breaker.admit(), _NOTHING)
+            guard.settle(guard.admit(), _NOTHING)
         except errors.Unavailable:
             raise CallError(ErrorKind.BREAKER_OPEN) from None
         limits_money = self._ledger is not None and getattr(self._ledger, "limits_money", True)
@@ -151,9 +156,9 @@ class Asking:
         limit_s = min(self._request.settings.timeout_s, share_s)
         if limit_s < LEAST_CALL_S:
             raise CallError(ErrorKind.OUT_OF_TIME)
-        breaker = self._means.breaker(model)
+        guard = self._means.guard(model)
         try:
-            permit = breaker.admit()
+            leave = guard.admit()
         except errors.Unavailable:
             raise CallError(ErrorKind.BREAKER_OPEN) from None
         began = self._means.clock()
@@ -163,10 +168,10 @@ class Asking:
             limit_s -= self._means.clock() - began
             return await self._call(model, body, limit_s, hold)
         except BaseException as raised:
-            error = raised.for_breaker() if isinstance(raised, CallError) else raised
+            error = raised
             raise
         finally:
-            breaker.settle(permit, error, limit_s, self._means.clock() - began)
+            guard.settle(leave, error, limit_s, self._means.clock() - began)
 
     async def _call(
         self, model: str, body: bytes, limit_s: float, hold: tuple[Ledger, Hold] | None
@@ -192,6 +197,10 @@ class Asking:
                 if error.unbilled:
                     spent = Tokens()
                 error.tokens = spent
+            raise
+        except asyncio.CancelledError:
+            taken_ms, cost = self._pace.since_ms(began), self._means.config.prices.cost(model, spent)
+            self._failed.append(Attempt(model, GIVEN_UP, "given up by its caller", taken_ms, spent, cost))
             raise
         except Exception as error:
             # What it says may hold what was asked or answered.

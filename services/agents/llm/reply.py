@@ -1,7 +1,11 @@
 """What came of asking: a reply, or a failure with all that was tried."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+
+GIVEN_UP: Final = "given_up"
+"""Kind of an attempt whose caller was cancelled meanwhile: no fault, but it may have cost all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Tokens:
 class Attempt:
     """One try that came to nothing, or a model that was not asked at all (not `sent`, no tokens).
 
-    `error_kind` is an `ErrorKind`. `message` names statuses and codes, never what was asked or answered.
+    `error_kind` is an `ErrorKind` or `GIVEN_UP`. `message` names statuses and codes, never what was asked or answered.
     """
 
     model: str
