@@ -14,7 +14,7 @@ from waymesh.mesh.v1.degradation_pb2 import Degradation
 
 from services.agents.loop import Brief, Loop, NoAnswer, Setting
 from services.mesh import deadline
-from services.mesh.errors import MeshError, ResourceExhausted
+from services.mesh.errors import ResourceExhausted
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Ladder:
         except TimeoutError:
             setting.voice.end(None)
             raise NoAnswer("the models took too long") from None
-        except (NoAnswer, MeshError):
+        except NoAnswer:
             raise
         except Exception as error:
             # Whatever is wrong with what a model said or with us: the engines have an answer all the same.

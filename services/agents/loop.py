@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -16,7 +16,15 @@ from services.agents.claims import Claims
 from services.agents.grounding import Grounds, numbers_in
 from services.agents.journal import Journal
 from services.agents.links import has_link
-from services.agents.llm import LanguageModels, Ledger, ModelFailure, ModelReply, ModelRequest, ModelSettings
+from services.agents.llm import (
+    Attempt,
+    LanguageModels,
+    Ledger,
+    ModelFailure,
+    ModelReply,
+    ModelRequest,
+    ModelSettings,
+)
 from services.agents.repeats import Repeats
 from services.agents.spans import UNKNOWN_TOOL, GenAi
 from services.agents.structs import checked, plain
@@ -169,11 +177,11 @@ class _Conversation:
                     ledger=setting.ledger,
                     on_text=voice.hear if streams else None,
                     on_restart=voice.restart if streams else None,
+                    on_given_up=self._note,
                     reserve_s=_RESERVE_S,
                 )
             except ModelFailure as failure:
-                for attempt in failure.attempts:
-                    setting.journal.model_failed(attempt)
+                self._note(failure.attempts)
                 voice.end(None)
                 raise NoAnswer(failure.reason) from failure
             span.replied(reply)
@@ -182,6 +190,10 @@ class _Conversation:
             first = reply.failed[0]
             self._fallback = f"{first.model}: {first.error_kind}"
         return reply
+
+    def _note(self, attempts: Iterable[Attempt]) -> None:
+        for attempt in attempts:
+            self._setting.journal.model_failed(attempt)
 
     async def _use_tools(self, reply: ModelReply) -> None:
         self._messages.append(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.agents.llm import ModelFailure, ModelReply
+from services.agents.llm import Attempt, ModelFailure, ModelReply
 from services.mesh.breaker import State
 from tests.integration.llm_rig import FIRST, RIGHT, SCHEMA, Book, models, request, responses, settled_loop
 from tests.mock_openai import Fault, MockOpenAI, Script
@@ -124,6 +124,23 @@ async def test_what_may_have_been_billed_is_settled_when_the_caller_goes(mock_op
     sent = int(mock_openai.requests[0].headers["content-length"])
     assert tokens >= sent // 4 + len("".join(told)) // 4
     assert nano_usd > 0
+
+
+async def test_who_gives_up_hears_what_was_tried_and_may_have_been_billed(mock_openai: MockOpenAI):
+    mock_openai.queue(FIRST, Script(fault=Fault.UNAVAILABLE), Script(fault=Fault.NEVER_ANSWERS))
+    heard: list[Attempt] = []
+    book = Book()
+    async with models(mock_openai) as asked:
+        task = asyncio.create_task(
+            asked.complete(request(), ledger=book, on_given_up=lambda attempts: heard.extend(attempts))
+        )
+        await mock_openai.until(lambda: mock_openai.total == 2 and mock_openai.under_way == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert [(one.error_kind, one.sent) for one in heard] == [("server_error", True), ("given_up", True)]
+    assert [cost for _, cost, _ in book.settled] == [one.cost_nano_usd for one in heard]
+    assert heard[1].tokens.input > 0
 
 
 async def test_a_ledger_that_fails_to_settle_harms_no_caller(mock_openai: MockOpenAI):

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-
 GIVEN_UP: Final = "given_up"
 """Kind of an attempt whose caller was cancelled meanwhile: no fault, but it may have cost all the same."""
 
@@ -38,7 +37,8 @@ class Tokens:
 class Attempt:
     """One try that came to nothing, or a model that was not asked at all (not `sent`, no tokens).
 
-    `error_kind` is an `ErrorKind` or `GIVEN_UP`. `message` names statuses and codes, never what was asked or answered.
+    `error_kind` is an `ErrorKind` or `GIVEN_UP`. `message` names statuses and codes, never what was asked or
+    answered.
     """
 
     model: str
