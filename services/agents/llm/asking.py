@@ -11,6 +11,7 @@ from services.agents.llm.answer import BYTES_PER_TOKEN, Answer
 from services.agents.llm.body import Body, complete
 from services.agents.llm.cache import Cache, Kept, key_of
 from services.agents.llm.config import ModelsConfig
+from services.agents.llm.guard import Guard
 from services.agents.llm.kinds import RULES, CallError, ErrorKind
 from services.agents.llm.ledger import Hold, Ledger
 from services.agents.llm.pace import LEAST_CALL_S, Pace
@@ -22,7 +23,6 @@ from services.agents.llm.telling import CallerError, Telling
 from services.agents.llm.transport import Transport
 from services.agents.llm.verdict import Usable, judge
 from services.mesh import errors
-from services.mesh.breaker import Breaker, State
 from services.mesh.deadline import Clock
 
 _LOG: Final = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Means:
     transport: Transport
     slots: Slots
     cache: Cache
-    breaker: Callable[[str], Breaker]
+    guard: Callable[[str], Guard]
     clock: Clock
     sleep: Callable[[float], Awaitable[None]]
     jitter: Callable[[], float]
@@ -112,7 +112,7 @@ class Asking:
                 await self._place(ends)
                 try:
                     if ends is None:
-                        after = sum(self._means.breaker(other).state is not State.OPEN for other in others)
+                        after = sum(not self._means.guard(other).is_open for other in others)
                         began = self._means.clock()
                         ends = began + self._pace.share_s(self._request.settings.timeout_s, after)
                     return await self._try(model, body, ends - self._means.clock())
@@ -129,9 +129,9 @@ class Asking:
 
     def _may_ask(self, model: str) -> None:
         """Raises what a model would be refused for once there is a place: nobody has to wait for that."""
-        breaker = self._means.breaker(model)
+        guard = self._means.guard(model)
         try:
-            breaker.settle(breaker.admit(), _NOTHING)
+            guard.settle(guard.admit(), _NOTHING)
         except errors.Unavailable:
             raise CallError(ErrorKind.BREAKER_OPEN) from None
         limits_money = self._ledger is not None and getattr(self._ledger, "limits_money", True)
@@ -156,9 +156,9 @@ class Asking:
         limit_s = min(self._request.settings.timeout_s, share_s)
         if limit_s < LEAST_CALL_S:
             raise CallError(ErrorKind.OUT_OF_TIME)
-        breaker = self._means.breaker(model)
+        guard = self._means.guard(model)
         try:
-            permit = breaker.admit()
+            leave = guard.admit()
         except errors.Unavailable:
             raise CallError(ErrorKind.BREAKER_OPEN) from None
         began = self._means.clock()
@@ -168,10 +168,10 @@ class Asking:
             limit_s -= self._means.clock() - began
             return await self._call(model, body, limit_s, hold)
         except BaseException as raised:
-            error = raised.for_breaker() if isinstance(raised, CallError) else raised
+            error = raised
             raise
         finally:
-            breaker.settle(permit, error, limit_s, self._means.clock() - began)
+            guard.settle(leave, error, limit_s, self._means.clock() - began)
 
     async def _call(
         self, model: str, body: bytes, limit_s: float, hold: tuple[Ledger, Hold] | None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from services.agents.llm.cache import Cache
 from services.agents.llm.config import ModelsConfig
+from services.agents.llm.guard import Guard
 from services.agents.llm.ledger import Ledger
 from services.agents.llm.pace import Pace
 from services.agents.llm.reply import Attempt, ModelFailure, ModelReply
@@ -16,6 +17,7 @@ from services.agents.llm.request import ModelRequest, ModelSettings
 from services.agents.llm.schema import shape_of
 from services.agents.llm.slots import Slots
 from services.agents.llm.telling import CallerError, Telling
+from services.mesh import principal
 from services.mesh.breaker import Breaker, BreakerPolicy, Listener, State
 from services.mesh.deadline import Clock
 
@@ -55,7 +57,7 @@ class LanguageModels:
         self._policy = breaker
         self._on_breaker = on_breaker
         self._clock = clock
-        self._breakers: dict[str, Breaker] = {}
+        self._breakers: dict[tuple[str, str], Breaker] = {}
         self._finishing: set[asyncio.Task[None]] = set()
         self.slots = Slots(config.max_concurrent_calls)
         self.cache = Cache(config.cache_entries, config.cache_bytes, config.cache_ttl_s, clock)
@@ -70,7 +72,7 @@ class LanguageModels:
                 Transport(config),
                 self.slots,
                 self.cache,
-                self.breaker,
+                self.guard,
                 clock,
                 sleep,
                 jitter,
@@ -139,14 +141,22 @@ class LanguageModels:
             return model
         return self.config.prices.listed(model) or _OTHER
 
-    def breaker(self, model: str) -> Breaker:
-        """The breaker of a model."""
-        breaker = self._breakers.get(model)
+    def guard(self, model: str) -> Guard:
+        """Whether the tenant at hand may ask a model."""
+        tenant = principal.current().tenant
+        if tenant == principal.DEFAULT_TENANT:
+            return Guard(self.breaker(model))
+        return Guard(self.breaker(model), self.breaker(model, tenant))
+
+    def breaker(self, model: str, tenant: str = "") -> Breaker:
+        """The breaker of a model: of all together, or of a tenant, of which nobody else is told."""
+        key = (model, tenant)
+        breaker = self._breakers.get(key)
         if breaker is None:
             if len(self._breakers) >= _MOST_BREAKERS:
                 self._forget()
-            breaker = self._breakers[model] = Breaker(model, "chat", self._policy, clock=self._clock)
-            if self._on_breaker is not None:
+            breaker = self._breakers[key] = Breaker(model, "chat", self._policy, clock=self._clock)
+            if self._on_breaker is not None and not tenant:
                 breaker.on_change(self._on_breaker)
         return breaker
 
@@ -160,8 +170,8 @@ class LanguageModels:
     def _forget(self) -> None:
         """Makes room: the oldest breaker that has nothing to remember, or the oldest."""
         quiet = (
-            model
-            for model, breaker in self._breakers.items()
+            key
+            for key, breaker in self._breakers.items()
             if breaker.state is State.CLOSED and not breaker.failures
         )
         del self._breakers[next(quiet, next(iter(self._breakers)))]
