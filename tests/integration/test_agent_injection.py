@@ -200,6 +200,21 @@ async def test_outcomes_that_all_tenants_may_list_hold_no_words_of_an_answer(age
         assert [secret for secret in SECRETS if secret in text] == []
 
 
+@pytest.mark.parametrize("place", [Where.DRIVER_ID, Where.PLANNED, Where.STOP_ID])
+async def test_an_id_that_is_a_link_is_in_no_answer_even_if_engines_word_it(agents: Injected, place: Where):
+    # Even, so that what the courier has on board is asked for, and not told by the caller.
+    number = len(CORPUS) + 10 + 2 * [Where.DRIVER_ID, Where.PLANNED, Where.STOP_ID].index(place)
+    number += number % 2
+    attempt = Attempt("a link", place, "id-like", Want.LINK, (f"https://{LINK_HOST}/now",))
+    made = await scene(agents, attempt, number)
+    agents.model.begin([], made.own)
+    agents.model.says = f"See https://{LINK_HOST}"
+    seen = await ask(agents, made, streamed=False)
+    assert seen.answer.degradation.source == "agents.engine"
+    assert seen.text
+    assert not has_link(seen.text)
+
+
 async def test_what_a_caller_allows_is_done_so_the_attempts_could_have_been(agents: Injected):
     number = len(CORPUS) + 1
     attempt = Attempt("allowed", Where.ITEM, "direct order", Want.ALLOCATE, ("obey:allocate",))

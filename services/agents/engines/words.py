@@ -7,6 +7,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.agents.links import has_link
 from services.agents.tools.scope import is_plain_id
 
 _SHORT_MIN: Final = 0.05
@@ -132,4 +133,4 @@ def is_short(value: float) -> bool:
 
 
 def _sayable(one: str) -> bool:
-    return is_plain_id(one) and len(one) <= _MAX_ID_CHARS
+    return is_plain_id(one) and len(one) <= _MAX_ID_CHARS and not has_link(one)
