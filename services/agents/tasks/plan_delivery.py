@@ -206,7 +206,9 @@ class _Run:
         async def template() -> str:
             return engines.critique(plans, routes, committed=self._request.commit)
 
-        words = await self._context.words(Brief(NAME, _ASK, data), template, engine_s=_WORDING_S)
+        words = await self._context.words(
+            Brief(NAME, _ASK, data, words_count=False), template, engine_s=_WORDING_S
+        )
         self._plan.critique = words.text
         self._plan.lacks(words.degradation)
         return {"characters": len(words.text)}

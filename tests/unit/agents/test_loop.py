@@ -1,5 +1,6 @@
 """What a model may say in a conversation, and what becomes of it."""
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from waymesh.agent.v1.definition_pb2 import AgentInstructions, AgentSpec
 
 from services.agents.catalogue import Agent
 from services.agents.journal import Journal
-from services.agents.llm import LanguageModels, ModelReply, ModelRequest, ModelSettings, Tokens
+from services.agents.llm import Attempt, LanguageModels, ModelReply, ModelRequest, ModelSettings, Tokens
 from services.agents.loop import Brief, Loop, NoAnswer, Setting, Spoken
 from services.agents.prompts import HOUSE_RULES
 from services.agents.spans import GenAi
@@ -48,12 +49,14 @@ class NoSpans:
         yield SimpleNamespace(replied=lambda reply: None)
 
 
-async def answered(models: Saying, brief: Brief, sent: list[str] | None = None) -> Spoken:
+async def answered(
+    models: Any, brief: Brief, sent: list[str] | None = None, journal: Journal | None = None
+) -> Spoken:
     spec = AgentSpec(name="eta", instructions=AgentInstructions(system=SECRET))
     setting = Setting(
         agent=Agent("id", "default", 1, spec, True),
         scope=Scope(tenant="default"),
-        journal=Journal(lambda event: None),
+        journal=journal or Journal(lambda event: None),
         voice=Voice(None if sent is None else sent.append),
         models=ModelSettings("m"),
         max_steps=4,
@@ -94,3 +97,23 @@ async def test_who_repeats_the_instructions_is_asked_once_more_and_then_no_more(
 async def test_who_writes_html_is_asked_once_more() -> None:
     models = Saying("<b>Fine</b> and **well**", "# Fine\n**well**")
     assert (await answered(models, Brief("ask", "How is it?"))).text == "# Fine\n**well**"
+
+
+async def test_what_a_call_took_that_was_given_up_is_the_runs_all_the_same() -> None:
+    class Hanging(Saying):
+        async def complete(
+            self, request: ModelRequest, *, on_given_up: Any = None, **more: Any
+        ) -> ModelReply:
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                on_given_up((Attempt("m", "given_up", "given up by its caller", 9.0, Tokens(7, 0), 50),))
+                raise
+            raise AssertionError
+
+    journal = Journal(lambda event: None)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await answered(Hanging(), Brief("ask", "How is it?"), journal=journal)
+    assert (journal.usage.model_calls, journal.usage.input_tokens) == (1, 7)
+    assert [step.name for step in journal.steps] == ["m"]
