@@ -24,6 +24,7 @@ from services.mesh.telemetry import Telemetry
 
 KEY = "wm_first"
 JSON = "application/json"
+WITH_KEY = {"X-API-Key": KEY}
 GPS = {
     "driver_id": "driver_123",
     "order_id": "order_456",
@@ -255,3 +256,10 @@ async def gateway(
         finally:
             for client in rig.clients:
                 await client.close()
+
+
+async def ask(rig: Rig, method: str, path: str, body: object = None, **headers: str) -> Reply:
+    """A request with a key, and with JSON if there is a body."""
+    raw = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    sent = {**WITH_KEY, **({"Content-Type": JSON} if raw else {}), **headers}
+    return await rig.client().ask(method, path, raw, sent)
