@@ -133,7 +133,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_AGENT_DELETED: _ErrorReason.ValueType  # 66
     """The agent is deleted; reverting it brings it back. Metadata: `agent_id`. Example: {"agent_id": "2b6e..."}"""
     ERROR_REASON_RUN_UNKNOWN: _ErrorReason.ValueType  # 67
-    """The run is not known, or is another tenant's. Metadata: `run_id`. Example: {"run_id": "run_1"}"""
+    """The run is not known, or is another tenant's. Metadata: `run_id`, where it was named. Example: {"run_id": "run_1"}"""
     ERROR_REASON_RUN_CANCELLED: _ErrorReason.ValueType  # 68
     """The run was cancelled. Metadata: `run_id`. Example: {"run_id": "run_1"}"""
     ERROR_REASON_RUN_INTERRUPTED: _ErrorReason.ValueType  # 69
@@ -271,7 +271,7 @@ Example: {"agent": "eta"}
 ERROR_REASON_AGENT_DELETED: ErrorReason.ValueType  # 66
 """The agent is deleted; reverting it brings it back. Metadata: `agent_id`. Example: {"agent_id": "2b6e..."}"""
 ERROR_REASON_RUN_UNKNOWN: ErrorReason.ValueType  # 67
-"""The run is not known, or is another tenant's. Metadata: `run_id`. Example: {"run_id": "run_1"}"""
+"""The run is not known, or is another tenant's. Metadata: `run_id`, where it was named. Example: {"run_id": "run_1"}"""
 ERROR_REASON_RUN_CANCELLED: ErrorReason.ValueType  # 68
 """The run was cancelled. Metadata: `run_id`. Example: {"run_id": "run_1"}"""
 ERROR_REASON_RUN_INTERRUPTED: ErrorReason.ValueType  # 69
