@@ -206,12 +206,15 @@ class _Run:
         async def template() -> str:
             return engines.critique(plans, routes, committed=self._request.commit)
 
-        words = await self._context.words(
-            Brief(NAME, _ASK, data, words_count=False), template, engine_s=_WORDING_S
-        )
-        self._plan.critique = words.text
-        self._plan.lacks(words.degradation)
-        return {"characters": len(words.text)}
+        if not self._plan.allocations:  # there is nothing to judge
+            self._plan.critique = await template()
+        else:
+            words = await self._context.words(
+                Brief(NAME, _ASK, data, words_count=False), template, engine_s=_WORDING_S
+            )
+            self._plan.critique = words.text
+            self._plan.lacks(words.degradation)
+        return {"characters": len(self._plan.critique)}
 
     def _plans(self) -> list[DeliveryPlan]:
         plan = self._plan
