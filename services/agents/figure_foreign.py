@@ -63,18 +63,20 @@ _UNITS: Final = (
 )
 
 _BEFORE: Final = r"[*`\"]{0,3}(?:\s?[*`(\[]{0,3}|-)"
+# What makes a number of a word stands in its line: of a stream, earlier lines are not read again.
+_BEHIND_WORD: Final = r"[*`\"]{0,3}(?:[^\S\n]?[*`(\[]{0,3}|-)"
 _PATTERNS: Final = tuple(
     (re.compile(rf"{_BEFORE}(?:{pattern})", re.IGNORECASE), kind, scale) for pattern, kind, scale in _UNITS
 )
 _FOREIGN_UNIT: Final = re.compile(
-    rf"{_BEFORE}(?:{'|'.join(pattern for pattern, _, _ in _UNITS)})", re.IGNORECASE
+    rf"{_BEHIND_WORD}(?:{'|'.join(pattern for pattern, _, _ in _UNITS)})", re.IGNORECASE
 )
 _UNIT: Final = re.compile(
-    rf"{_BEFORE}(?:minutes?|mins?|hours?|hrs?|seconds?|secs?|km|kms|kilomet(?:er|re)s?|met(?:er|re)s?|miles?"
+    rf"{_BEHIND_WORD}(?:minutes?|mins?|hours?|hrs?|seconds?|secs?|km|kms|kilomet(?:er|re)s?|met(?:er|re)s?|miles?"
     r"|per ?cent|%)(?!\w)",
     re.IGNORECASE,
 )
-_SHORT_UNIT: Final = re.compile(rf"{_BEFORE}(?:min|mins|km)(?!\w)", re.IGNORECASE)
+_SHORT_UNIT: Final = re.compile(rf"{_BEHIND_WORD}(?:min|mins|km)(?!\w)", re.IGNORECASE)
 
 
 def _folded(word: str) -> str:
@@ -201,7 +203,7 @@ _PHRASE: Final = re.compile(
 _EAST: Final = "〇零一二三四五六七八九十百千万萬两兩壱弐参半数數几幾"
 _EASTERN: Final = re.compile(rf"(?<![{_EAST}])[{_EAST}]+")
 _EAST_UNIT: Final = re.compile(
-    r"\s?(?:多|来|來|余)?[个個か]?(?:分|小[时時]|時間|[时時]|点|點|秒|公里|千米|里|米|キロ|メートル|[天日]|刻)"
+    r"[^\S\n]?(?:多|来|來|余)?[个個か]?(?:分|小[时時]|時間|[时時]|点|點|秒|公里|千米|里|米|キロ|メートル|[天日]|刻)"
 )
 _KOREAN: Final = re.compile(r"(?<![일이삼사오육칠팔구십백천])[일이삼사오육칠팔구십백천]+")
 _KOREAN_UNIT: Final = re.compile(r" ?(?:분|시간|초|킬로|미터|퍼센트)")
@@ -222,8 +224,20 @@ def unit_at(text: str, at: int) -> tuple[int, str, float] | None:
     return None
 
 
-def numbers_in(text: str) -> Iterator[tuple[int, int]]:
-    """Where number words and numerals stand, with their units: from and to."""
+def is_unit_of_word(text: str, at: int) -> bool:
+    """Whether one of these units stands at `at`, in the same line."""
+    return _FOREIGN_UNIT.match(text, at) is not None
+
+
+def last_word(text: str, start: int, end: int) -> int:
+    """Where the last word of a part of the text begins."""
+    while end > start and not text[end - 1].isspace():
+        end -= 1
+    return end
+
+
+def numbers_in(text: str) -> Iterator[tuple[int, int, int]]:
+    """Number words and numerals with their units: where each begins, is known to be a number, and ends."""
     for run in _RUN.finditer(text):
         if run[0].isascii() and run[0].isalpha() and not _may_count(run[0].lower()):
             continue  # so is nearly every word
@@ -231,16 +245,16 @@ def numbers_in(text: str) -> Iterator[tuple[int, int]]:
             continue
         at = run.start()
         for word in run[0].split("-"):
-            end = _end_of(text, word, at)
-            if end is not None:
-                yield at, end
+            found = _read(text, word, at)
+            if found is not None:
+                yield at, *found
                 break
             at += len(word) + 1
     if not text.isascii():
         yield from _without_blanks(text, _EASTERN, _EAST_UNIT, 2)
         yield from _without_blanks(text, _KOREAN, _KOREAN_UNIT, 99)
     for phrase in _PHRASE.finditer(text):
-        yield phrase.span()
+        yield phrase.start(), last_word(text, *phrase.span()), phrase.end()
 
 
 def _may_count(plain: str) -> bool:
@@ -259,8 +273,8 @@ def _has_digit(word: str) -> bool:
     return any(char.isdigit() for char in word)
 
 
-def _end_of(text: str, word: str, at: int) -> int | None:
-    """Where the number ends that the word at `at` is; None if it is none."""
+def _read(text: str, word: str, at: int) -> tuple[int, int] | None:
+    """Where the word at `at` is known to be a number, and where that ends; None if it is none."""
     end = at + len(word)
     word = word.strip("_")  # emphasis
     plain = _folded(word)
@@ -272,9 +286,9 @@ def _end_of(text: str, word: str, at: int) -> int | None:
         or any(part in plain for part in _LASTING)
     ):
         unit = _FOREIGN_UNIT.match(text, end) or _UNIT.match(text, end)
-        if unit is not None:
-            return unit.end()
-        return None if _is_name(text, word, at, end) else end
+        if not _is_name(text, word, at, end):
+            return at, end if unit is None else unit.end()
+        return None if unit is None else (last_word(text, at, unit.end()), unit.end())
     unit = None
     if plain in _BEFORE_FOREIGN_UNIT:
         unit = _FOREIGN_UNIT.match(text, end)
@@ -282,7 +296,7 @@ def _end_of(text: str, word: str, at: int) -> int | None:
             unit = _SHORT_UNIT.match(text, end)
     if unit is None and (plain in _BEFORE_ANY_UNIT or _is_hundred(plain) or _is_roman(word)):
         unit = _UNIT.match(text, end) or _FOREIGN_UNIT.match(text, end)
-    return None if unit is None else unit.end()
+    return None if unit is None else (last_word(text, at, unit.end()), unit.end())
 
 
 def _is_name(text: str, word: str, at: int, end: int) -> bool:
@@ -310,11 +324,11 @@ def _is_roman(word: str) -> bool:
 
 def _without_blanks(
     text: str, numerals: re.Pattern[str], unit: re.Pattern[str], enough: int
-) -> Iterator[tuple[int, int]]:
+) -> Iterator[tuple[int, int, int]]:
     """Numerals before a unit, or so many of them that they can be nothing else."""
     for match in numerals.finditer(text):
         measure = unit.match(text, match.end())
         if measure is not None:
-            yield match.start(), measure.end()
+            yield match.start(), last_word(text, match.start(), measure.end()), measure.end()
         elif len(match[0]) >= enough:
-            yield match.span()
+            yield match.start(), *match.span()

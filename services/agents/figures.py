@@ -39,6 +39,7 @@ class Figure:
 
     text: str
     start: int
+    """Where it is known to be a number: of `a few minutes`, at the minutes."""
     end: int
     value: float
     step: float
@@ -99,8 +100,8 @@ _PARTS: Final = r"(?:-\w{1,128}){0,16}"
 _ID: Final = re.compile(rf"[^\W_]\w{{0,127}}{_PARTS}")
 # x45 minutes, P45 min, r45min; `P90 minutes` are those of a quantile.
 _LABEL_UNIT: Final = re.compile(
-    r"[*`\"]{0,3}[\s-]?(?:(?:minutes?|mins?|hours?|hrs?|seconds?|secs?|km|kms|kilomet(?:er|re)s?"
-    r"|met(?:er|re)s?|miles?)(?!\w)|%(?![\w%~]))|\s(?-i:[hms])(?![\w'’])",
+    r"[*`\"]{0,3}(?:[^\S\n]|-)?(?:(?:minutes?|mins?|hours?|hrs?|seconds?|secs?|km|kms|kilomet(?:er|re)s?"
+    r"|met(?:er|re)s?|miles?)(?!\w)|%(?![\w%~]))|[^\S\n](?-i:[hms])(?![\w'’])",
     re.IGNORECASE,
 )
 _QUANTILES: Final = frozenset({"P10", "P50", "P90", "P95", "P99"})
@@ -235,8 +236,8 @@ def _position(text: str, at: int) -> Figure | None:
     return Figure(match[0], match.start(1), match.end(), float(match[1]), 1.0, Unit.POSITION)
 
 
-def _skipped(text: str, at: int) -> int | None:
-    """The end of an id or label that starts here."""
+def _skipped(text: str, at: int) -> Figure | int | None:
+    """The end of an id or label that starts here, or the number that it is."""
     uuid = _UUID.match(text, at)
     if uuid is not None:
         return uuid.end()
@@ -247,7 +248,7 @@ def _skipped(text: str, at: int) -> int | None:
     if run is None or not any(char.isdigit() for char in run[0]):
         return None
     if not run[0][0].isdigit():
-        return _end_of_label(text, run)
+        return _label(text, run)
     number = _NUMBER.match(text, at)
     if number is None:
         return None
@@ -269,8 +270,8 @@ def _skipped(text: str, at: int) -> int | None:
     return None if _WORD_BEHIND.match(text, end) is not None else run.end()
 
 
-def _end_of_label(text: str, run: re.Match[str]) -> int:
-    """The end of what begins with a letter and has digits; of `x45min`, that of the x."""
+def _label(text: str, run: re.Match[str]) -> Figure | int:
+    """The end of what begins with a letter and has digits; of `x45 min`, the number."""
     if run[0][0] > _LATIN_TO_ARABIC:  # 大约20分钟: nothing sets a number apart
         return run.start() + next(place for place, char in enumerate(run[0]) if char.isdigit())
     glued = run.end()
@@ -283,14 +284,23 @@ def _end_of_label(text: str, run: re.Match[str]) -> int:
     if digits == glued or number is None or (glued == run.end() and run[0].upper() in _QUANTILES):
         return run.end()
     end = glued if glued < run.end() else number.end()
-    has_unit = _LABEL_UNIT.match(text, end) or figure_foreign.unit_at(text, end)
-    return digits if has_unit else run.end()
+    if not _LABEL_UNIT.match(text, end) and not figure_foreign.is_unit_of_word(text, end):
+        return run.end()
+    read = _number(text, digits)
+    if read is None:
+        return run.end()
+    alone = number.end() > run.end()  # x45.5
+    return read if alone else replace(read, start=figure_foreign.last_word(text, digits, read.end))
 
 
 def _phrase(text: str, at: int) -> Figure | None:
     """A couple of minutes, the seventh minute: nobody's."""
     match = VAGUE.match(text, at) or ORDINAL.match(text, at)
-    return None if match is None else Figure(match[0], at, match.end(), math.inf, 1.0)
+    if match is None:
+        return None
+    end = match.end()
+    alone = match[0].partition(" ")[0].lower() in NUMBER_WORDS  # dozens
+    return Figure(match[0], at if alone else figure_foreign.last_word(text, at, end), end, math.inf, 1.0)
 
 
 def _number(text: str, at: int) -> Figure | None:
@@ -451,7 +461,7 @@ def _with_foreign(text: str, found: list[Figure]) -> list[Figure]:
     if not foreign:
         return found
     told: list[Figure] = []
-    words = [Figure(text[start:end], start, end, math.inf, 1.0) for start, end in foreign]
+    words = [Figure(text[start:end], known, end, math.inf, 1.0) for start, known, end in foreign]
     for one in sorted((*words, *found), key=lambda figure: (figure.start, -figure.end)):
         if not told or one.start >= told[-1].end:
             told.append(one)

@@ -1,6 +1,10 @@
 """Numbers in other languages than English: their words are nobody's, their digits are as good as any."""
 
+from itertools import pairwise
+
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from services.agents.figures import Unit, numbers_in
 from services.agents.grounding import Grounds, Guard, Ungrounded
@@ -171,6 +175,8 @@ ENGLISH = [
     "Sure, as soon as it is ready. On it!",
     "Quattro Formaggi for Rua Sete de Setembro, from the Calle Ocho; Sete Lagoas, and Cinco de Mayo.",
     "The merchant is Trattoria Dieci. It is slow.",
+    "A few minor delays; several minors; a seventh mind; once mindful, and due orally, by d7 hastily.",
+    "Courier d7 has it, and x20 kmart; A12 minds it.",
     "Rain is on; the rate is a mil.",
 ]
 
@@ -251,3 +257,51 @@ def test_a_stream_never_tells_them_whole(text: str) -> None:
 def test_a_stream_tells_what_is_right_whole(text: str) -> None:
     guard = Guard(GROUNDS)
     assert "".join(map(guard.feed, text)) + guard.finish() == text
+
+
+_FRAGMENTS = st.sampled_from(
+    [
+        *("20", "19,5", "72,0", "2,0", "x20", "P90", "once", "sette", "Sete", "um", "on", "VII", "I", "sept"),
+        *(
+            "minutos",
+            "Minuten",
+            "min",
+            "km",
+            "Prozent",
+            "horas",
+            "h",
+            "fortnight",
+            "couple of",
+            "few",
+            "tens of",
+        ),
+        *("minutes", "seventh", "7th", "vingt-cinq", "fünfundzwanzig", "un'ora", "par de", "семь", "минут"),
+        *("大约20分钟", "七分", "半", "십오 분", "एक", "घंटे", "٢٠", "دقيقة", "\u0301", "a", "the courier"),
+        *(" ", " ", " ", " ", ", ", ". ", "\n", "-", "_", " a ", " bis ", " to ", " more "),
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(_FRAGMENTS, max_size=30).map("".join), st.lists(st.integers(0, 300), max_size=30))
+def test_a_stream_is_judged_as_the_whole_text_is(text: str, cuts: list[int]) -> None:
+    wrong = GROUNDS.ungrounded(text)
+    guard = Guard(GROUNDS)
+    places = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
+    try:
+        told = "".join(guard.feed(text[one:after]) for one, after in pairwise(places)) + guard.finish()
+    except Ungrounded:
+        assert wrong != []
+    else:
+        assert told == text
+        assert wrong == []
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.text(max_size=80))
+def test_no_text_is_too_odd(text: str) -> None:
+    ends = [0]
+    for figure in numbers_in(text):
+        assert ends[-1] <= figure.start < figure.end <= len(text)
+        assert text[: figure.end].endswith(figure.text)
+        ends.append(figure.end)
