@@ -5,6 +5,7 @@ Every cause is a MeshError; its status is that of its gRPC code, but for the cau
 """
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_API_KEY_INVALID,
@@ -42,6 +43,9 @@ from services.mesh.errors import (
 )
 
 Headers = list[tuple[bytes, bytes]]
+
+# Nobody knows when there is room again for what a tenant may have: not by itself in any case.
+_NOT_SOON_S: Final = 60.0
 
 
 class HttpFault(InvalidArgument):
@@ -236,9 +240,9 @@ def headers_of(error: MeshError, status: int) -> Headers:
         headers += error.headers
     if status in (429, 503):
         wait_s = error.retry_after_s
-        headers.append(
-            (b"retry-after", retry_after(DEFAULT_RETRY_AFTER_S if wait_s is None else wait_s).encode())
-        )
+        if wait_s is None:
+            wait_s = DEFAULT_RETRY_AFTER_S if status == 503 else _NOT_SOON_S
+        headers.append((b"retry-after", retry_after(wait_s).encode()))
     elif status == 401:
         headers.append((b"www-authenticate", b'ApiKey realm="waymesh"'))
     return headers

@@ -7,11 +7,11 @@ import pytest
 from gateway_rig import KEY, WITH_KEY, ask, gateway
 from waymesh.agent.v1 import agent_registry_service_pb2 as registry
 from waymesh.agent.v1.definition_pb2 import AgentDefinition, AgentSpec
-from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_STALE_VERSION
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_AGENT_LIMIT, ERROR_REASON_STALE_VERSION
 
 from services.gateway.keys import digest_of
 from services.mesh import principal
-from services.mesh.errors import Aborted, FieldViolation, InvalidArgument, NotFound
+from services.mesh.errors import Aborted, FieldViolation, InvalidArgument, NotFound, ResourceExhausted
 from tests.processes import until
 
 # --- agents ---------------------------------------------------------------------------------------
@@ -261,6 +261,17 @@ async def test_paths_have_keys_limits_and_errors_like_all_others() -> None:
         reply = await client.ask("GET", "/api/agents", headers=WITH_KEY)
         assert (reply.status, reply.json["reason"]) == (429, "RATE_LIMITED")
         assert client.connections == 1
+
+
+async def test_who_has_as_many_as_he_may_is_not_told_to_try_again_at_once() -> None:
+    async def refuse(_request: Any, _context: Any) -> Any:
+        limit = {"limit": "1000"}
+        raise ResourceExhausted("there are 1000", reason=ERROR_REASON_AGENT_LIMIT, metadata=limit)
+
+    async with gateway(agents={"CreateAgent": refuse}) as rig:
+        reply = await ask(rig, "POST", "/api/agents", {"name": "a"})
+        assert (reply.status, reply.json["reason"]) == (429, "AGENT_LIMIT")
+        assert reply.headers["retry-after"] == "60"
 
 
 async def test_a_body_may_not_be_larger_than_elsewhere() -> None:
