@@ -35,17 +35,17 @@ async def test_up_serves_answers_its_own_curl_line_and_stops_in_order_with_nothi
         assert await mesh.wait() == 0
         await gone(processes)
         stopped = [line.split()[1] for line in mesh.lines if " stopped" in line]
-        assert stopped == ["gateway", "route", "eta", "feedback", "postgres"]
+        assert stopped == ["gateway", "agents", "route", "eta", "feedback", "postgres"]
         assert not any("killed" in line or "Traceback" in line for line in mesh.lines)
         assert not (mesh.folder / "up.json").exists()
-        for name in ("gateway", "route", "eta", "feedback"):
+        for name in ("gateway", "agents", "route", "eta", "feedback"):
             assert f'"{name} has stopped"' in (mesh.folder / "logs" / f"{name}.log").read_text()
 
 
 @on_one_mesh
 async def test_ready_is_said_once_the_gateway_has_found_every_service(mesh: Up) -> None:
     seen = (await health("127.0.0.1", mesh.gateway_port)).checks
-    assert seen == {"keys": "ok", "eta": "ok", "feedback": "ok", "route": "ok"}
+    assert seen == {"keys": "ok", "agents": "ok", "eta": "ok", "feedback": "ok", "route": "ok"}
 
 
 async def test_a_second_signal_ends_everything_at_once_without_another_word() -> None:
@@ -157,6 +157,7 @@ async def test_commands_find_the_mesh_and_do_their_work(mesh: Up) -> None:
         ["feedback", "ready"],
         ["eta", "ready"],
         ["route", "ready"],
+        ["agents", "ready"],
         ["gateway", "ready"],
     ]
 
