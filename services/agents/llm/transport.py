@@ -94,7 +94,7 @@ class Transport:
                 options=self._options,
                 stream=True,
                 stream_cls=openai.AsyncStream[object],
-            )  # type: ignore[return-value]
+            )  # type: ignore[return-value] # typed as a stream; `cast_to` gives the answer itself
         except openai.APIStatusError as error:
             raise self._refused(error) from None
         except openai.APIConnectionError as error:
