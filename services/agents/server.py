@@ -1,6 +1,5 @@
 """Wiring of agents: settings → store → bus → registry → models, tools → servicers → lifecycle. No logic."""
 
-import gc
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -38,6 +37,7 @@ from services.agents.tasks.context import Peers
 from services.agents.tasks.kinds import KINDS
 from services.agents.tools import OpenWeatherMap, Toolbox
 from services.mesh.feedback import FeedbackPipeline, create_dispatcher, recorded
+from services.mesh.lifecycle import settle
 from services.mesh.process import run_service
 from services.mesh.retry import RetryPolicy
 from services.mesh.service import GrpcService
@@ -174,11 +174,5 @@ def main() -> NoReturn:
 
 def _alone(settings: AgentsSettings, dsn: str) -> Agents:
     service = Agents(settings, dsn)
-    service.lifecycle.on_ready(_settle)
+    service.lifecycle.on_ready(settle)
     return service
-
-
-async def _settle() -> None:
-    """What lives now lives on: the collector need not look at it again and again, 80 ms each time."""
-    gc.collect()
-    gc.freeze()

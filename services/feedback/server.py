@@ -1,6 +1,5 @@
 """Wiring of feedback: settings → store → bus → intake → servicer → consumer → lifecycle. No logic."""
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
@@ -23,6 +22,7 @@ from services.mesh.errors import Unavailable, translate
 from services.mesh.events.topics import AGENT_OUTCOMES
 from services.mesh.feedback import FeedbackPipeline, recorded
 from services.mesh.feedback.spool import Spool
+from services.mesh.lifecycle import settle
 from services.mesh.process import run_service
 from services.mesh.service import GrpcService
 
@@ -108,11 +108,5 @@ def main() -> NoReturn:
 
 def _alone(settings: FeedbackSettings, dsn: str) -> Feedback:
     service = Feedback(settings, dsn)
-    service.lifecycle.on_ready(_settle)
+    service.lifecycle.on_ready(settle)
     return service
-
-
-async def _settle() -> None:
-    """What lives now lives on: the collector need not look at it again and again, 40 ms each time."""
-    gc.collect()
-    gc.freeze()

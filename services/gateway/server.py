@@ -1,6 +1,5 @@
 """Wiring of the gateway: settings → keys → tasks → listeners → lifecycle."""
 
-import gc
 import logging
 import sys
 import time
@@ -33,7 +32,7 @@ from services.gateway.store import MIGRATIONS, SCHEMA, KeyStore
 from services.mesh import logs
 from services.mesh.client import ClientFactory
 from services.mesh.feedback.signals import SignalSender
-from services.mesh.lifecycle import Lifecycle, run_process
+from services.mesh.lifecycle import Lifecycle, run_process, settle
 from services.mesh.settings import SettingsError, describe, load
 from services.mesh.store import Store
 from services.mesh.telemetry import Telemetry
@@ -157,15 +156,9 @@ async def run(settings: GatewaySettings) -> int:
     gateway = Gateway(settings, telemetry)
     _log.info("%s starts", NAME, extra={"fields": {"settings": describe(settings)}})
     life = gateway.lifecycle()
-    life.on_ready(_settle)
+    life.on_ready(settle)
     # Lifecycle asks of a server what HttpServer has: start, drain, stop.
     return await life.run(cast(Any, gateway.http))
-
-
-async def _settle() -> None:
-    """What lives now lives on: the collector need not look at it again and again."""
-    gc.collect()
-    gc.freeze()
 
 
 def main() -> NoReturn:

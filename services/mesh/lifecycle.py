@@ -10,6 +10,7 @@ A second signal while draining skips what is left of the drain. A third ends the
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -225,3 +226,9 @@ def run_process(main: Callable[[], Coroutine[Any, Any, int | None]]) -> NoReturn
     logging.shutdown()
     sys.stdout.flush()
     sys.exit(code or 0)
+
+
+async def settle() -> None:
+    """A ready hook: what lives now lives on, and the collector passes over it, 40 to 190 ms each time."""
+    gc.collect()
+    gc.freeze()
