@@ -1,4 +1,4 @@
-"""The cells of the fault matrix of agents: a fault, the models that have it, and the RPC that meets it."""
+"""The cells of the fault matrix of agents: a fault, the models that have it, and the task that meets it."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -12,9 +12,11 @@ from waymesh.agent.v1 import agent_service_pb2 as pb
 from waymesh.agent.v1 import definition_pb2 as definition_pb
 from waymesh.agent.v1 import run_pb2, task_pb2
 from waymesh.eta.v1 import eta_pb2
+from waymesh.route.v1 import route_service_pb2 as route_pb
 
 from services.agents.llm import backoff
 from tests.integration.agents_rig import AgentsMesh, agents_mesh
+from tests.integration.route_mesh import order
 from tests.mock_openai import Call, Fault, MockOpenAI, Script
 
 # What a caller gives; an answer comes within it, so the call is never DEADLINE_EXCEEDED.
@@ -59,9 +61,16 @@ TOLD_FIRST: Final = frozenset(
 # Rounds of a model and its tools that come to no answer: no other model is asked, as none has failed.
 ROUNDS: Final = frozenset({"endless tool loop", "malformed tool arguments"})
 
-RPCS: Final = ("RunTask", "Ask", "ExplainEta", "StreamRun of ask", "StreamRun of run_task")
+# What is asked, and where the answer has its text.
+TASKS: Final = {
+    "run_task": "answer",
+    "ask": "answer",
+    "explain_eta": "explanation",
+    "explain_route": "explanation",
+    "plan_delivery": "critique",
+}
 # With a shape of its answer; all others answer in text, for which no schema can be violated.
-SHAPED: Final = frozenset({"RunTask", "StreamRun of run_task"})
+SHAPED: Final = frozenset({"run_task"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +79,14 @@ class Cell:
 
     fault: str
     both: bool
-    rpc: str
+    task: str
+    streamed: bool
 
     def __str__(self) -> str:
-        return f"{self.fault}, {'both models' if self.both else 'first model'}, {self.rpc}".replace(" ", "_")
+        models = "both models" if self.both else "first model"
+        return f"{self.fault}, {models}, {self.task} {'streamed' if self.streamed else 'whole'}".replace(
+            " ", "_"
+        )
 
     @property
     def agent(self) -> str:
@@ -85,7 +98,7 @@ class Cell:
 
     @property
     def shaped(self) -> bool:
-        return self.rpc in SHAPED
+        return self.task in SHAPED
 
     @property
     def right(self) -> str:
@@ -94,11 +107,12 @@ class Cell:
 
 
 CELLS: Final = tuple(
-    Cell(fault, both, rpc)
+    Cell(fault, both, task, streamed)
     for fault in FAULTS
     for both in (False, True)
-    for rpc in RPCS
-    if fault != "schema violation" or rpc in SHAPED
+    for task in TASKS
+    for streamed in (False, True)
+    if fault != "schema violation" or task in SHAPED
 )
 
 
@@ -124,27 +138,17 @@ class Faulty:
     mesh: AgentsMesh
     server: MockOpenAI
     order: str
+    driver: str
 
     async def run(self, cell: Cell) -> Outcome:
         """Has the cell's agent made and asked."""
         await self._make(cell)
-        match cell.rpc:
-            case "RunTask":
-                answer = await self.mesh.stub.RunTask(self._run_task(cell), timeout=DEADLINE_S)
-                return Outcome(answer, answer.answer)
-            case "Ask":
-                answer = await self.mesh.stub.Ask(self._ask(cell), timeout=DEADLINE_S)
-                return Outcome(answer, answer.answer)
-            case "ExplainEta":
-                request = task_pb2.ExplainEtaRequest(
-                    query=eta_pb2.EtaQuery(order_id=self.order), agent=cell.agent
-                )
-                answer = await self.mesh.stub.ExplainEta(request, timeout=DEADLINE_S)
-                return Outcome(answer, answer.explanation)
-            case "StreamRun of ask":
-                return await self._streamed(pb.StreamRunRequest(ask=self._ask(cell)), "ask")
-            case _:
-                return await self._streamed(pb.StreamRunRequest(run_task=self._run_task(cell)), "run_task")
+        request = self._request(cell)
+        if cell.streamed:
+            return await self._streamed(pb.StreamRunRequest(**{cell.task: request}), cell.task)
+        rpc = getattr(self.mesh.stub, "".join(word.title() for word in cell.task.split("_")))
+        answer = await rpc(request, timeout=DEADLINE_S)
+        return Outcome(answer, getattr(answer, TASKS[cell.task]))
 
     async def stored(self, outcome: Outcome) -> run_pb2.Run:
         """The run as it is recorded."""
@@ -189,11 +193,20 @@ class Faulty:
             spec.output_schema.update(_SHAPE)
         await self.mesh.registry.CreateAgent(registry_pb.CreateAgentRequest(spec=spec))
 
-    def _run_task(self, cell: Cell) -> task_pb2.RunTaskRequest:
-        return task_pb2.RunTaskRequest(agent=cell.agent, task="Give advice.")
-
-    def _ask(self, cell: Cell) -> task_pb2.AskRequest:
-        return task_pb2.AskRequest(question=f"Why is {self.order} late?", agent=cell.agent)
+    def _request(self, cell: Cell) -> Any:
+        match cell.task:
+            case "run_task":
+                return task_pb2.RunTaskRequest(agent=cell.agent, task="Give advice.")
+            case "ask":
+                return task_pb2.AskRequest(question=f"Why is {self.order} late?", agent=cell.agent)
+            case "explain_eta":
+                query = eta_pb2.EtaQuery(order_id=self.order)
+                return task_pb2.ExplainEtaRequest(query=query, agent=cell.agent)
+            case "explain_route":
+                route = route_pb.OptimizeRouteRequest(driver_id=self.driver, orders=[order(self.order)])
+                return task_pb2.ExplainRouteRequest(route=route, agent=cell.agent)
+            case _:
+                return task_pb2.PlanDeliveryRequest(order_ids=[self.order], agent=cell.agent)
 
     async def _streamed(self, request: pb.StreamRunRequest, task: str) -> Outcome:
         events = [event async for event in self.mesh.stub.StreamRun(request, timeout=DEADLINE_S)]
@@ -202,7 +215,7 @@ class Faulty:
         answer = getattr(events[-1].result, task)
         return Outcome(
             answer,
-            answer.answer,
+            getattr(answer, TASKS[task]),
             "".join(event.token.text for event in events if event.WhichOneof("event") == "token"),
             events[-1].result.streamed,
             kinds,
@@ -223,6 +236,6 @@ async def faulty(database: str, folder: Path) -> AsyncIterator[Faulty]:
         async with agents_mesh(
             database, folder, base_url=server.base_url, model_prices=prices, cache_mib=0
         ) as mesh:
-            (order,) = await mesh.seed()
-            yield Faulty(mesh, server, order)
+            (known,) = await mesh.seed()
+            yield Faulty(mesh, server, known, "courier_0")
         await server.until(lambda: server.open_connections == 0)

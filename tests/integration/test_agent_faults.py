@@ -47,13 +47,21 @@ async def test_a_fault_ends_in_a_right_answer_or_a_degraded_one_that_says_so(age
         assert cell.both or cell.fault in ROUNDS
         assert seen.text not in (cell.right, FAULTY_TEXT)
         assert second in seen.degradation.reason or cell.fault in ROUNDS
-    if cell.rpc == "ExplainEta":
-        assert seen.answer.prediction.delivery_eta_minutes > 0
+    # What the engines say is there, whatever the models do.
+    match cell.task:
+        case "explain_eta":
+            assert seen.answer.prediction.delivery_eta_minutes > 0
+        case "explain_route":
+            assert [stop.order_id for stop in seen.answer.plan.stops] == [agents.order] * 2
+        case "plan_delivery":
+            (plan,) = seen.answer.plans
+            assert plan.allocation.assigned_driver_id
+            assert plan.prediction.delivery_eta_minutes > 0
+            assert seen.answer.routes
 
     # What was spent is told, failures included.
     usage = seen.answer.usage
-    asked = len(agents.server.asked(first)) + len(agents.server.asked(second))
-    assert usage.model_calls == asked > 0
+    assert usage.model_calls > 0
     assert (usage.cost_usd > 0) == (usage.input_tokens > 0)
 
     # All of a stream belongs to one answer.
@@ -78,11 +86,16 @@ async def test_a_fault_ends_in_a_right_answer_or_a_degraded_one_that_says_so(age
         assert run.HasField("output") == seen.answer.HasField("output")
         assert run.output == seen.answer.output
     steps = [step for step in run.steps if step.kind == run_pb2.STEP_KIND_MODEL]
-    assert len(steps) == asked
+    assert len(steps) == usage.model_calls
     assert sum(step.input_tokens for step in steps) == usage.input_tokens
 
     # Nothing is left behind.
     await agents.server.idle()
+
+    # All that the server was asked is told, and nothing else; what ran out of time may not have come to it.
+    asked = len(agents.server.asked(first)) + len(agents.server.asked(second))
+    late = [step for step in steps if step.error.message.startswith("timeout:")]
+    assert asked <= usage.model_calls <= asked + len(late)
 
 
 # What is hard to read, or too long to be an answer; none may hold up the process, nor fail a run.
