@@ -172,7 +172,7 @@ def _text(into: Collected, name: str, text: str) -> None:
     found = numbers_in(text)
     if len(found) == 1 and found[0].unit is Unit.INSTANT and found[0].text == text:
         into.instants.add(_exact(text, found[0].value))
-    elif found:
+    elif found or numbers_in(f"{text}."):  # `doubled` is a number only with a stop behind it
         (into.ids if name.endswith(("_id", "_ids", "id")) else into.names).add(text)
 
 

@@ -163,6 +163,13 @@ def test_an_id_that_reads_as_a_measure_grounds_no_measure(order_id: str) -> None
     assert grounds.ungrounded(f"It is order {order_id}.") == []
 
 
+@pytest.mark.parametrize("order_id", ["doubled", "TRIPLE"])
+def test_an_id_that_is_a_number_only_before_a_stop_is_an_id_there(order_id: str) -> None:
+    grounds = Grounds(EtaPrediction(order_id=order_id))
+    assert grounds.ungrounded(f"It is order {order_id}.") == []
+    assert grounds.ungrounded(f"The time has {order_id}.") == [order_id]
+
+
 def test_enums_flags_and_revisions_are_not_measures() -> None:
     order = Order(order_id="o", revision=7, status=3, merchant=Merchant(name="Bar 33"))
     assert Grounds(order).ungrounded("7 minutes") == ["7 minutes"]
