@@ -1,9 +1,7 @@
 """A connection that is kept works again after the server has died under it."""
 
 import asyncio
-import os
 import shutil
-import signal
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +12,7 @@ from services.agents.runs.line import Line
 from services.agents.server import MIGRATIONS
 from services.mesh.errors import Unavailable
 from services.mesh.store import EmbeddedPostgres, Store
+from tests.integration.postgres_death import killed
 
 
 @pytest.fixture
@@ -32,9 +31,7 @@ async def test_a_line_is_there_again_once_its_server_is(folder: Path) -> None:
     try:
         async with line.statement() as connection:
             assert await connection.fetchval("SELECT 1") == 1
-        assert first.pid is not None
-        os.kill(first.pid, signal.SIGKILL)
-        await first.stop()
+        await killed(first)
         with pytest.raises(Unavailable):
             async with line.statement() as connection:
                 await connection.fetchval("SELECT 1")

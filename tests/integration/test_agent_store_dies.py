@@ -1,9 +1,7 @@
 """PostgreSQL that dies and comes back with runs under way: each has one end, and the same answer for all."""
 
 import asyncio
-import os
 import shutil
-import signal
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from waymesh.agent.v1 import run_pb2, task_pb2
 from services.mesh.errors import MeshError, Unavailable
 from services.mesh.store import EmbeddedPostgres
 from tests.integration.agents_rig import MODEL, agents_mesh
+from tests.integration.postgres_death import killed
 from tests.mock_openai import MockOpenAI, Script
 
 RUNS = 20
@@ -51,9 +50,7 @@ async def test_no_run_hangs_or_has_two_answers_when_the_store_dies_under_it(
 
             calls = [asyncio.create_task(ask(number)) for number in range(RUNS)]
             await mock_openai.until(lambda: len(mock_openai.asked(MODEL)) == RUNS)
-            assert first.pid is not None
-            os.kill(first.pid, signal.SIGKILL)
-            await first.stop()
+            await killed(first)
             # Those who come now are told so; nothing of theirs could be kept.
             late = await ask(RUNS)
             assert isinstance(late, Unavailable)
