@@ -33,6 +33,11 @@ _SLOW_START_S: Final = 60.0
 # How long the gateway may take to find services that are ready, in seconds; it goes on looking after that.
 _SIGHT_S: Final = 5.0
 _LOOK_AGAIN_S: Final = 0.02
+# Tasks that have an answer in a mesh of which nobody has told anything.
+_TO_TRY: Final = (
+    '{"task":"get_gps_stats","parameters":{}}',
+    '{"task":"ask","parameters":{"question":"What did agents do of late?"}}',
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,11 +321,11 @@ class Supervisor:
         screen.line(f"  data      {self.plan.data_dir}   logs in {self.plan.data_dir / 'logs'}")
         screen.line()
         screen.line("READY. Try:")
-        screen.line(
-            f"  curl -s http://{gateway}/execute -H 'X-API-Key: {self._api_key}' "
-            "-H 'Content-Type: application/json' "
-            '-d \'{"task":"get_gps_stats","parameters":{}}\''
-        )
+        for task in _TO_TRY:
+            screen.line(
+                f"  curl -s http://{gateway}/execute -H 'X-API-Key: {self._api_key}' "
+                f"-H 'Content-Type: application/json' -d '{task}'"
+            )
         screen.line()
 
     async def _command(self, request: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:

@@ -120,12 +120,13 @@ async def test_the_key_that_the_readme_makes_is_taken(mesh: RunningMesh) -> None
 
 
 def test_every_curl_of_the_readme_is_tried() -> None:
-    assert README.count("curl ") == len(SHOWN) + 1
+    assert README.count("curl ") == len(SHOWN) + 2
 
 
-def test_the_curl_that_make_run_is_shown_to_print_succeeds(mesh: RunningMesh) -> None:
-    [command] = re.findall(r"^READY\. Try:\n  (curl .*)$", README, re.MULTILINE)
-    assert curl(command, mesh)["status"] == "success"
+def test_the_curls_that_make_run_is_shown_to_print_succeed(mesh: RunningMesh) -> None:
+    [commands] = re.findall(r"^READY\. Try:\n((?:  curl .*\n)+)", README, re.MULTILINE)
+    for command in commands.splitlines():
+        assert curl(command, mesh)["status"] == "success"
 
 
 async def test_make_run_prints_what_the_readme_shows() -> None:
