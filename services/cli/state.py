@@ -20,6 +20,8 @@ SOCKET_FILE: Final = "up.sock"
 KEY_FILE: Final = "api_key"
 # How long a killed leftover may take to vanish, in seconds.
 _GONE_S: Final = 5.0
+# When no process was started.
+_NEVER: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,9 @@ class ProcessId:
 
     @classmethod
     def of(cls, pid: int) -> "ProcessId":
-        """Raises ProcessLookupError if there is no such process."""
+        """Of one that runs; one that has just ended is nobody who is alive."""
         started = _start_ticks(pid)
-        if started is None:
-            raise ProcessLookupError(pid)
-        return cls(pid, started)
+        return cls(pid, _NEVER if started is None else started)
 
     @property
     def alive(self) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.child import Child
-from services.cli.logfile import ServiceLog
+from services.cli.logfile import LogPump, ServiceLog
 
 
 async def test_a_process_that_is_ended_twice_is_reaped_once(
@@ -24,6 +24,19 @@ async def test_a_process_that_is_ended_twice_is_reaped_once(
         assert await child.wait() == -signal.SIGKILL
     log.close()
     assert caplog.text == "", "asyncio has missed the end of a process"
+
+
+async def test_a_process_that_ends_before_it_is_looked_at_is_one_that_has_ended(tmp_path: Path) -> None:
+    log = ServiceLog(tmp_path / "fake.log")
+    pump = LogPump(log)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "", stdout=pump.write_end)
+    pump.start()
+    await process.wait()
+    child = Child("fake", process, pump)
+    assert not child.identity.alive
+    assert await child.stop(1.0)
+    assert await child.wait() == 0
+    log.close()
 
 
 async def test_a_process_that_has_ended_unseen_can_be_stopped(tmp_path: Path) -> None:
