@@ -14,11 +14,11 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from services.mesh import json_codec
 from services.mesh.errors import FieldViolation
+from services.mesh.json_limits import PLAIN_VALUES
 
 # Values of a whole body. Two megabytes of what the contracts describe have half as many.
 MAX_VALUES: Final = 200_000
-# Values where JSON of any form may stand: in one such place, and in all of a body.
-MAX_FREE: Final = 10_000
+# Values where JSON of any form may stand, in all of a body.
 MAX_FREE_IN_ALL: Final = 50_000
 
 _MANY: Final = 10_000
@@ -45,8 +45,8 @@ def check(message: Any, value: object, path: str = "") -> None:
         if kind is None:
             count = _count(held)
             free += count
-            if count > MAX_FREE:
-                found.append(FieldViolation(place, f"must hold at most {MAX_FREE:,} values"))
+            if count > PLAIN_VALUES:
+                found.append(FieldViolation(place, f"must hold at most {PLAIN_VALUES:,} values"))
             elif free > MAX_FREE_IN_ALL:
                 text = f"holds too much: all places of this kind together at most {MAX_FREE_IN_ALL:,} values"
                 found.append(FieldViolation(place, text))
@@ -107,7 +107,7 @@ def _limit(field: FieldDescriptor) -> int:
 def _count(value: object) -> int:
     """Values in a value, as far as it takes to see that they are too many."""
     found, open_ = 0, [value]
-    while open_ and found <= MAX_FREE:
+    while open_ and found <= PLAIN_VALUES:
         item = open_.pop()
         if type(item) is dict:
             found += len(item)

@@ -2,6 +2,8 @@
 
 A time must lie within the years 1 to 9999 (RFC 3339, and Python's datetime), a double must be a finite number
 (JSON has no other), and text must not hold U+0000 (PostgreSQL cannot store it); gRPC carries all of them.
+JSON of any form holds so many values at most: to look at megabytes of them takes seconds, in which nobody
+else is answered.
 What the contract leaves to the handler (`ignore: IGNORE_ALWAYS`) is left to it here too.
 """
 
@@ -13,9 +15,11 @@ from typing import Any, Final
 from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.mesh.errors import MAX_VIOLATIONS, FieldViolation
+from services.mesh.json_limits import PLAIN_VALUES
 
 # First and last second of the years 1 to 9999, since 1970.
 FIRST_SECOND: Final = -62_135_596_800
@@ -24,8 +28,12 @@ LAST_SECOND: Final = 253_402_300_799
 TIME_FAULT: Final = "must be a time within the years 1 to 9999"
 NUMBER_FAULT: Final = "must be a finite number"
 TEXT_FAULT: Final = "must not hold the character U+0000"
+PLAIN_FAULT: Final = f"must hold at most {PLAIN_VALUES:,} values"
 
 _TIME: Final = "google.protobuf.Timestamp"
+_PLAIN: Final = frozenset(f"google.protobuf.{kind}" for kind in ("Struct", "Value", "ListValue"))
+# A value takes as many bytes at least.
+_LEAST_BYTES: Final = 2
 
 Judge = Callable[[Any], bool]
 
@@ -78,7 +86,12 @@ def _judge_of_one(field: FieldDescriptor) -> Judge:
         return isfinite
     if field.message_type is None:
         return _anything
-    return is_time if field.message_type.full_name == _TIME else holds
+    kind = field.message_type.full_name
+    # Within them each is counted with the whole.
+    holder = field.containing_type
+    if kind in _PLAIN and holder is not None and not holder.full_name.startswith("google.protobuf."):
+        return _holds_plain
+    return is_time if kind == _TIME else holds
 
 
 def _entry_of(field: FieldDescriptor) -> Descriptor | None:
@@ -93,6 +106,28 @@ def _anything(_value: Any) -> bool:
 
 def _is_text(value: str) -> bool:
     return "\0" not in value
+
+
+def _holds_plain(value: Any) -> bool:
+    return _is_few(value) and holds(value)
+
+
+def _is_few(value: Any) -> bool:
+    """Whether a Struct, Value or ListValue has no more values than may be."""
+    if value.ByteSize() <= _LEAST_BYTES * PLAIN_VALUES:
+        return True
+    found, open_ = 0, [value]
+    while open_ and found <= PLAIN_VALUES:
+        one = open_.pop()
+        if isinstance(one, Value):
+            kind = one.WhichOneof("kind")
+            if kind in ("struct_value", "list_value"):
+                open_.append(getattr(one, kind))
+            continue
+        inner = one.fields.values() if isinstance(one, Struct) else one.values
+        found += len(inner)
+        open_.extend(inner)
+    return found <= PLAIN_VALUES
 
 
 def _faults(message: Message, path: str) -> Iterator[FieldViolation]:
@@ -120,7 +155,9 @@ def _faults_of_one(field: FieldDescriptor, value: Any, path: str) -> Iterator[Fi
     judge = _judge_of_one(field)
     if judge(value):
         return
-    if judge is holds:
+    if judge is _holds_plain and not _is_few(value):
+        yield FieldViolation(path, PLAIN_FAULT)
+    elif judge in (holds, _holds_plain):
         yield from _faults(value, path)
     else:
         yield FieldViolation(path, _WORDS[judge])

@@ -12,6 +12,8 @@ DURATION_MAX_S: Final = 315_576_000_000
 # A plain JSON object takes three levels of a binary message (Struct, map entry, Value) and a parser of
 # protobuf stops at 100; the rest is left to the messages around it.
 PLAIN_DEPTH: Final = 28
+# Values within a plain JSON object, which are slower to look at than what a contract describes.
+PLAIN_VALUES: Final = 10_000
 # Of the whole text, padding included.
 BASE64: Final = "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
 # Kinds of fields that are integers in JSON, lowest and highest; those of 64 bits have no form there.

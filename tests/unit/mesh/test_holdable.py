@@ -14,7 +14,15 @@ from waymesh.gps.v1.gps_pb2 import GpsEvent
 from services.mesh import holdable
 from services.mesh.chain.server.validation import check
 from services.mesh.errors import InvalidArgument
-from services.mesh.holdable import FIRST_SECOND, LAST_SECOND, NUMBER_FAULT, TEXT_FAULT, TIME_FAULT
+from services.mesh.holdable import (
+    FIRST_SECOND,
+    LAST_SECOND,
+    NUMBER_FAULT,
+    PLAIN_FAULT,
+    TEXT_FAULT,
+    TIME_FAULT,
+)
+from services.mesh.json_limits import PLAIN_VALUES
 
 Change = Callable[[Any], object]
 
@@ -98,6 +106,28 @@ def test_plain_json_is_looked_into() -> None:
         'input.fields["list"].list_value.values[1].number_value',
         'output.fields["a"].struct_value.fields',
     ]
+
+
+@pytest.mark.parametrize(
+    "shape", [lambda n: [1] * n, lambda n: [[]] * n, lambda n: dict.fromkeys(map(str, range(n)))]
+)
+def test_plain_json_of_very_many_values_is_not_looked_at_further(shape: Callable[[int], Any]) -> None:
+    event = OutcomeEvent(run_id="\0")
+    event.input.update({"all": shape(PLAIN_VALUES - 1)})
+    assert [fault.field for fault in holdable.faults(event)] == ["run_id"]
+    event.input.update({"one": None, "two": {"many": "\0"}})
+    assert [(fault.field, fault.description) for fault in holdable.faults(event)] == [
+        ("run_id", TEXT_FAULT),
+        ("input", PLAIN_FAULT),
+    ]
+
+
+def test_long_texts_in_plain_json_are_one_value() -> None:
+    event = OutcomeEvent()
+    event.input.update({"text": "a" * 1_000_000, "more": ["b" * 100_000] * 10})
+    assert holdable.faults(event) == []
+    event.input.update({"text": "a" * 1_000_000 + "\0"})
+    assert [fault.field for fault in holdable.faults(event)] == ['input.fields["text"].string_value']
 
 
 def test_what_the_contract_leaves_to_the_handler_is_left_to_it() -> None:
