@@ -252,7 +252,9 @@ class KafkaCluster:
         await self._format()
 
     async def _format(self) -> None:
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # An id that begins with a hyphen would be taken for an option; one of sixty-four would.
+        first, *rest = uuid.uuid4().bytes
+        cluster_id = base64.urlsafe_b64encode(bytes((first & 0x7F, *rest))).decode().rstrip("=")
         arguments = self.security.format_arguments()
         formats = {number: node.begin_format(cluster_id, *arguments) for number, node in self._nodes.items()}
         for number, process in formats.items():
