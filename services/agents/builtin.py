@@ -103,8 +103,12 @@ def _number(description: str, **bounds: float) -> dict[str, Any]:
 _ETA_ANSWER: Final = _schema(
     {
         "order_id": {"type": "string", "description": "The order that was asked about."},
-        "pickup_eta_minutes": _number("Minutes until the pickup, as predicted.", exclusiveMinimum=0),
-        "delivery_eta_minutes": _number("Minutes until the delivery, as predicted.", exclusiveMinimum=0),
+        "pickup_eta_minutes": _number(
+            "Minutes until the pickup, as predicted; left out once it was picked up.", exclusiveMinimum=0
+        ),
+        "delivery_eta_minutes": _number(
+            "Minutes until the delivery, as predicted; left out once it was delivered.", exclusiveMinimum=0
+        ),
         "confidence_score": _number("How sure the prediction is.", minimum=0, maximum=1),
         "factors": {
             "type": "array",
@@ -130,7 +134,8 @@ _ETA_ANSWER: Final = _schema(
             ),
         },
     },
-    ("order_id", "pickup_eta_minutes", "delivery_eta_minutes", "confidence_score", "factors"),
+    # What may be left out has no value any more: a model that had to give one would take some other number.
+    ("order_id", "confidence_score", "factors"),
 )
 
 

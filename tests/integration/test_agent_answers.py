@@ -162,6 +162,41 @@ async def test_an_engines_figure_stands_where_a_model_puts_another(
         assert json.loads(seen.answer)["delivery_eta_minutes"] == engines["delivery_eta_minutes"]
 
 
+async def test_what_a_model_rounds_is_told_as_it_says_it(
+    database: str, tmp_path: Path, mock_openai: MockOpenAI
+):
+    async with agents_mesh(database, tmp_path, base_url=mock_openai.base_url) as mesh:
+        orders = await mesh.seed(2)
+        said: list[dict[str, Any]] = []
+
+        def answer(body: dict[str, Any]) -> Script:
+            tools = [message for message in body["messages"] if message["role"] == "tool"]
+            if not tools:
+                calls = tuple(Call("get_order", json.dumps({"order_id": order})) for order in orders)
+                return Script(text="", calls=calls)
+            # Of both orders, and that of the second one.
+            told = json.loads(tools[1]["content"])["prediction"]
+            said[:] = [
+                {
+                    "order_id": told["order_id"],
+                    "pickup_eta_minutes": round(told["pickup_eta_minutes"], 1),
+                    "delivery_eta_minutes": round(told["delivery_eta_minutes"], 1),
+                    "confidence_score": round(told["confidence"], 2),
+                    "factors": [
+                        {"name": one["name"], "minutes": round(one["minutes"], 2)} for one in told["factors"]
+                    ],
+                }
+            ]
+            return Script(text=json.dumps(said[0]))
+
+        mock_openai.answer_with(answer)
+        request = task_pb2.RunTaskRequest(agent="eta", task=f"When do {' and '.join(orders)} arrive?")
+        seen = await mesh.stub.RunTask(request, timeout=20)
+        assert not seen.HasField("degradation")
+        assert json_codec.struct_to_dict(seen.output) == said[0]
+        assert said[0]["order_id"] == orders[1]
+
+
 @pytest.mark.parametrize("faulty", [False, True], ids=["first model", "fallback model"])
 async def test_a_models_text_is_streamed_as_it_is_answered(
     database: str, tmp_path: Path, mock_openai: MockOpenAI, faulty: bool

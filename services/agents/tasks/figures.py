@@ -1,63 +1,146 @@
-"""Figures in a model's structured answer: where an engine gave a field, the engine's value stands.
+"""Figures in a model's structured answer: where an engine's value fits a place and no other does, it stands.
 
 That each number comes from some engine is checked before. This is about the right number in the right place:
-a model may put the slow estimate where the median belongs.
+a model may put the slow estimate where the median belongs. A value that may be right stays as it is.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, Final
 
 from waymesh.agent.v1.run_pb2 import Evidence
 
+from services.agents.llm.kinds import CallError
+from services.agents.llm.schema import shape_of
 from services.agents.structs import plain
 
 # Names of agents' answers that engines call otherwise.
 _ENGINES_NAME: Final[Mapping[str, str]] = {"confidence_score": "confidence"}
 # What tells of which order a value is.
 _IDENTITY: Final = "order_id"
+# What tells items of a list apart.
+_LABELS: Final = ("name", "kind")
+# Objects that only wrap what they hold: an answer may leave them out.
+_WRAPPERS: Final = frozenset({"allocation", "order", "plan", "prediction"})
+# What rounding in binary adds to a decimal half, as a share of the value.
+_SLACK: Final = 1e-9
 
 
-def with_engines_figures(answer: Mapping[str, Any], evidence: Iterable[Evidence]) -> dict[str, Any]:
-    """The answer with the engines' values in all fields of numbers that engines gave under the same name.
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an object stands: of which order it is, within what, and which of its kind it is."""
 
-    Of several orders those of the answer's own are taken. Where engines gave several values, one of which is
-    the answer's, that stays.
+    order: str = ""
+    within: str = ""
+    label: tuple[str, ...] = ()
+
+    def enter(self, name: str) -> "_Place":
+        return self if name in _WRAPPERS else replace(self, within=name, label=())
+
+    def of(self, value: Mapping[str, Any], *, item: bool) -> "_Place":
+        """The place of an object here, by what it says of itself."""
+        own = value.get(_IDENTITY)
+        found = replace(self, order=own, within="") if isinstance(own, str) and own else self
+        if item:
+            said = tuple(str(value.get(name, "")) for name in _LABELS)
+            found = replace(found, label=said if any(said) else ())
+        return found
+
+    def is_told_apart(self) -> bool:
+        return bool(self.order or self.label)
+
+
+def with_engines_figures(
+    answer: Mapping[str, Any], evidence: Iterable[Evidence], schema: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The answer with the engines' values where another number stands in a place of theirs.
+
+    A place is a field's name, the object and the order that it belongs to, and in a list the item's name.
+    Where engines gave several values for it, and where the model's is theirs or rounds it, the model's stays.
+    Theirs are told in whole numbers if `schema` asks for these; if it takes neither, all stays as it is.
     """
-    given = [entry for one in evidence for entry in _objects(plain(one.result))]
-    corrected = _corrected(answer, given, "")
-    assert isinstance(corrected, dict)
-    return corrected
+    given: dict[tuple[str, str, tuple[str, ...]], list[tuple[str, float]]] = {}
+    for one in evidence:
+        for place, name, value in _numbers(plain(one.result), _Place()):
+            given.setdefault((name, place.within, place.label), []).append((place.order, value))
+    for in_whole in (False, True):
+        corrected = _corrected(answer, _Place(), _Known(given, in_whole), item=False)
+        if corrected == answer:
+            break
+        if isinstance(corrected, dict) and _fits(corrected, schema):
+            return corrected
+    return dict(answer)
 
 
-def _corrected(value: object, given: list[Mapping[str, Any]], order: str) -> object:
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What engines gave: by field, object and item's name the values with their orders."""
+
+    given: Mapping[tuple[str, str, tuple[str, ...]], list[tuple[str, float]]]
+    in_whole: bool
+
+    def figure(self, name: str, value: Any, place: _Place) -> Any:
+        """The engine's value if there is one for this place and the model's is another; else the model's."""
+        known = {
+            one
+            for each in {name, _ENGINES_NAME.get(name, name)}
+            for order, one in self.given.get((each, place.within, place.label), ())
+            if not place.order or order == place.order
+        }
+        if len(known) != 1 or any(_rounds(value, one) for one in known):
+            return value
+        (engines,) = known
+        return round(engines) if self.in_whole and isinstance(value, int) else engines
+
+
+def _corrected(value: object, place: _Place, known: _Known, *, item: bool) -> object:
     if isinstance(value, list):
-        return [_corrected(one, given, order) for one in value]
+        return [_corrected(one, place, known, item=True) for one in value]
     if not isinstance(value, Mapping):
         return value
-    own = value.get(_IDENTITY)
-    order = own if isinstance(own, str) and own else order
+    here = place.of(value, item=item)
     return {
-        name: _figure(name, one, given, order) if _is_number(one) else _corrected(one, given, order)
+        name: known.figure(name, one, here)
+        if _is_number(one)
+        else _corrected(one, here.enter(name), known, item=False)
         for name, one in value.items()
     }
 
 
-def _figure(name: str, value: Any, given: list[Mapping[str, Any]], order: str) -> Any:
-    wanted = (name, _ENGINES_NAME.get(name, name))
-    of_order = [one for one in given if not order or one.get(_IDENTITY, order) == order]
-    known = [one[each] for one in of_order for each in wanted if _is_number(one.get(each))]
-    return value if not known or value in known else known[0]
-
-
-def _objects(value: object) -> Iterator[Mapping[str, Any]]:
-    """All objects within a value, outermost first."""
-    if isinstance(value, Mapping):
-        yield value
-        for one in value.values():
-            yield from _objects(one)
-    elif isinstance(value, list):
+def _numbers(value: object, place: _Place, *, item: bool = False) -> Iterator[tuple[_Place, str, float]]:
+    """All numbers of a tool's result with their places, but for items of lists that nothing tells apart."""
+    if isinstance(value, list):
         for one in value:
-            yield from _objects(one)
+            yield from _numbers(one, place, item=True)
+    if not isinstance(value, Mapping):
+        return
+    here = place.of(value, item=item)
+    if item and not here.is_told_apart():
+        return
+    for name, one in value.items():
+        if _is_number(one):
+            yield here, name, one
+        else:
+            yield from _numbers(one, here.enter(name))
+
+
+def _rounds(value: float, exact: float) -> bool:
+    """Whether a number is another, told with fewer digits."""
+    exponent = Decimal(str(value)).as_tuple().exponent
+    step = 10.0**exponent if isinstance(exponent, int) else 0.0
+    return abs(exact - value) <= step / 2 + _SLACK * abs(exact)
+
+
+def _fits(answer: Mapping[str, Any], schema: Mapping[str, Any] | None) -> bool:
+    if schema is None:
+        return True
+    try:
+        shape_of(schema).read(json.dumps(answer))
+    except CallError:
+        return False
+    return True
 
 
 def _is_number(value: object) -> bool:

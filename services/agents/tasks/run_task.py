@@ -46,7 +46,7 @@ async def run(request: RunTaskRequest, context: Context) -> RunTaskResponse:
     journal = context.journal
     text, output = words.text, None
     if words.output is not None:
-        shaped = with_engines_figures(words.output, journal.evidence)
+        shaped = with_engines_figures(words.output, journal.evidence, schema)
         text, output = json.dumps(shaped, ensure_ascii=False), struct(shaped)
     return RunTaskResponse(
         run_id=context.run_id,

@@ -141,6 +141,7 @@ def plan(one: RoutePlan) -> dict[str, Any]:
 def prediction(one: EtaPrediction, scope: Scope) -> dict[str, Any]:
     """When an order arrives, and what makes it so."""
     told: dict[str, Any] = {
+        "order_id": scope.shown_order(one.order_id),
         "delivery_eta": when(one.delivery_eta),
         "delivery_eta_minutes": one.delivery_eta_minutes,
         "confidence": one.confidence,

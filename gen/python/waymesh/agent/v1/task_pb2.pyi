@@ -290,7 +290,7 @@ class AgentEta(_message.Message):
     pickup_eta_minutes: _builtins.float
     """Minutes to pickup, above 0; absent after pickup."""
     delivery_eta_minutes: _builtins.float
-    """Minutes to handover, above 0."""
+    """Minutes to handover, above 0; 0 once it was handed over."""
     confidence_score: _builtins.float
     """Predicted chance, 0 to 1, that the handover falls within 5 minutes of the prediction."""
     @_builtins.property
