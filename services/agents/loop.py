@@ -40,6 +40,8 @@ _MAX_CALLS_AT_ONCE: Final = 8
 _RESERVE_S: Final = 0.02
 # A longer text is no answer that anybody reads, and looking for its numbers takes time. In characters.
 _MAX_CHARS: Final = 16_384
+# Of why there is no answer.
+_REASON_CHARS: Final = 240
 # What stands under this name grounds no number.
 UNTRUSTED: Final = "untrusted_text"
 # Uses of one tool in one run, unless the capability says otherwise.
@@ -136,26 +138,49 @@ class _Conversation:
         if brief.words_count:
             self._sources.append(brief.request[:_MAX_CHARS])
         self._fallback = ""
+        # Those that may still be asked.
+        self._asked = setting.models
+        # What was wrong with an answer of a model, for callers.
+        self._slips: dict[str, str] = {}
+        self._right: list[ModelReply] = []
 
     async def run(self) -> Spoken:
-        corrected = False
         for step in range(self._setting.max_steps):
             last = step + 1 == self._setting.max_steps
             reply = await self._ask(tools=not last)
             if reply.tool_uses:
                 self._setting.voice.end(None)
+                self._right.append(reply)
                 await self._use_tools(reply)
                 continue
             wrong = self._wrong(reply)
             if not wrong:
                 self._setting.voice.end(None if self._brief.schema is not None else reply.text)
+                # Not before: a use of a tool is right if it led to an answer.
+                self._models.keep([*self._right, reply])
                 return Spoken(reply.text, reply.parsed, self._fallback)
             self._setting.voice.end(None)
-            if corrected:
-                raise NoAnswer(f"{reply.model}: {wrong[0]}")
-            corrected = True
-            self._messages += [prompts.said(reply.text), prompts.correction(wrong[1])]
-        raise NoAnswer(f"no answer within {self._setting.max_steps} steps")
+            self._slipped(reply.model, wrong[0])
+            # A model that comes after is told as well: it has to know what was done so far, tools included.
+            self._messages += [prompts.said(reply.text[:_MAX_CHARS]), prompts.correction(wrong[1])]
+        raise self._no_answer(f"no answer within {self._setting.max_steps} steps")
+
+    def _slipped(self, model: str, wrong: str) -> None:
+        """A model may be wrong once; then those after it are asked. Raises NoAnswer if there are none."""
+        again = model in self._slips
+        self._slips[model] = wrong
+        if not again:
+            return
+        later = self._models.after(model, self._asked)
+        if later is None:
+            raise self._no_answer()
+        self._asked = later
+        self._fallback = self._fallback or f"{model}: {wrong}"
+
+    def _no_answer(self, why: str = "") -> NoAnswer:
+        """With all that was wrong before."""
+        slips = [f"{model}: {wrong}" for model, wrong in self._slips.items()]
+        return NoAnswer("; ".join([*slips, *filter(None, [why])])[:_REASON_CHARS])
 
     async def _ask(self, *, tools: bool) -> ModelReply:
         setting, voice = self._setting, self._setting.voice
@@ -164,8 +189,9 @@ class _Conversation:
             messages=tuple(self._messages),
             tools=offered,
             schema=self._brief.schema,
-            settings=setting.models,
-            cache_scope=None if setting.fresh else _cache_scope(setting),
+            settings=self._asked,
+            cache_scope=_cache_scope(setting),
+            fresh=setting.fresh,
         )
         streams = voice.wanted and self._brief.schema is None
         if streams:
@@ -183,10 +209,10 @@ class _Conversation:
             except ModelFailure as failure:
                 self._note(failure.attempts)
                 voice.end(None)
-                raise NoAnswer(failure.reason) from failure
+                raise self._no_answer(failure.reason) from failure
             span.replied(reply)
         setting.journal.model_answered(reply)
-        if reply.model != setting.models.model and reply.failed:
+        if reply.model != self._asked.model and reply.failed and not self._fallback:
             first = reply.failed[0]
             self._fallback = f"{first.model}: {first.error_kind}"
         return reply

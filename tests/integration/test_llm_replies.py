@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from services.agents.llm import LanguageModels, ModelFailure, ModelReply, ModelsConfig, ModelSettings, Tokens
+from services.agents.llm import (
+    LanguageModels,
+    ModelFailure,
+    ModelReply,
+    ModelRequest,
+    ModelsConfig,
+    ModelSettings,
+    Tokens,
+)
 from tests.integration.llm_rig import FIRST, KEY, QUESTION, RIGHT, SCHEMA, SECOND, TOOL, Book, models, request
 from tests.mock_openai import Call, Fault, MockOpenAI, Script
 
@@ -114,7 +122,7 @@ async def test_the_very_same_question_is_answered_from_the_cache(mock_openai: Mo
     book, told = Book(), []
     async with models(mock_openai) as asked:
         same = request(schema=SCHEMA, cache_scope=SCOPE)
-        first = await asked.complete(same, ledger=book)
+        first = await kept(asked, same, ledger=book)
         first.parsed["minutes"] = -1  # what a caller does with its answer is seen by nobody else
         again = await asked.complete(
             request(schema=SCHEMA, cache_scope=SCOPE), ledger=book, on_text=told.append
@@ -123,6 +131,13 @@ async def test_the_very_same_question_is_answered_from_the_cache(mock_openai: Mo
     assert again.parsed == {"order_id": "17", "minutes": 12.5}
     assert told == [RIGHT]
     assert mock_openai.total == book.reserved == 1
+
+
+async def kept(asked: LanguageModels, what: ModelRequest, **options: Any) -> Any:
+    """A reply that its caller has found right."""
+    reply = await asked.complete(what, **options)
+    asked.keep([reply])
+    return reply
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -148,15 +163,56 @@ async def test_a_question_that_differs_in_any_part_is_asked(mock_openai: MockOpe
     parts = {name: value for name, value in change.items() if name not in settings}
     other = replace(same, settings=replace(same.settings, **settings), **parts)
     async with models(mock_openai) as asked:
-        await asked.complete(same)
-        assert not (await asked.complete(other)).cached
+        await kept(asked, same)
+        assert not (await kept(asked, other)).cached
         assert (await asked.complete(same)).cached
         assert (await asked.complete(other)).cached
 
 
+async def test_a_reply_is_kept_when_its_caller_says_so_and_not_before(mock_openai: MockOpenAI):
+    mock_openai.queue(FIRST, Script(text="wrong"), Script(text="right"))
+    same = request(cache_scope=SCOPE)
+    async with models(mock_openai) as asked:
+        wrong = await asked.complete(same)
+        assert len(asked.cache) == 0
+        right = await asked.complete(same)
+        assert (wrong.text, right.text, right.cached) == ("wrong", "right", False)
+        asked.keep([right])
+        again = await asked.complete(same)
+        assert (again.text, again.cached) == ("right", True)
+        # What comes from there does not become younger by being used.
+        assert again.cache_key is None
+
+
+async def test_a_fresh_reply_does_not_come_from_the_cache_and_is_kept_there(mock_openai: MockOpenAI):
+    mock_openai.queue(FIRST, Script(text="old"), Script(text="new"))
+    same = request(cache_scope=SCOPE)
+    async with models(mock_openai) as asked:
+        await kept(asked, same)
+        fresh = await kept(asked, replace(same, fresh=True))
+        assert (fresh.text, fresh.cached) == ("new", False)
+        again = await asked.complete(same)
+        assert (again.text, again.cached) == ("new", True)
+        assert len(asked.cache) == 1
+
+
+async def test_the_models_after_one_are_those_that_come_after_it(mock_openai: MockOpenAI):
+    async with models(mock_openai, fallback_models=("b", "c")) as asked:
+        settings = ModelSettings(temperature=0.7)
+        after = asked.after(FIRST, settings)
+        assert after is not None
+        assert (asked.models(after), after.temperature) == (("b", "c"), 0.7)
+        last = asked.after("b", after)
+        assert last is not None
+        # Not the service's fallback models, which are meant where none is named.
+        assert asked.models(last) == ("c",)
+        assert asked.after("c", last) is None
+        assert asked.after("c", settings) is None
+
+
 async def test_nothing_is_kept_without_a_scope(mock_openai: MockOpenAI):
     async with models(mock_openai) as asked:
-        assert not any([(await asked.complete(request())).cached for _ in range(2)])
+        assert not any([(await kept(asked, request())).cached for _ in range(2)])
         assert len(asked.cache) == 0
 
 
@@ -167,16 +223,14 @@ async def test_only_complete_and_valid_answers_are_kept(mock_openai: MockOpenAI,
     mock_openai.always(script)
     schema = None if script.finish_reason else SCHEMA
     async with models(mock_openai) as asked:
-        await asyncio.gather(
-            asked.complete(request(schema=schema, cache_scope=SCOPE)), return_exceptions=True
-        )
+        await asyncio.gather(kept(asked, request(schema=schema, cache_scope=SCOPE)), return_exceptions=True)
         assert len(asked.cache) == 0
 
 
 async def test_what_the_fallback_answered_is_kept_as_the_fallbacks(mock_openai: MockOpenAI):
     mock_openai.queue(FIRST, *[Script(fault=Fault.REFUSAL)] * 2)
     async with models(mock_openai) as asked:
-        await asked.complete(request(cache_scope=SCOPE))
+        await kept(asked, request(cache_scope=SCOPE))
         again = await asked.complete(request(cache_scope=SCOPE))
         assert (again.model, again.cached, len(again.failed)) == (SECOND, True, 1)
         assert (await asked.complete(request(cache_scope=SCOPE))).model == FIRST

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from services.agents.llm import backoff
@@ -84,14 +84,13 @@ class Asking:
             key = None
             if self._request.cache_scope is not None:
                 key = key_of(self._means.config.base_url, self._request.cache_scope, body)
-                kept = self._means.cache.get(key)
+                kept = None if self._request.fresh else self._means.cache.get(key)
                 if kept is not None:
                     return self._replay(model, kept)
             reply = await self._ask(model, body, models[place + 1 :])
             if reply is not None:
-                if key is not None and reply.finish_reason != "length":
-                    self._means.cache.put(key, Kept(reply.text, reply.tool_uses, reply.finish_reason))
-                return reply
+                # Whether it is worth keeping only the caller can tell, who knows what it may say.
+                return reply if reply.finish_reason == "length" else replace(reply, cache_key=key)
         raise self._failure() from self._refusal
 
     def _replay(self, model: str, kept: Kept) -> ModelReply:

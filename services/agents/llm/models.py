@@ -4,10 +4,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from services.agents.llm.cache import Cache
+from services.agents.llm.cache import Cache, Kept
 from services.agents.llm.config import ModelsConfig
 from services.agents.llm.guard import Guard
 from services.agents.llm.ledger import Ledger
@@ -92,6 +93,13 @@ class LanguageModels:
         )
         return tuple(dict.fromkeys(model for model in named if model))
 
+    def after(self, model: str, settings: ModelSettings) -> ModelSettings | None:
+        """The same with those models alone that come after `model`; None if there are none."""
+        named = self.models(settings)
+        later = named[named.index(model) + 1 :]
+        # Never without fallback models, which would mean the service's: one that is named twice counts once.
+        return replace(settings, model=later[0], fallback_models=later) if later else None
+
     async def complete(
         self,
         request: ModelRequest,
@@ -108,6 +116,8 @@ class LanguageModels:
         `on_restart` is called once and no more pieces are told. If the caller is cancelled, `on_given_up`
         hears what was tried until then and what that may have cost. Raises ModelFailure; what `on_text` or
         `on_restart` raises ends the call and is raised as it is.
+
+        A reply is in no cache before its caller has it kept (`keep`).
         """
         models = self.models(request.settings)
         if self._means is None or not models:
@@ -134,6 +144,15 @@ class LanguageModels:
             if on_given_up is not None:
                 on_given_up(asking.failed)
             raise
+
+    def keep(self, replies: Iterable[ModelReply]) -> None:
+        """Keeps replies that their caller has found right, for whoever asks the very same again.
+
+        Not each as it comes: what is wrong with one may show only afterwards, and kept it would come again.
+        """
+        for reply in replies:
+            if reply.cache_key is not None:
+                self.cache.put(reply.cache_key, Kept(reply.text, reply.tool_uses, reply.finish_reason))
 
     def named(self, model: str) -> str:
         """A model as metrics name it: agents may name any, those we know are so many and no more."""

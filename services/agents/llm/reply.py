@@ -56,7 +56,8 @@ class ModelReply:
 
     `parsed` is the value of a structured answer. `tokens` and `cost_nano_usd` are all that was spent on the
     way, by failed attempts too, which `failed` lists. `latency_ms` is that of the call that was
-    answered. Where not `price_known`, the model is not in the list of prices and its cost is 0.
+    answered. Where not `price_known`, the model is not in the list of prices and its cost is 0. `cache_key`:
+    under what `LanguageModels.keep` may keep it; None if it comes from there, or is not to be kept.
     """
 
     text: str
@@ -70,6 +71,7 @@ class ModelReply:
     finish_reason: str
     price_known: bool = True
     failed: tuple[Attempt, ...] = ()
+    cache_key: bytes | None = None
 
 
 class ModelFailure(Exception):  # noqa: N818 - the outcome of a ladder, not a fault of the program

@@ -24,7 +24,8 @@ class ModelRequest:
     """Messages, tools and the shape of the answer, as OpenAI's chat completions name them.
 
     `schema`: JSON Schema of an object that the answer has to keep; None for text. `cache_scope`: tenant,
-    agent and its version, part of the cache's key. None: the answer is never cached.
+    agent and its version, part of the cache's key. None: the answer is never cached. `fresh`: it does not
+    come from the cache, but may be kept there for others.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -33,3 +34,4 @@ class ModelRequest:
     schema: Mapping[str, Any] | None = None
     schema_name: str = "answer"
     cache_scope: str | None = None
+    fresh: bool = False
