@@ -17,7 +17,8 @@ from services.agents.tools import Scope, ToolOutcome
 
 _log = logging.getLogger(__name__)
 
-_CHANGED: Final = "Something was changed before this answer: the steps of the run show what"
+_CHANGED: Final = "Something was changed before this answer: the steps of the run show what."
+_MAY_HAVE_CHANGED: Final = "Something may have been changed: the steps of the run show what was tried."
 # Beside a request to act the state of its order is enough.
 _STATE: Final = "Where is it?"
 _OF_ORDERS: Final = frozenset({"get_order", "allocate_drivers"})
@@ -40,16 +41,17 @@ class Tools(Protocol):
 
 
 async def answer(
-    question: str, scope: Scope, tools: Tools, *, changed: bool = False
+    question: str, scope: Scope, tools: Tools, *, changed: bool = False, may_have_changed: bool = False
 ) -> tuple[str, list[ToolOutcome]]:
     """The answer and the uses of tools it rests on. Never raises but CancelledError.
 
-    `changed`: a model that got no further has changed something for this question before.
+    `changed`: a model that got no further has changed something for this question before;
+    `may_have_changed`: it has tried to, and nobody knows what became of it.
     """
     named = names_in(question, scope)
     refused = refused_act(question)
-    if changed:
-        refused = _CHANGED
+    if changed or may_have_changed:
+        refused = _CHANGED if changed else _MAY_HAVE_CHANGED
     calls = calls_of(question, named)
     if refused and named.orders:
         calls = [call for call in calls if call.tool in _OF_ORDERS]

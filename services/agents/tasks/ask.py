@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from grpc import StatusCode
+from waymesh.agent.v1.run_pb2 import STEP_KIND_TOOL, RunStep
 from waymesh.agent.v1.task_pb2 import AskRequest, AskResponse, RunOptions
 
 from services.agents import engines
@@ -17,6 +19,21 @@ NAME: Final = "ask"
 AGENT: Final = "dispatcher"
 # The engines' own answer takes calls to them, all at once. In seconds.
 ENGINES_S: Final = 1.0
+# With such an error whoever was asked to change something has refused; with any other it may be done.
+_NOT_DONE: Final = frozenset(
+    code.value[0]
+    for code in (
+        StatusCode.INVALID_ARGUMENT,
+        StatusCode.NOT_FOUND,
+        StatusCode.ALREADY_EXISTS,
+        StatusCode.PERMISSION_DENIED,
+        StatusCode.UNAUTHENTICATED,
+        StatusCode.RESOURCE_EXHAUSTED,
+        StatusCode.FAILED_PRECONDITION,
+        StatusCode.OUT_OF_RANGE,
+        StatusCode.UNIMPLEMENTED,
+    )
+)
 
 
 def scope_of(request: AskRequest, scope: Scope) -> None:
@@ -68,9 +85,18 @@ async def engines_words(question: str, context: Context) -> str:
         for step in journal.steps
         if step.HasField("result")
     )
+    unsure = context.scope.allow_changes and any(map(_may_have_changed, journal.steps))
     noted = _Noted(context.toolbox, journal)
-    text, _ = await engines.answer(question, context.scope, noted, changed=changed)
+    text, _ = await engines.answer(question, context.scope, noted, changed=changed, may_have_changed=unsure)
     return text
+
+
+def _may_have_changed(step: RunStep) -> bool:
+    """Whether a change was begun and nobody has said what became of it: the engine may have made it."""
+    if step.kind != STEP_KIND_TOOL or step.HasField("result") or step.error.code in _NOT_DONE:
+        return False
+    # Only tools that change things can be told not to. A model may have written nonsense instead.
+    return "dry_run" in step.arguments.fields and step.arguments["dry_run"] not in (True, None)
 
 
 @dataclass(frozen=True, slots=True)
