@@ -92,6 +92,8 @@ async def test_the_runs_of_a_process_that_was_killed_end_as_interrupted(database
             with pytest.raises(Aborted) as told:
                 (await one.runs.wait("acme", name)).answer(AskResponse)
             assert told.value.reason_name == "RUN_INTERRUPTED"
+            # The name is taken for good: what to do instead is told.
+            assert told.value.message.endswith("ask again under another run_id")
             assert told.value.metadata == {"run_id": name}
             assert await status(one, name) == pb.RUN_STATUS_FAILED
 

@@ -175,7 +175,7 @@ def cancelled(run_id: str) -> Cancelled:
 def interrupted(run_id: str) -> Aborted:
     """The error of a run whose process ended, or was away for so long that it counts as ended."""
     return Aborted(
-        "the process that had the run ended before the run did",
+        "the process that had the run ended before the run did; ask again under another run_id",
         reason=ERROR_REASON_RUN_INTERRUPTED,
         metadata={"run_id": run_id},
     )
