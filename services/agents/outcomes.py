@@ -7,6 +7,7 @@ from waymesh.agent.v1.run_pb2 import Usage
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
 from services.agents.catalogue import Agent
+from services.agents.recorded_names import CUSTOM, PREFIX
 from services.agents.runs.live_run import LiveRun
 from services.agents.runs.record import NewRun
 from services.mesh.feedback.actions import Action, DispatchResult
@@ -14,10 +15,6 @@ from services.mesh.feedback.dispatcher import Dispatcher
 from services.mesh.principal import DEFAULT_TENANT
 
 AGENT_TYPE: Final = "llm"
-# An agent may be called as a service is, whose milliseconds are not to be judged with a model's seconds.
-PREFIX: Final = "agents."
-# Of all agents that a tenant has made for itself: their names are its own.
-_CUSTOM: Final = "custom"
 # Where the context of a run's action holds what it spends.
 _USAGE: Final = "usage"
 _PRIVATE: Final = "private"
@@ -30,7 +27,7 @@ class Acting:
 
     def __init__(self, agent: Agent, work: Callable[[], Awaitable[Any]], text: str) -> None:
         known = agent.built_in or agent.tenant == DEFAULT_TENANT
-        self.name = PREFIX + (agent.name if known else _CUSTOM)
+        self.name = PREFIX + (agent.name if known else CUSTOM)
         self._work = work
         self._text = text
         self._response: Any = None

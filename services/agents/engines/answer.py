@@ -11,8 +11,8 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_COURIER_UNKNOWN, ERROR
 from services.agents.engines.acts import refused_act
 from services.agents.engines.intents import Call, Named, calls_of, names_in, wanted
 from services.agents.engines.offers import HELP, NOT_UNDERSTOOD
-from services.agents.engines.phrases import adjective, failure, is_idle, nobody, phrase
-from services.agents.engines.words import listed, paragraph
+from services.agents.engines.phrases import failure, is_idle, nobody, none_known, phrase
+from services.agents.engines.words import paragraph
 from services.agents.tools import Scope, ToolOutcome
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,8 @@ async def answer(
     used = await asyncio.gather(*(_use(call, named, scope, tools) for call in calls))
     told = [refused, *_about(question, named)]
     told += [_told(outcomes, question, acting=bool(refused)) for outcomes in used if outcomes]
-    text = paragraph([*dict.fromkeys(told), _idle(used)])
+    idle = [outcomes[-1] for outcomes in used if is_idle(outcomes[-1])]
+    text = paragraph([*dict.fromkeys(told), none_known(idle)])
     return text, [outcome for outcomes in used for outcome in outcomes]
 
 
@@ -78,16 +79,6 @@ def _about(question: str, named: Named) -> list[str]:
     if named.couriers and not named.orders and re.search(r"\bwhere\b", question, re.IGNORECASE):
         return ["I cannot see where couriers are, only the stops that they should make"]
     return []
-
-
-def _idle(used: list[list[ToolOutcome]]) -> str:
-    """The agents of which nothing is known, in one sentence."""
-    idle = [outcomes[-1] for outcomes in used if is_idle(outcomes[-1])]
-    if not idle:
-        return ""
-    kind = adjective(idle[0].arguments.get("status"))
-    agents = [str(one.result["agent_name"]) for one in idle if one.result is not None]
-    return f"no recent {kind}outcomes of {listed(agents)} are known"
 
 
 def _told(outcomes: list[ToolOutcome], question: str, *, acting: bool) -> str:

@@ -7,8 +7,8 @@ from itertools import islice
 from typing import Any, Final
 
 from services.agents.figures import Unit, numbers_in
+from services.agents.recorded_names import BUILT_IN_NAMES, OWN, PREFIX, recorded_name
 from services.agents.tools import Scope
-from services.agents.tools.outcomes import OWN
 from services.agents.tools.scope import names
 
 _MOST_CALLS: Final = 8
@@ -92,8 +92,20 @@ _AGENTS: Final = re.compile(r"\bagents?\b", re.IGNORECASE)
 _DOING: Final = re.compile(
     r"\b(do|did|does|doing|done|been|busy|lately|of late|recent\w*|last|up to)\b", re.I
 )
-# Those that do tasks by themselves.
-_ACTING: Final = ("allocation", "dispatcher", "eta", "route")
+# Those that do tasks by themselves, as many as one question may call; eta and route are agents and services.
+_ACTING: Final = (*(PREFIX + name for name in sorted(BUILT_IN_NAMES)), "allocation", "eta", "route")
+_LONGEST_FIRST: Final = sorted({*OWN, *BUILT_IN_NAMES}, key=len, reverse=True)
+_AGENT: Final = re.compile(
+    rf"(?<![\w.-])(?P<the>agent\s+)?(?P<name>{'|'.join(map(re.escape, _LONGEST_FIRST))})(?![\w-]|\.\w)"
+    r"(?P<one>\s+agent\b)?",
+    re.IGNORECASE,
+)
+# Somebody else's agent: what looks like a name, or is said to be one.
+_OTHER_AGENT: Final = re.compile(
+    r"\bwhat\s+(?:did|does|has|is|was)\s+(?:the\s+)?(?P<the>agent\s+)?[\"'`]?"
+    rf"(?P<name>{_TOKEN})[\"'`]?\s+(?:do|done|doing|been|up)\b",
+    re.IGNORECASE,
+)
 _WEATHER: Final = re.compile(r"\b(weather|forecast)\b", re.IGNORECASE)
 _ALLOCATE: Final = re.compile(
     r"\b(allocat\w*|assign\w*|dispatch\b"
@@ -291,8 +303,16 @@ def _is_about_agents(question: str) -> bool:
 
 
 def _agents_in(question: str) -> list[str]:
-    lower = question.lower()
-    return [name for name in sorted(OWN) if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", lower)]
+    """The agents that a question names, as outcomes call them if they are Waymesh's."""
+    found: dict[str, None] = {}
+    for match in islice(_AGENT.finditer(question), _MOST_LOOKED_AT):
+        name = match["name"].lower()
+        said_so = (match["the"] or match["one"]) and name in BUILT_IN_NAMES
+        found[PREFIX + name if said_so else recorded_name(name)] = None
+    other = None if found else _OTHER_AGENT.search(question)
+    if other is not None and (other["the"] or re.search(r"\w[-_.]\w", other["name"])):
+        found[other["name"]] = None
+    return sorted(found)
 
 
 def _route(driver_id: str) -> Call:

@@ -1,7 +1,7 @@
 """Results of tools as sentences."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,7 +11,9 @@ from waymesh.route.v1.route_service_pb2 import OptimizeRouteResponse
 
 from services.agents.engines.eta import explain_eta, factor, is_handed_over, kept_promise
 from services.agents.engines.route import explain_route
+from services.agents.engines.standing import standing
 from services.agents.engines.words import (
+    agent,
     between,
     counted,
     courier,
@@ -26,6 +28,7 @@ from services.agents.engines.words import (
     sentence,
     when,
 )
+from services.agents.recorded_names import PREFIX, SERVICES
 from services.agents.tools import ToolOutcome
 from services.mesh import json_codec
 
@@ -118,6 +121,31 @@ def adjective(status: object) -> str:
 def is_idle(outcome: ToolOutcome) -> bool:
     """Whether this says that nothing is known of an agent."""
     return outcome.name == "recent_outcomes" and outcome.result is not None and not outcome.result["outcomes"]
+
+
+def none_known(idle: Sequence[ToolOutcome]) -> str:
+    """That nothing is known of these agents, in one sentence."""
+    results = [one.result for one in idle if one.result is not None]
+    names = [agent(str(result["agent_name"])) for result in results]
+    if not names:
+        return ""
+    kinds = {
+        "agent": [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)],
+        "service": [name for name in names if name in SERVICES],
+    }
+    groups = [f"of {kind}{'s' if len(of) > 1 else ''} {listed(of)}" for kind, of in kinds.items() if of]
+    groups += [f"of {_agent(name)}" for name in names if _agent(name) == name]
+    told = f"no recent {adjective(idle[0].arguments.get('status'))}outcomes {listed(groups)} are known"
+    notes = dict.fromkeys(str(result["note"]) for result in results if "note" in result)
+    return ": ".join([told, *notes])
+
+
+def _agent(recorded: str) -> str:
+    """Whose outcomes are told; a service and an agent may have the same name."""
+    name = agent(recorded)
+    if name.startswith(PREFIX):
+        return f"agent {name.removeprefix(PREFIX)}"
+    return f"service {name}" if name in SERVICES else name
 
 
 def _order(result: Mapping[str, Any], arguments: Mapping[str, Any], question: str) -> str:
@@ -218,11 +246,17 @@ def _allocated(result: Mapping[str, Any]) -> str:
         out_of = each.get("allocation_score_out_of")
         score = number(each["allocation_score"]) + (f" out of {number(out_of)}" if out_of else "")
         told.append(f"{who} would carry {what}, with a score of {score}{why}")
-    told += [
-        f"{order(each['order_id'])} would have to wait: {each['engine_text'] or 'no reason was given'}"
-        for each in result["unallocated"]
-    ]
+    told += [_left(each) for each in result["unallocated"]]
     return paragraph(told or ["none of these orders is waiting for a courier"])
+
+
+def _left(one: Mapping[str, Any]) -> str:
+    """Why an order is given to nobody: not every one of them waits."""
+    why = one["engine_text"]
+    stands = standing(one["order_id"], why)
+    if stands:
+        return f"{stands}, so no courier is looked for"
+    return f"{order(one['order_id'])} would have to wait: {why or 'no reason was given'}"
 
 
 def _traffic(result: Mapping[str, Any], arguments: Mapping[str, Any], question: str) -> str:
@@ -294,7 +328,7 @@ def _outcomes(result: Mapping[str, Any], arguments: Mapping[str, Any], question:
     # Of a single one its kind is said at once.
     status = arguments.get("status") or (rows[0]["status"] if len(rows) == 1 else None)
     told = counted(result["count"], f"recent {adjective(status)}outcome")
-    told += f" of {result['agent_name']} {'is' if result['count'] == 1 else 'are'} known"
+    told += f" of {_agent(result['agent_name'])} {'is' if result['count'] == 1 else 'are'} known"
     if not status:
         counts = result["count_by_status"].items()
         ended = [f"{count} {adjective(each).strip() or 'other'}" for each, count in counts]

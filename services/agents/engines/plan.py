@@ -5,6 +5,7 @@ from typing import Final
 
 from waymesh.agent.v1.task_pb2 import CourierRoute, DeliveryPlan
 
+from services.agents.engines.standing import standing
 from services.agents.engines.words import (
     clock,
     courier,
@@ -69,12 +70,16 @@ def _who(plan: DeliveryPlan, does: str) -> str:
 
 
 def _waiting(plans: Sequence[DeliveryPlan]) -> list[str]:
-    return [
-        f"{order(plan.order_id)} has no courier: "
-        f"{engine_text(plan.unallocated_reason) or 'the engine gave no reason'}"
-        for plan in plans
-        if not _has_courier(plan)
-    ]
+    return [_left(plan) for plan in plans if not _has_courier(plan)]
+
+
+def _left(plan: DeliveryPlan) -> str:
+    """Why an order is given to nobody: not every one of them waits."""
+    stands = standing(plan.order_id, plan.unallocated_reason)
+    if stands:
+        return f"{stands}: there is nothing to plan"
+    why = engine_text(plan.unallocated_reason) or "the engine gave no reason"
+    return f"{order(plan.order_id)} has no courier: {why}"
 
 
 def _at_risk(plans: Sequence[DeliveryPlan]) -> str:

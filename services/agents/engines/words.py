@@ -94,6 +94,11 @@ def courier(driver_id: str) -> str:
     return f"courier {driver_id}" if _sayable(driver_id) else "the courier"
 
 
+def agent(name: str) -> str:
+    """The name of an agent; that it is one, if the name is none that can stand in a sentence."""
+    return name if _sayable(name) else "the agent"
+
+
 def listed(parts: Sequence[str]) -> str:
     """`a, b and c`."""
     if len(parts) < 2:

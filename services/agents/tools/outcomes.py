@@ -7,54 +7,76 @@ from pydantic import Field
 from waymesh.feedback.v1.feedback_service_pb2 import ListOutcomesRequest, ListOutcomesResponse
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus
 
+from services.agents.recorded_names import CUSTOM, OWN, PREFIX, recorded_name
 from services.agents.tools import shapes
 from services.agents.tools.desk import Desk
 from services.agents.tools.scope import is_plain_id
+from services.mesh.principal import DEFAULT_TENANT
 
 Status = Literal["success", "failure", "partial", "timeout", "cancelled"]
 
-# Waymesh's own; every other agent belongs to somebody.
-OWN: Final = frozenset(
-    {
-        "eta",
-        "route",
-        "feedback",
-        "gateway",
-        "agents",
-        "allocation",
-        "dispatcher",
-        "agent-demo",
-        "agent-custom",
-    }
-)
 _MOST: Final = 50
 _NAME: Final = re.compile(r"[A-Za-z_.]{1,40}")
+_NOT_APART: Final = "what agents of a tenant's own did is not told, only what built-in ones did"
 
 
 async def recent_outcomes(
     desk: Desk,
-    agent_name: Annotated[str, Field(description="The agent, such as eta or route.", pattern=r"^.{1,128}$")],
+    agent_name: Annotated[
+        str,
+        Field(
+            description="The agent, such as dispatcher or agents.eta; eta and route alone are the services.",
+            pattern=r"^.{1,128}$",
+        ),
+    ],
     status: Annotated[Status | None, Field(description="Only outcomes that ended so; null: all.")] = None,
     count: Annotated[int | None, Field(description="How many at most; null: 20.", ge=1, le=_MOST)] = None,
 ) -> dict[str, Any]:
     """What an agent did of late, newest first: when, how it ended, how long it took, what kind of error."""
-    if agent_name not in OWN:
+    name = recorded_name(agent_name)
+    if name not in OWN:
         desk.open_name(agent_name, "an agent")
-    request = ListOutcomesRequest(page_size=count or 20, agent_name=agent_name)
-    if status is not None:
-        request.statuses.append(OutcomeStatus.Value(f"OUTCOME_STATUS_{status.upper()}"))
-    answer: ListOutcomesResponse = await desk.feedback.ListOutcomes(request)
+        if not _may_tell(name, desk.scope.tenant):
+            raise desk.refused("an agent")
+    answer = await _newest(desk, name, status, count)
+    operators = desk.scope.tenant == DEFAULT_TENANT
+    inside = PREFIX + name
+    if not answer.events and name not in OWN and operators and _may_tell(inside, desk.scope.tenant):
+        # Nobody else has recorded outcomes under the bare name, so it is the name of an agent in here.
+        found = await _newest(desk, inside, status, count)
+        if found.events:
+            name, answer = inside, found
     rows = [_row(event) for event in answer.events]
     ended: dict[str, int] = {}
     for row in rows:
         ended[row["status"]] = ended.get(row["status"], 0) + 1
-    return {
-        "agent_name": agent_name if is_plain_id(agent_name) else "the agent",
+    told: dict[str, Any] = {
+        "agent_name": name if is_plain_id(name) else "the agent",
         "count": len(rows),
         "count_by_status": ended,
         "outcomes": rows,
         "more": bool(answer.next_page_token),
     }
+    if not rows and name not in OWN and not operators:
+        told["note"] = _NOT_APART
+    return told
+
+
+def _may_tell(name: str, tenant: str) -> bool:
+    """Whether a tenant may hear of what is no agent of Waymesh's own.
+
+    Runs of tenants' agents are recorded under one name for all, so that nobody learns what others have made;
+    operators' agents are recorded by name, which is nobody else's business.
+    """
+    return not name.startswith(PREFIX) or (tenant == DEFAULT_TENANT and name != PREFIX + CUSTOM)
+
+
+async def _newest(desk: Desk, name: str, status: Status | None, count: int | None) -> ListOutcomesResponse:
+    request = ListOutcomesRequest(page_size=count or 20, agent_name=name)
+    if status is not None:
+        request.statuses.append(OutcomeStatus.Value(f"OUTCOME_STATUS_{status.upper()}"))
+    answer: ListOutcomesResponse = await desk.feedback.ListOutcomes(request)
+    return answer
 
 
 def _row(event: OutcomeEvent) -> dict[str, Any]:

@@ -58,6 +58,11 @@ reasons = st.one_of(
             "2.5 min of work cheaper than driver_99, the next best",
             "no courier has the skills age 18, 7 tesla",
             "no courier within reach",
+            "is assigned",
+            "is picked_up",
+            "is delivered",
+            "is cancelled",
+            "not known",
             "",
         ]
     ),

@@ -63,7 +63,8 @@ def strange(text: str, answer: Message) -> list[str]:
         )
     ]
     # Whatever else has a digit was not read, so it had better be a word of the engine.
-    words = {word for each in texts for word in _DIGITS.findall(each)}
+    # Of `0A0` the number was read and `A0` is left, there as here.
+    words = {word for each in texts for form in (each, _SAID.sub("", each)) for word in _DIGITS.findall(form)}
     return unknown + [word for word in _DIGITS.findall(_SAID.sub("", text)) if word not in words]
 
 

@@ -200,6 +200,40 @@ def test_a_proposal_is_told_as_one() -> None:
     assert text.endswith("Nothing was changed.")
 
 
+STANDING = [
+    ("is assigned", "Order o-1 has a courier already: there is nothing to plan."),
+    ("is picked_up", "Order o-1 is on its way to the customer already: there is nothing to plan."),
+    ("is delivered", "Order o-1 was delivered: there is nothing to plan."),
+    ("is cancelled", "Order o-1 was cancelled: there is nothing to plan."),
+    ("not known", "Order o-1 is not known: there is nothing to plan."),
+    ("no courier within reach", "Order o-1 has no courier: no courier within reach."),
+    ("", "Order o-1 has no courier: the engine gave no reason."),
+]
+
+
+@pytest.mark.parametrize(("reason", "told"), STANDING)
+@pytest.mark.parametrize("committed", [True, False])
+def test_an_order_that_does_not_wait_is_not_said_to_have_no_courier(
+    reason: str, told: str, committed: bool
+) -> None:
+    plans = [DeliveryPlan(order_id="o-1", unallocated_reason=reason)]
+    unchanged = "" if committed else " Nothing was changed."
+    assert critique(plans, committed=committed) == told + unchanged
+
+
+def test_an_order_that_does_not_wait_says_nothing_of_the_others() -> None:
+    """Windows, routes and times are those of the orders that are planned."""
+    planned = DeliveryPlan(
+        order_id="o-2",
+        allocation=an_allocation("o-2"),
+        prediction=a_prediction("o-2", promise_probability=0.9),
+    )
+    text = critique([DeliveryPlan(order_id="o-1", unallocated_reason="is delivered"), planned])
+    assert "Order o-1 was delivered: there is nothing to plan." in text
+    assert text.endswith("Every promised window that is known is likely to be kept.")
+    assert "not known" not in text
+
+
 def test_who_asks_for_one_thing_is_told_no_other() -> None:
     prediction = a_prediction(factors=[Factor(name="traffic", minutes=3.0)])
     assert explain_eta(prediction, "Where is it?", courier_told=True) == (

@@ -6,7 +6,7 @@ Looked through twice: as answers of models are, and by a reader that shares noth
 import pytest
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from waymesh.agent.v1.task_pb2 import PlanDeliveryResponse
 from waymesh.eta.v1.eta_pb2 import EtaPrediction
 from waymesh.route.v1.route_service_pb2 import OptimizeRouteResponse
@@ -34,6 +34,7 @@ def test_every_number_of_a_predictions_explanation_is_the_predictions(
 
 
 @CASES
+@example(OptimizeRouteResponse(optimization={"reason": "0A0AA"}, plan={"stops": [{"order_id": "o"}]}), "")
 @given(made.routes, made.questions)
 def test_every_number_of_a_routes_explanation_is_the_routes(
     route: OptimizeRouteResponse, question: str

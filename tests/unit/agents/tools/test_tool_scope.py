@@ -5,6 +5,8 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from waymesh.feedback.v1.feedback_service_pb2 import ListOutcomesResponse
+from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_ORDER_UNKNOWN
 from waymesh.order.v1.order_pb2 import Merchant, OrderItem
 from waymesh.route.v1.route_service_pb2 import GetOrderResponse
@@ -177,3 +179,65 @@ async def test_a_tool_that_the_agent_does_not_have_is_refused() -> None:
     assert outcome.error is not None
     assert outcome.error.reason_name == "TOOL_REFUSED"
     assert mesh.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "recorded"),
+    [
+        ("dispatcher", "agents.dispatcher"),
+        ("agents.dispatcher", "agents.dispatcher"),
+        ("agent-demo", "agents.agent-demo"),
+        ("agent-custom", "agents.agent-custom"),
+        ("agents.eta", "agents.eta"),
+        ("eta", "eta"),
+        ("agents", "agents"),
+        ("allocation", "allocation"),
+    ],
+)
+async def test_agents_of_our_own_are_asked_for_as_they_are_recorded_by_anybody(
+    asked: str, recorded: str
+) -> None:
+    mesh = Mesh()
+    outcome = await mesh.use("recent_outcomes", json.dumps({"agent_name": asked}), Scope(tenant="acme"))
+    assert outcome.result is not None
+    assert outcome.result["agent_name"] == recorded
+    assert [request.agent_name for request in mesh.feedback.requests("ListOutcomes")] == [recorded]
+
+
+@pytest.mark.parametrize(
+    ("tenant", "asked"),
+    # Operators' agents are recorded by name; under `custom` are those of all other tenants.
+    [("acme", "agents.night-shift"), ("acme", "agents.custom"), ("default", "agents.custom")],
+)
+async def test_what_others_have_made_is_refused_even_by_name(tenant: str, asked: str) -> None:
+    mesh = Mesh()
+    scope = Scope(tenant=tenant, words=f"What did {asked} do?")
+    outcome = await mesh.use("recent_outcomes", json.dumps({"agent_name": asked}), scope)
+    assert outcome.error is not None
+    assert outcome.error.reason_name == "TOOL_REFUSED"
+    assert mesh.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("tenant", "asked", "looked_for"),
+    [
+        ("default", "night-shift", ["night-shift", "agents.night-shift"]),
+        ("default", "agents.night-shift", ["agents.night-shift"]),
+        ("default", "custom", ["custom"]),
+        ("acme", "night-shift", ["night-shift"]),
+    ],
+)
+async def test_operators_alone_find_what_their_own_agents_did(
+    tenant: str, asked: str, looked_for: list[str]
+) -> None:
+    mesh = Mesh()
+    events = {"agents.night-shift": [OutcomeEvent(status=1)], "agents.custom": [OutcomeEvent(status=2)]}
+    mesh.feedback.answers["ListOutcomes"] = lambda request: ListOutcomesResponse(
+        events=events.get(request.agent_name, [])
+    )
+    scope = Scope(tenant=tenant, words=f"What did {asked} do?")
+    outcome = await mesh.use("recent_outcomes", json.dumps({"agent_name": asked}), scope)
+    assert [request.agent_name for request in mesh.feedback.requests("ListOutcomes")] == looked_for
+    assert outcome.result is not None
+    assert outcome.result["count"] == len(events.get(looked_for[-1], []))
+    assert ("note" in outcome.result) == (tenant != "default")
