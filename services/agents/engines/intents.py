@@ -103,7 +103,7 @@ _AGENT: Final = re.compile(
 # Somebody else's agent: what looks like a name, or is said to be one.
 _OTHER_AGENT: Final = re.compile(
     r"\bwhat\s+(?:did|does|has|is|was)\s+(?:the\s+)?(?P<the>agent\s+)?[\"'`]?"
-    rf"(?P<name>{_TOKEN})[\"'`]?\s+(?:do|done|doing|been|up)\b",
+    rf"(?P<name>(?!been\b){_TOKEN})[\"'`]?\s+(?:do|done|doing|been|up)\b",
     re.IGNORECASE,
 )
 _WEATHER: Final = re.compile(r"\b(weather|forecast)\b", re.IGNORECASE)

@@ -18,6 +18,12 @@ async def ask(question: str, mesh: Mesh, scope: Scope | None = None) -> str:
     return text
 
 
+EVERYBODY = (
+    *(f"agents.{name}" for name in ("agent-custom", "agent-demo", "dispatcher", "eta", "route")),
+    *("allocation", "eta", "route"),
+)
+
+
 def recent(agent: str) -> Call:
     """What an agent did of late, however that ended."""
     return Call("recent_outcomes", {"agent_name": agent, "status": None})
@@ -38,6 +44,7 @@ def recent(agent: str) -> Call:
         ("What did night-shift do of late?", [recent("night-shift")]),
         ("What has the agent Nightly been up to?", [recent("Nightly")]),
         ("What did Peter do of late?", []),
+        ("What has the agent been doing?", [recent(each) for each in EVERYBODY]),
     ],
 )
 def test_agents_are_asked_for_as_outcomes_call_them(question: str, expected: list[Call]) -> None:
