@@ -62,6 +62,7 @@ Prices = Annotated[Mapping[str, Price], NoDecode, PlainValidator(_prices)]
 class AgentsSettings(GrpcSettings):
     """What agents reads from the environment, once."""
 
+    service: ClassVar[str] = "agents"
     admin_place: ClassVar[int] = 3
 
     port: Port = Field(50054, validation_alias="WAYMESH_AGENTS_PORT")

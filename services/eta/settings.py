@@ -10,6 +10,7 @@ from services.mesh.settings import GrpcSettings, Port
 class EtaSettings(GrpcSettings):
     """What eta reads from the environment, once."""
 
+    service: ClassVar[str] = "eta"
     admin_place: ClassVar[int] = 0
 
     port: Port = Field(50051, validation_alias="WAYMESH_ETA_PORT")

@@ -37,6 +37,7 @@ RulesFile = Annotated[Rules, NoDecode, PlainValidator(_rules)]
 class FeedbackSettings(GrpcSettings):
     """What feedback reads from the environment, once."""
 
+    service: ClassVar[str] = "feedback"
     admin_place: ClassVar[int] = 2
 
     port: Port = Field(50053, validation_alias="WAYMESH_FEEDBACK_PORT")

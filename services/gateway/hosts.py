@@ -1,21 +1,12 @@
-"""Whether a name is this machine's own loopback, as a `Host` header or a setting gives it."""
+"""Whether a `Host` header names this machine's own loopback."""
 
-import ipaddress
 import re
 from functools import lru_cache
 from typing import Final
 
+from services.mesh.hosts import is_loopback
+
 _AUTHORITY: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z.-]+))(?::[0-9]{0,5})?")
-
-
-def is_loopback(name: str) -> bool:
-    """Of a bare name or address: `localhost`, all of 127.0.0.0/8, `::1`."""
-    if name.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 @lru_cache(maxsize=256)

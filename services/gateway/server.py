@@ -17,7 +17,6 @@ from services.gateway.caller import callers, stream_callers
 from services.gateway.cors import Cors
 from services.gateway.edge import Edge
 from services.gateway.execute import Executor
-from services.gateway.hosts import is_loopback
 from services.gateway.key_sync import KeySync
 from services.gateway.keys import KeyRing, Snapshot
 from services.gateway.limits import Rate
@@ -32,6 +31,7 @@ from services.gateway.store import MIGRATIONS, SCHEMA, KeyStore
 from services.mesh import logs
 from services.mesh.client import ClientFactory
 from services.mesh.feedback.signals import SignalSender
+from services.mesh.hosts import is_loopback
 from services.mesh.lifecycle import Lifecycle, run_process, settle
 from services.mesh.settings import SettingsError, describe, load
 from services.mesh.store import Store

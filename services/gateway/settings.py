@@ -2,11 +2,13 @@
 
 import os
 import re
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final, Self
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from services.mesh.settings import MeshSettings, Port, Target
+from services.mesh.hosts import is_loopback
+from services.mesh.settings import Disagreement, MeshSettings, Port, Target
+from services.mesh.tls import settings as tls
 
 # `timeout_ms` of a request, at most: longer work than this is no task of an edge.
 MAX_TIMEOUT_MS: Final = 60_000
@@ -21,7 +23,11 @@ def _fits_a_header(key: SecretStr) -> SecretStr:
 class GatewaySettings(MeshSettings):
     """What the gateway reads from the environment, once."""
 
+    service: ClassVar[str] = "gateway"
+
     port: Port = Field(8000, validation_alias="PORT")
+    # Metrics and what health knows, in plain text; without, the public port has both.
+    admin: Port | None = Field(None, validation_alias="WAYMESH_GATEWAY_ADMIN_PORT")
     agent_demo_port: Port = Field(3001, validation_alias="WAYMESH_AGENT_DEMO_PORT")
     agent_custom_port: Port = Field(3002, validation_alias="WAYMESH_AGENT_CUSTOM_PORT")
     # The runtimes ask for no key, so they have a host of their own that bind_host does not open.
@@ -39,6 +45,18 @@ class GatewaySettings(MeshSettings):
     keep_alive_s: float = Field(75.0, validation_alias="WAYMESH_KEEP_ALIVE_S", gt=0, le=3600)
     # Origins of browsers that may call, separated by commas; `*` for any. Empty: none.
     cors_origins: str = Field("", validation_alias="WAYMESH_CORS_ORIGINS")
+
+    @model_validator(mode="after")
+    def _check_plaintext(self) -> Self:
+        tls.check_serving(self, self.service)
+        if not self.allow_plaintext and not is_loopback(self.runtime_host):
+            raise Disagreement(
+                "WAYMESH_RUNTIME_HOST",
+                self.runtime_host,
+                "an address of loopback, since runtimes speak no TLS and ask for no key: set it to one, or "
+                "WAYMESH_ALLOW_PLAINTEXT=true to serve them in plain text",
+            )
+        return self
 
     @property
     def origins(self) -> frozenset[str]:

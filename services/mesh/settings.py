@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 import annotated_types
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
@@ -55,11 +63,19 @@ _PORT: Final = r"(6553[0-5]|655[0-2]\d|65[0-4]\d\d|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\
 _KAFKA_SERVER: Final = rf"\s*(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:{_PORT})?\s*"
 _KAFKA_SERVERS: Final = rf"^{_KAFKA_SERVER}(,{_KAFKA_SERVER})*$"
 
+# Who may call: a last part of a SPIFFE ID, or a whole one.
+_PEER: Final = r"\s*(spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+|[A-Za-z0-9._-]+)\s*"
+_PEERS: Final = rf"^{_PEER}(,{_PEER})*$"
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 HttpUrl = Annotated[str, AfterValidator(_http_url), Field(description="an http:// or https:// address")]
 Target = Annotated[
     str, Field(min_length=1, description="host:port or a gRPC target such as dns:///eta:50051")
 ]
+
+
+# One variable for the processes of several services, each of which has a file of its own.
+OwnFile = Annotated[Path, Field(description="a path; {service} in it stands for the service's name")]
 
 
 def default_data_dir() -> Path:
@@ -76,6 +92,9 @@ class MeshSettings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True, case_sensitive=True, env_ignore_empty=True, extra="ignore", populate_by_name=True
     )
+
+    # Who reads them; commands do so for the operator.
+    service: ClassVar[str] = "operator"
 
     data_dir: Path = Field(default_factory=default_data_dir, validation_alias="WAYMESH_DATA_DIR")
     database_url: str | None = Field(
@@ -126,6 +145,21 @@ class MeshSettings(BaseSettings):
     ] = Field("INFO", validation_alias="LOG_LEVEL")
 
     bind_host: str = Field("127.0.0.1", validation_alias="WAYMESH_BIND_HOST", min_length=1)
+    # Metrics and health are plain HTTP: no secrets, and kubelets and Prometheus read them.
+    admin_host: str | None = Field(None, validation_alias="WAYMESH_ADMIN_HOST", min_length=1)
+    # A plain gRPC port that serves grpc.health.v1 alone: kubelets speak no TLS.
+    health_port: Port | None = Field(None, validation_alias="WAYMESH_HEALTH_PORT")
+    tls_cert_file: OwnFile | None = Field(None, validation_alias="WAYMESH_TLS_CERT_FILE")
+    tls_key_file: OwnFile | None = Field(None, validation_alias="WAYMESH_TLS_KEY_FILE")
+    tls_ca_file: OwnFile | None = Field(None, validation_alias="WAYMESH_TLS_CA_FILE")
+    # Names beyond those that callers.py lists for this service, with commas between them.
+    tls_allowed_peers: str | None = Field(
+        None,
+        validation_alias="WAYMESH_TLS_ALLOWED_PEERS",
+        pattern=_PEERS,
+        description="names of services or whole SPIFFE IDs, with commas between them",
+    )
+    allow_plaintext: bool = Field(False, validation_alias="WAYMESH_ALLOW_PLAINTEXT")
     eta_target: Target = Field("127.0.0.1:50051", validation_alias="WAYMESH_ETA_TARGET")
     route_target: Target = Field("127.0.0.1:50052", validation_alias="WAYMESH_ROUTE_TARGET")
     feedback_target: Target = Field("127.0.0.1:50053", validation_alias="WAYMESH_FEEDBACK_TARGET")
@@ -136,6 +170,20 @@ class MeshSettings(BaseSettings):
         None, validation_alias="WAYMESH_MAX_CONCURRENT_RPCS", ge=1, le=1_000_000
     )
 
+    @field_validator("tls_cert_file", "tls_key_file", "tls_ca_file")
+    @classmethod
+    def _own_file(cls, path: Path | None) -> Path | None:
+        return None if path is None else Path(str(path).replace("{service}", cls.service))
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        """Whether the files of TLS, where they are named, can be used."""
+        if self.tls_cert_file or self.tls_key_file or self.tls_ca_file:
+            from services.mesh.tls import settings as tls  # late: `up` on a laptop has none
+
+            tls.check(self)
+        return self
+
     @model_validator(mode="after")
     def _check_kafka(self) -> Self:
         """Whether a cluster, where one is used, can be spoken to with what is given."""
@@ -144,6 +192,16 @@ class MeshSettings(BaseSettings):
 
             kafka_security.check(self)
         return self
+
+    @property
+    def admin_bind(self) -> str:
+        """Address that metrics and health are served on."""
+        return self.admin_host or self.bind_host
+
+    @property
+    def allowed_peers(self) -> frozenset[str]:
+        """Who may call besides those that the mesh knows of."""
+        return frozenset(name.strip() for name in (self.tls_allowed_peers or "").split(",") if name.strip())
 
     @property
     def kafka_enabled(self) -> bool:
@@ -174,6 +232,13 @@ class GrpcSettings(MeshSettings):
 
     port: Port
     admin: Port | None
+
+    @model_validator(mode="after")
+    def _check_plaintext(self) -> Self:
+        from services.mesh.tls import settings as tls
+
+        tls.check_serving(self, self.service)
+        return self
 
     @property
     def admin_listen(self) -> int:

@@ -10,6 +10,7 @@ from services.mesh.settings import GrpcSettings, Port
 class RouteSettings(GrpcSettings):
     """What route reads from the environment, once."""
 
+    service: ClassVar[str] = "route"
     admin_place: ClassVar[int] = 1
 
     port: Port = Field(50052, validation_alias="WAYMESH_ROUTE_PORT")
