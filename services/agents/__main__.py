@@ -1,5 +1,13 @@
-"""`python -m services.agents`."""
+"""`python -m services.agents`: one process of agents; with `migrate`, its schema."""
 
-from services.agents.server import main
+import sys
+from pathlib import Path
 
-main()
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["migrate"]:
+        from services.mesh.store.migrate_command import main as migrate
+
+        sys.exit(migrate("agents", Path(__file__).parent / "migrations", sys.argv[2:]))
+    from services.agents.server import main
+
+    main()

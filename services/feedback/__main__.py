@@ -1,5 +1,13 @@
-"""`python -m services.feedback`."""
+"""`python -m services.feedback`: one process of feedback; with `migrate`, its schema."""
 
-from services.feedback.server import main
+import sys
+from pathlib import Path
 
-main()
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["migrate"]:
+        from services.mesh.store.migrate_command import main as migrate
+
+        sys.exit(migrate("feedback", Path(__file__).parent / "migrations", sys.argv[2:]))
+    from services.feedback.server import main
+
+    main()

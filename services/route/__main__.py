@@ -1,6 +1,13 @@
-"""`python -m services.route`: one process of route."""
+"""`python -m services.route`: one process of route; with `migrate`, its schema."""
 
-from services.route.server import main
+import sys
+from pathlib import Path
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["migrate"]:
+        from services.mesh.store.migrate_command import main as migrate
+
+        sys.exit(migrate("route", Path(__file__).parent / "migrations", sys.argv[2:]))
+    from services.route.server import main
+
     main()

@@ -3,7 +3,7 @@
 from services.mesh.store.embedded import EmbeddedPostgres, EmbeddedPostgresError, running_dsn
 from services.mesh.store.failures import is_transient, unavailable
 from services.mesh.store.group_commit import GroupCommit
-from services.mesh.store.migrations import MigrationError, Migrations, migrate
+from services.mesh.store.migrations import MigrationError, Migrations, migrate, missing
 from services.mesh.store.pool import Store, connect
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "connect",
     "is_transient",
     "migrate",
+    "missing",
     "running_dsn",
     "unavailable",
 ]

@@ -55,9 +55,7 @@ async def migrate(connection: asyncpg.Connection, schema: str, sets: Sequence[Mi
     Processes that start together wait for each other. Raises MigrationError if a file that was run has
     changed or gone, or if the database is ahead of the files.
     """
-    if not _SCHEMA.fullmatch(schema):
-        raise MigrationError(f"'{schema}' is no name for a schema: allowed are a-z, 0-9 and _")
-    plans = [(one.name, _read(one.folder)) for one in sets]
+    plans = _plans(schema, sets)
     await connection.execute("SELECT pg_advisory_lock($1, hashtext($2))", _LOCK, schema)
     try:
         await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
@@ -71,24 +69,16 @@ async def migrate(connection: asyncpg.Connection, schema: str, sets: Sequence[Mi
             await connection.execute("SELECT pg_advisory_unlock($1, hashtext($2))", _LOCK, schema)
 
 
+async def missing(connection: asyncpg.Connection, schema: str, sets: Sequence[Migrations]) -> list[str]:
+    """Names of the files that `migrate` would run, in their order. Changes nothing; raises MigrationError."""
+    plans = _plans(schema, sets)
+    if await connection.fetchval("SELECT to_regclass($1)", f"{schema}.migrations") is None:
+        return [file.name for _, files in plans for file in files]
+    return [file.name for name, files in plans for file in await _waiting(connection, schema, name, files)]
+
+
 async def _run(connection: asyncpg.Connection, schema: str, name: str, files: Sequence[_File]) -> int:
-    rows = await connection.fetch(
-        f"SELECT number, name, checksum FROM {schema}.migrations WHERE set = $1 ORDER BY number", name
-    )
-    known = {file.number: file for file in files}
-    for row in rows:
-        file = known.get(row["number"])
-        if file is None:
-            raise MigrationError(
-                f"schema {schema} has migration {row['name']}, which this version does not know; "
-                "run a version at least as new as the one that made it"
-            )
-        if file.checksum != row["checksum"]:
-            raise MigrationError(
-                f"migration {file.name} of schema {schema} has changed since it was run; "
-                "put it back and add a new file"
-            )
-    waiting = files[len(rows) :]
+    waiting = await _waiting(connection, schema, name, files)
     for file in waiting:
         async with connection.transaction():
             # The caller's search_path need not be this schema.
@@ -106,6 +96,35 @@ async def _run(connection: asyncpg.Connection, schema: str, name: str, files: Se
             )
         _log.info("schema %s: ran %s", schema, file.name)
     return len(waiting)
+
+
+async def _waiting(
+    connection: asyncpg.Connection, schema: str, name: str, files: Sequence[_File]
+) -> Sequence[_File]:
+    """Those that were not run yet. Raises MigrationError if what was run is not what the files say."""
+    rows = await connection.fetch(
+        f"SELECT number, name, checksum FROM {schema}.migrations WHERE set = $1 ORDER BY number", name
+    )
+    known = {file.number: file for file in files}
+    for row in rows:
+        file = known.get(row["number"])
+        if file is None:
+            raise MigrationError(
+                f"schema {schema} has migration {row['name']}, which this version does not know; "
+                "run a version at least as new as the one that made it"
+            )
+        if file.checksum != row["checksum"]:
+            raise MigrationError(
+                f"migration {file.name} of schema {schema} has changed since it was run; "
+                "put it back and add a new file"
+            )
+    return files[len(rows) :]
+
+
+def _plans(schema: str, sets: Sequence[Migrations]) -> list[tuple[str, list[_File]]]:
+    if not _SCHEMA.fullmatch(schema):
+        raise MigrationError(f"'{schema}' is no name for a schema: allowed are a-z, 0-9 and _")
+    return [(one.name, _read(one.folder)) for one in sets]
 
 
 def _read(folder: Path) -> list[_File]:
