@@ -34,9 +34,16 @@ class OutcomeSender:
     """Background task: the outbox to feedback, at least once; feedback stores each once by its id."""
 
     def __init__(
-        self, store: EtaStore, feedback: "FeedbackServiceAsyncStub", *, on_sent: Callable[[], None]
+        self,
+        store: EtaStore,
+        feedback: "FeedbackServiceAsyncStub",
+        *,
+        on_sent: Callable[[], None],
+        on_scored: Callable[[DeliveryOutcome], None],
     ) -> None:
+        """`on_scored` is given each outcome that was new to feedback, once over all replicas."""
         self._store = store
+        self._on_scored = on_scored
         self._on_sent = on_sent
         self._feedback = feedback
 
@@ -88,6 +95,8 @@ class OutcomeSender:
                 continue
             if result.HasField("error"):
                 _tell(result.id, result.error.message)
+            elif not result.duplicate:
+                self._on_scored(outcomes[result.index])
             done.append(outcomes[result.index].outcome_id)
         return done
 

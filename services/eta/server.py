@@ -10,6 +10,7 @@ from waymesh.eta.v1 import eta_service_pb2
 from waymesh.eta.v1.eta_service_pb2_grpc import add_EtaServiceServicer_to_server
 from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
 
+from services.eta.accuracy import Accuracy
 from services.eta.activity import Activity
 from services.eta.arrivals import OrderArrivals
 from services.eta.consumer import FixConsumer
@@ -83,6 +84,9 @@ class Eta(GrpcService[EtaSettings]):
             seen_fixes=settings.dedupe_fixes,
             predictions=timedelta(hours=settings.keep_predictions_hours),
         )
+        accuracy = Accuracy(self.telemetry.registry)
+        sender = OutcomeSender(store, feedback, on_sent=learner.soon, on_scored=accuracy.scored)
+        self.telemetry.outboxes.watch("deliveries", store.waiting_outcomes)
 
         def partitions() -> list[Partition]:
             return list(consumer.partitions.values())
@@ -93,7 +97,7 @@ class Eta(GrpcService[EtaSettings]):
         lifecycle.background("orders", orders.run)
         lifecycle.background("arrivals", arrivals.run)
         lifecycle.background("fixes", fixes.run)
-        lifecycle.background("outcomes", OutcomeSender(store, feedback, on_sent=learner.soon).run)
+        lifecycle.background("outcomes", sender.run)
         lifecycle.background("learning", learner.run)
         lifecycle.background("signals", signals.run)
         lifecycle.background("housekeeping", housekeeping.run)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from services.eta.couriers import COURIER, NEVER
 from services.eta.seen import Hashes
 from services.eta.tracks import TRACK_FIELDS, Track
+from services.mesh.outboxes import Waiting
 from services.mesh.store import Store
 
 Connection: TypeAlias = asyncpg.Connection
@@ -306,6 +307,14 @@ class EtaStore:
             "SELECT outcome FROM outcome_outbox ORDER BY queued_at, outcome_id LIMIT $1", limit
         )
         return [row["outcome"] for row in rows]
+
+    async def waiting_outcomes(self) -> Waiting:
+        """How many wait, and for how long the oldest has."""
+        events, oldest_age_s = await self.pool.fetchrow(
+            "SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(queued_at)), 0)::float8 "
+            "FROM outcome_outbox"
+        )
+        return Waiting(events, oldest_age_s)
 
     async def drop_outcomes(self, ids: Sequence[str]) -> None:
         await self.pool.execute("DELETE FROM outcome_outbox WHERE outcome_id = ANY($1)", ids)

@@ -68,6 +68,7 @@ class Gateway:
             for owner in {*tasks.owners(self.tasks), *(each.owner for each in bindings)}
         }
         self.status = Status(self.factory, {o: t for o, t in targets.items() if t is not None}, self.keys)
+        self.status.tell(telemetry.health)
         executor = Executor(
             self.tasks,
             callers(self.factory, self.tasks, targets.get),
@@ -109,6 +110,7 @@ class Gateway:
         life.on_ready(self._ready)
         life.background("keys", self.keys.run)
         life.background("signals", self.signals.run)
+        life.background("event loop lag", self.telemetry.loop_lag.run)
         return life
 
     async def start(self) -> Lifecycle:
@@ -142,6 +144,7 @@ class Gateway:
                 connect_s=_CONNECT_S,
                 command_timeout_s=5.0,
             )
+            self.telemetry.watch_pool(self._store.pool)
         return KeyStore(self._store)
 
     async def _close_store(self) -> None:

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import grpc
+from prometheus_client import Gauge
 
 from services.gateway import faults
 from services.gateway.exchange import Answer, Exchange
@@ -59,6 +61,18 @@ class Status:
     async def live(self, exchange: Exchange) -> Answer:
         """GET /health/live: 200 as long as the loop turns."""
         return Answer(200, json_codec.dumps({"status": "ok", "service": exchange.service, "checks": {}}))
+
+    def tell(self, health: Gauge) -> None:
+        """`waymesh_health` of the keys and of each service, as of each scrape."""
+        health.labels("keys").set_function(
+            lambda: float(self._keys.loaded.is_set() and not self._keys.failure)
+        )
+        for owner, target in self._targets.items():
+            health.labels(owner).set_function(partial(self._reaches, target))
+
+    def _reaches(self, target: str) -> float:
+        state = self._factory.channel(target).get_state(True)
+        return float(state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE)
 
     def _word(self) -> str:
         if self.draining:

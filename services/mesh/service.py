@@ -68,6 +68,8 @@ class GrpcService(ABC, Generic[S]):
         self.signals = SignalSender(name, self.record_signals)
         self.server.health.on_change(self.signals.check_changed)
         self.lifecycle.background("signals of the mesh", self.signals.run)
+        self.lifecycle.background("outboxes", self.telemetry.outboxes.run)
+        self.lifecycle.background("event loop lag", self.telemetry.loop_lag.run)
         self.lifecycle.on_start(self.wire)
 
     @abstractmethod
@@ -86,6 +88,7 @@ class GrpcService(ABC, Generic[S]):
         """The service's schema; while it cannot be reached, the service is not well."""
         store = await Store.open(self._dsn, schema=self.name, migrations=migrations)
         self.lifecycle.on_stop(store.close)
+        self.telemetry.watch_pool(store.pool)
         self.server.check("store", store.ping)
         return store
 
@@ -94,6 +97,7 @@ class GrpcService(ABC, Generic[S]):
         bus = create_bus(self.settings, service=self.name, pool=store.pool, telemetry=self.telemetry)
         await bus.start()
         self.lifecycle.on_stop(bus.close)
+        self.telemetry.outboxes.watch("events", bus.unsent)
         return bus
 
     def clients(self, retry: RetryPolicy | None = None) -> ClientFactory:

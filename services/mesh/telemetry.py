@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.trace import NoOpTracer, Tracer
@@ -25,9 +26,12 @@ from prometheus_client import (
 )
 
 from services.mesh.call_times import CallTimes
+from services.mesh.loop_lag import LoopLag
+from services.mesh.outboxes import Outboxes
 from services.mesh.settings import MeshSettings
 
 if TYPE_CHECKING:
+    from asyncpg import Pool
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
     from services.mesh.spans import SpanRecorder
@@ -38,6 +42,8 @@ _log = logging.getLogger(__name__)
 LATENCY_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0
 )  # fmt: skip
+# From an event that is handled as it comes to one that has waited for an hour.
+_AGE_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 _SHUTDOWN_S: Final = 2.0
 
 
@@ -120,6 +126,34 @@ class Telemetry:
         self.health = Gauge(
             "waymesh_health", "1 while a dependency check passes", ["check"], registry=self.registry
         )
+        self.event_age = Histogram(
+            "waymesh_event_age_seconds",
+            "Time from when the bus took an event in to when it was handled, of the oldest of each batch",
+            ["topic"],
+            buckets=_AGE_BUCKETS,
+            registry=self.registry,
+        )
+        self._connections = Gauge(
+            "waymesh_store_connections",
+            "Connections to PostgreSQL, by what they do",
+            ["state"],
+            registry=self.registry,
+        )
+        self._connections_max = Gauge(
+            "waymesh_store_connections_max", "Connections there may be at most", registry=self.registry
+        )
+        self.outboxes = Outboxes()
+        self.registry.register(self.outboxes)
+        self.loop_lag = LoopLag(self.registry)
+        Gauge(
+            "waymesh_build_info", "Which build this is; always 1", ["version"], registry=self.registry
+        ).labels(metadata.version("waymesh")).set(1)
+
+    def watch_pool(self, pool: "Pool") -> None:
+        """The connections of the process's store, as of each scrape."""
+        self._connections.labels("idle").set_function(pool.get_idle_size)
+        self._connections.labels("in_use").set_function(lambda: pool.get_size() - pool.get_idle_size())
+        self._connections_max.set_function(pool.get_max_size)
 
     @classmethod
     def create(

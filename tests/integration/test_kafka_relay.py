@@ -9,7 +9,7 @@ import pytest
 
 from services.mesh.events import Record
 from services.mesh.events.kafka_client import KafkaOptions
-from services.mesh.events.kafka_relay import KafkaRelay
+from services.mesh.events.kafka_relay import KafkaRelay, unsent
 from services.mesh.events.kafka_sender import KafkaSender
 from services.mesh.events.kafka_watch import KafkaWatch
 from services.mesh.events.metering import SilentMeter
@@ -263,3 +263,22 @@ async def test_a_relay_that_ends_waits_a_moment_for_what_is_under_way(process: P
         asyncio.get_running_loop().call_later(0.05, brokers.open.set)
     assert [record.value for record in brokers.taken] == [b"1"]
     assert await left(process) == []
+
+
+async def test_what_waits_for_the_brokers_is_counted_with_the_age_of_the_oldest(process: Process) -> None:
+    brokers = Brokers()
+    async with relaying(process, brokers):
+        await process.publish(message("one", "first"))
+        await brokers.has("first")
+    oldest = message("one", "second")
+    await process.publish(oldest, message("other", "third"))
+    aged = "UPDATE bus.log SET time = time - interval '90 seconds' WHERE event_id = $1"
+    await process.pool.execute(aged, oldest.event_id)
+    waiting = await unsent(process.pool)
+    assert waiting.events == 2
+    assert waiting.oldest_age_s >= 90
+    async with relaying(process, brokers):
+        async with asyncio.timeout(GUARD_S):
+            while (await unsent(process.pool)).events:
+                await asyncio.sleep(0.01)
+    assert (await unsent(process.pool)).oldest_age_s == 0

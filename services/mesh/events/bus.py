@@ -9,6 +9,7 @@ from typing import Final, Protocol, TypeAlias, TypeVar, dataclass_transform
 import asyncpg
 
 from services.mesh import request_id
+from services.mesh.outboxes import Waiting
 
 T = TypeVar("T")
 
@@ -148,4 +149,11 @@ class EventBus(Protocol):
 
     async def dead_letter(self, conn: asyncpg.Connection, record: Record, reason: str) -> None:
         """Puts a record on `dead-letters`, with reason and origin, in the caller's transaction."""
+        ...
+
+    async def unsent(self) -> Waiting:
+        """What is published and no reader can have yet, whichever process published it.
+
+        Raises what the store raises.
+        """
         ...

@@ -142,6 +142,7 @@ class Handling:
             await self._apply([], [(first, reason)], advance)
         patience.succeeded()
         self._meter.count(first.topic, "consumed", len(records))
+        self._meter.age(first.topic, max(time.time() - first.time.timestamp(), 0.0))
         return True
 
     async def _apply(self, records: list[Record], dead: list[tuple[Record, str]], advance: Advance) -> None:

@@ -16,7 +16,7 @@ from services.mesh.events.inbox import admit_once, forget
 from services.mesh.events.kafka_broadcast import KafkaBroadcastConsumer
 from services.mesh.events.kafka_client import KafkaOptions
 from services.mesh.events.kafka_group import KafkaGroupConsumer
-from services.mesh.events.kafka_relay import KafkaRelay
+from services.mesh.events.kafka_relay import KafkaRelay, unsent
 from services.mesh.events.kafka_sender import KafkaSender
 from services.mesh.events.kafka_topics import create_topics
 from services.mesh.events.kafka_watch import KafkaWatch
@@ -25,6 +25,7 @@ from services.mesh.events.postgres import MIGRATIONS, SCHEMA
 from services.mesh.events.postgres_link import PostgresLink
 from services.mesh.events.postgres_log import PostgresLog, UnknownTopicError
 from services.mesh.events.topics import TOPICS, Topic
+from services.mesh.outboxes import Waiting
 from services.mesh.store.failures import is_transient
 from services.mesh.store.migrations import Migrations, migrate
 
@@ -136,6 +137,10 @@ class KafkaBus:
     async def dead_letter(self, conn: asyncpg.Connection, record: Record, reason: str) -> None:
         """Puts a record on `dead-letters` in the caller's transaction."""
         await self.publish(conn, [dead_letter(record, reason)])
+
+    async def unsent(self) -> Waiting:
+        """What the log holds for the brokers."""
+        return await unsent(self._pool)
 
     def _check(self, topics: Sequence[str]) -> None:
         for topic in topics:

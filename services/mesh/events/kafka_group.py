@@ -18,14 +18,14 @@ from services.mesh.events.handling import FencedError, Handling, Patience
 from services.mesh.events.kafka_client import KafkaOptions, unless_cut_off
 from services.mesh.events.kafka_mark import Mark
 from services.mesh.events.kafka_watch import KafkaWatch
-from services.mesh.events.metering import Meter
+from services.mesh.events.metering import LagTeller, Meter
 from services.mesh.store.failures import is_transient
 
 _log = logging.getLogger(__name__)
 
 _POLL_MS: Final = 200
 _COMMIT_S: Final = 1.0
-_METER_S: Final = 1.0
+_LAG_S: Final = 1.0
 _STOP_S: Final = 5.0
 _RESTART_S: Final = (0.1, 5.0)
 
@@ -87,7 +87,7 @@ class KafkaGroupConsumer:
         self._watch = watch
         self._trouble = f"group {group} cannot read"
         self._unwanted = ("ce_source", unless_from.encode()) if unless_from else None
-        self._metered_at = 0.0
+        self._lag_teller = LagTeller(meter)
         self._places: dict[TopicPartition, Place] = {}
         # Whose places are still to be looked up.
         self._assigned: set[TopicPartition] = set()
@@ -115,6 +115,10 @@ class KafkaGroupConsumer:
 
     def lag(self) -> Mapping[tuple[str, int], int]:
         """Events not yet handled, by (topic, partition), as of the last fetch of each."""
+        return self._lag(doubtful=False)
+
+    def _lag(self, *, doubtful: bool) -> Mapping[tuple[str, int], int]:
+        """With `doubtful`, also of partitions where a commit failed, which may be further than we know."""
         found: dict[tuple[str, int], int] = {}
         consumer = self._consumer
         if consumer is None:
@@ -123,7 +127,7 @@ class KafkaGroupConsumer:
         held = consumer.assignment()
         for partition, place in self._places.items():
             high = consumer.highwater(partition) if partition in held else None
-            if high is not None and place.known:
+            if high is not None and (place.known or (doubtful and place.mark is not None)):
                 name = self._options.name_here(partition.topic)
                 begin = place.first if place.mark is None else place.mark.next
                 found[name, partition.partition] = max(0, high - begin)
@@ -136,6 +140,7 @@ class KafkaGroupConsumer:
         self._assigned.clear()
         names = [self._options.name_in_cluster(topic) for topic in self._topics]
         consumer.subscribe(topics=names, listener=_Changes(self._places, self._assigned))
+        telling = asyncio.create_task(self._tell_lag(), name="bus-lag")
         try:
             await consumer.start()
             self._consumer = consumer
@@ -149,9 +154,10 @@ class KafkaGroupConsumer:
                         await self._take(consumer, partition, raw)
                 self._watch.worked(self._trouble)
                 await self._commit(consumer)
-                self._tell_lag()
         finally:
             self._consumer = None
+            telling.cancel()
+            self._lag_teller.end()
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(consumer.stop(), _STOP_S)
 
@@ -297,11 +303,11 @@ class KafkaGroupConsumer:
                 async with asyncio.timeout(_COMMIT_S):
                     await consumer.commit(offsets)
 
-    def _tell_lag(self) -> None:
-        if time.monotonic() > self._metered_at + _METER_S:
-            self._metered_at = time.monotonic()
-            for (topic, partition), events in self.lag().items():
-                self._meter.lag(topic, partition, events)
+    async def _tell_lag(self) -> None:
+        """Beside the reading: a handler that hangs or fails again and again is what lag is looked at for."""
+        while True:
+            self._lag_teller.tell(lambda: self._lag(doubtful=True))
+            await asyncio.sleep(_LAG_S)
 
 
 class _Changes(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -18,11 +18,12 @@ from services.mesh.events.dead_letters import dead_letter
 from services.mesh.events.handling import Advance, FencedError, Patience
 from services.mesh.events.kafka_sender import KafkaSender
 from services.mesh.events.kafka_watch import KafkaWatch
-from services.mesh.events.metering import Meter, count_published
+from services.mesh.events.metering import Meter, SilentMeter, count_published
 from services.mesh.events.postgres_group import GroupConsumer
 from services.mesh.events.postgres_link import PostgresLink
 from services.mesh.events.postgres_log import PostgresLog
 from services.mesh.events.postgres_reader import Batch, Cursor
+from services.mesh.outboxes import Waiting
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,23 @@ _BATCH: Final = 1000
 _TURN_S: Final = 0.25
 # How long one that ends waits for answers.
 _FINISH_S: Final = 1.0
+# Of each partition only the oldest event is looked at: an outage of hours leaves millions.
+_UNSENT: Final = """
+SELECT coalesce(sum(greatest(h.last - o.position, 0)), 0)::bigint,
+  coalesce(extract(epoch FROM clock_timestamp() - min(l.time)), 0)::float8
+FROM bus.offsets o JOIN bus.heads h USING (part)
+LEFT JOIN LATERAL (
+  SELECT time FROM bus.log WHERE log.part = o.part AND log.position > o.position ORDER BY log.position LIMIT 1
+) l ON true
+WHERE o.group_name = $1
+"""
 _DELETE: Final = "DELETE FROM bus.log WHERE part = $1 AND position <= $2"
+
+
+async def unsent(pool: asyncpg.Pool) -> Waiting:
+    """What waits in the log for the relay. Raises what the store raises."""
+    events, oldest_age_s = await pool.fetchrow(_UNSENT, GROUP)
+    return Waiting(events, oldest_age_s)
 
 
 class RelayHandling:
@@ -115,7 +132,8 @@ class KafkaRelay(GroupConsumer):
         watch: KafkaWatch,
     ) -> None:
         handling = RelayHandling(pool, log, sender, meter, watch)
-        super().__init__(pool, log, link, GROUP, topics, handling, _BATCH, meter)
+        # Its lag is that of the outbox, and not of those who read the topics.
+        super().__init__(pool, log, link, GROUP, topics, handling, _BATCH, SilentMeter())
         self._under_way: dict[int, asyncio.Task[None]] = {}
         # Those that were under way at the last look at the balance.
         self._kept: set[int] = set()

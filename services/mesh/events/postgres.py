@@ -18,6 +18,7 @@ from services.mesh.events.postgres_link import PostgresLink
 from services.mesh.events.postgres_log import PostgresLog
 from services.mesh.events.postgres_retention import Retention
 from services.mesh.events.topics import TOPICS, Topic
+from services.mesh.outboxes import Waiting
 from services.mesh.store.migrations import Migrations, migrate
 
 _log = logging.getLogger(__name__)
@@ -110,3 +111,7 @@ class PostgresBus:
     async def dead_letter(self, conn: asyncpg.Connection, record: Record, reason: str) -> None:
         """Puts a record on `dead-letters` in the caller's transaction."""
         await self.publish(conn, [dead_letter(record, reason)])
+
+    async def unsent(self) -> Waiting:
+        """Nothing: the log's row is the event."""
+        return Waiting(0)

@@ -57,6 +57,7 @@ class BroadcastConsumer(PartitionReader):
                     pause_s = min(pause_s * 2, 1.0)
         finally:
             self._link.remove(self)
+            self._lag_teller.end()
             await self._drop_ahead()
 
     async def _place(self) -> None:

@@ -90,6 +90,7 @@ class GroupConsumer(PartitionReader):
                     pause_s = min(pause_s * 2, 1.0)
         finally:
             self._link.remove(self)
+            self._lag_teller.end()
             await self._drop_ahead()
             await self._leave()
 

@@ -5,15 +5,12 @@ import contextlib
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from services.mesh.events.bus import Record
 from services.mesh.events.handling import Patience
-from services.mesh.events.metering import Meter
+from services.mesh.events.metering import LagTeller, Meter
 from services.mesh.events.postgres_link import PostgresLink
 from services.mesh.events.postgres_log import Partition, PostgresLog, Slice
-
-_METER_S: Final = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +61,7 @@ class PartitionReader:
         self._max_batch = max_batch
         self._unless_from = unless_from
         self._meter = meter
-        self._metered_at = 0.0
+        self._lag_teller = LagTeller(meter)
         self._cursors: dict[int, Cursor] = {}
         self._wake = asyncio.Event()
         self._ahead: asyncio.Task[list[Batch]] | None = None
@@ -94,10 +91,7 @@ class PartitionReader:
             if heads.get(part, 0) > max(cursor.position, cursor.empty_to):
                 cursor.pending = True
                 self._wake.set()
-        if time.monotonic() > self._metered_at + _METER_S:
-            self._metered_at = time.monotonic()
-            for (topic, partition), events in self.lag().items():
-                self._meter.lag(topic, partition, events)
+        self._lag_teller.tell(self.lag)
 
     def group_changed(self) -> None:
         """Of concern to members of groups alone."""

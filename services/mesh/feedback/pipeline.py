@@ -14,6 +14,7 @@ from prometheus_client import Counter
 from waymesh.feedback.v1 import feedback_service_pb2, feedback_service_pb2_grpc
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus
 
+from services.mesh import outboxes
 from services.mesh.client import ClientFactory
 from services.mesh.errors import MeshError
 from services.mesh.feedback.outcome import fit_to_record, unreadable
@@ -101,6 +102,8 @@ class FeedbackPipeline:
                 registry=telemetry.registry,
             )
         )
+        if telemetry is not None:
+            telemetry.outboxes.watch("outcomes", self._unsent)
 
     @classmethod
     def create(
@@ -373,6 +376,10 @@ class FeedbackPipeline:
             self._count("delivered", len(leftover.records) - len(replay.refused))
             self._count("dropped", len(replay.refused))
             self._count("damaged", leftover.damaged)
+
+    async def _unsent(self) -> outboxes.Waiting:
+        size_bytes, oldest_age_s = await self._on_disk(self._spool.standing)
+        return outboxes.Waiting(len(self._waiting), oldest_age_s, size_bytes)
 
     async def _on_disk(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, work)

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -93,6 +94,8 @@ class Spool:
         self._path: Path | None = None
         self._written = 0
         self._skipped: set[Path] = set()
+        # Of each file, when its records began to wait; by the wall clock, as the file system tells it.
+        self._seen: dict[Path, float] = {}
         # Folders whose names are not known to be durable yet.
         self._made: list[Path] = []
         # Over the file being written: a reader must not close it under a writer.
@@ -156,6 +159,15 @@ class Spool:
     def size(self) -> int:
         """Bytes that wait on disk, files of other processes included."""
         return sum(map(_size, self._paths(_SUFFIX)))
+
+    def standing(self) -> tuple[int, float]:
+        """Bytes that wait on disk, and for how many seconds the oldest have, as far as this process saw."""
+        now = time.time()
+        paths = self._paths(_SUFFIX)
+        # A file that is being written is as young as its last record; so the first time it is seen counts.
+        self._seen = {path: self._seen.get(path) or _changed(path, now) for path in paths}
+        since = min(self._seen.values(), default=now)
+        return sum(map(_size, paths)), max(now - since, 0.0)
 
     def close(self) -> None:
         """Lets go of the file being written; the next record begins another."""
@@ -330,6 +342,13 @@ def _locked(file: int) -> bool:
     except BlockingIOError:
         return False
     return os.fstat(file).st_nlink > 0
+
+
+def _changed(path: Path, now: float) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # another process has just delivered it
+        return now
 
 
 def _size(path: Path) -> int:

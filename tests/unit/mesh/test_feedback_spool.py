@@ -250,3 +250,19 @@ def test_a_crash_at_any_byte_loses_nothing_that_was_acknowledged(
     assert back[: len(acknowledged)] == acknowledged
     rest = back[len(acknowledged) :]
     assert rest == torn[: len(rest)]
+
+
+def test_a_spool_tells_how_long_its_oldest_records_wait_however_often_more_come(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.append(numbered(1))
+    (path,) = tmp_path.iterdir()
+    os.utime(path, (time.time() - 300,) * 2)
+    size, age_s = spool.standing()
+    spool.append(numbered(1))  # the file is now as young as this record
+    more, still_s = spool.standing()
+    assert size < more
+    assert 300 <= age_s <= still_s
+
+
+def test_an_empty_spool_waits_for_nothing(tmp_path: Path) -> None:
+    assert Spool(tmp_path / "none").standing() == (0, 0.0)
