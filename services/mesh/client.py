@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import random
+import ssl
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -20,6 +22,7 @@ from services.mesh.deadline import Clock
 from services.mesh.health import SERVING
 from services.mesh.retry import RetryPolicy
 from services.mesh.telemetry import Telemetry
+from services.mesh.tls.live import LiveTls
 from services.mesh.wire.channel import WireChannel, address_of
 
 Stub = TypeVar("Stub")
@@ -46,7 +49,9 @@ class ClientFactory:
         max_message_mib: int = 64,
         clock: Clock = time.monotonic,
         rng: random.Random | None = None,
+        tls: LiveTls | None = None,
     ) -> None:
+        """With `tls`, targets show certificates of their names, and this process shows its own."""
         self.name = name
         self._telemetry = telemetry
         self._breaker_policy = breaker or BreakerPolicy()
@@ -55,9 +60,13 @@ class ClientFactory:
         self._max_message_mib = max_message_mib
         self._clock = clock
         self._rng = rng or random.Random()
+        self._tls = tls
+        if tls is not None:
+            tls.on_change(self._renew)
         self._channels: dict[str, MeshChannel] = {}
         self._listeners: list[Listener] = []
         self._watches: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._closed = False
 
     def stub(self, stub_class: Callable[[grpc.aio.Channel], Stub], target: str) -> Stub:
         """A stub whose calls raise MeshErrors; unary ones give coroutines, streams give async iterators."""
@@ -67,9 +76,7 @@ class ClientFactory:
         """The channel to a target such as `127.0.0.1:50051` or `eta:50051` (all addresses of the name)."""
         channel = self._channels.get(target)
         if channel is None:
-            bare = grpc.aio.insecure_channel(
-                transport.resolvable(target), options=transport.client_options(self._max_message_mib)
-            )
+            bare = transport.channel(target, self._max_message_mib, self._tls)
             breaker = BreakerLink(
                 self._breaker_policy,
                 self._telemetry,
@@ -81,7 +88,12 @@ class ClientFactory:
             address = address_of(target)
             wire = None
             if address is not None:
-                wire = WireChannel(target, address, max_message_bytes=self._max_message_mib << 20)
+                wire = WireChannel(
+                    target,
+                    address,
+                    max_message_bytes=self._max_message_mib << 20,
+                    tls=None if self._tls is None else self._client_context,
+                )
             channel = self._channels[target] = MeshChannel(bare, chain, wire)
         return channel
 
@@ -95,6 +107,9 @@ class ClientFactory:
 
     async def close(self) -> None:
         """Ends all channels and calls."""
+        if self._tls is not None and not self._closed:
+            self._tls.forget(self._renew)
+        self._closed = True
         watches = list(self._watches.values())
         self._watches.clear()
         for watch in watches:
@@ -104,6 +119,15 @@ class ClientFactory:
         self._channels.clear()
         for channel in channels:
             await channel.close()
+
+    def _client_context(self) -> ssl.SSLContext:
+        assert self._tls is not None
+        return self._tls.current.client
+
+    def _renew(self, _credentials: object) -> None:
+        """New calls use new connections, made with what is current now."""
+        for target, channel in self._channels.items():
+            channel.renew(partial(transport.channel, target, self._max_message_mib, self._tls))
 
     def _on_change(self, target: str, breaker: Breaker, old: State, new: State) -> None:
         for listener in self._listeners:
@@ -147,16 +171,17 @@ class ClientFactory:
         channel = self._channels.get(target)
         if channel is None:
             return
-        watch = health_pb2_grpc.HealthStub(channel.bare).Watch(
-            health_pb2.HealthCheckRequest(service=service), wait_for_ready=True
-        )
-        try:
-            async for response in watch:
-                yield response.status
-        except grpc.aio.AioRpcError as error:
-            _log.debug("the health watch of %s broke: %s", service, error.code())
-        finally:
-            watch.cancel()
+        with channel.hold() as bare:
+            watch = health_pb2_grpc.HealthStub(bare).Watch(
+                health_pb2.HealthCheckRequest(service=service), wait_for_ready=True
+            )
+            try:
+                async for response in watch:
+                    yield response.status
+            except grpc.aio.AioRpcError as error:
+                _log.debug("the health watch of %s broke: %s", service, error.code())
+            finally:
+                watch.cancel()
 
     def _open_breakers(self, target: str, service: str) -> list[Breaker]:
         channel = self._channels.get(target)

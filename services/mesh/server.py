@@ -15,7 +15,10 @@ from services.mesh.admin import AdminServer
 from services.mesh.chain.serve import ServerInterceptor, server_links
 from services.mesh.errors import FieldViolation
 from services.mesh.health import Health, Probe
+from services.mesh.health_port import HealthPort, address
 from services.mesh.telemetry import Telemetry
+from services.mesh.tls.live import LiveTls
+from services.mesh.tls.peer import Peers
 
 Servicer = TypeVar("Servicer")
 
@@ -62,9 +65,16 @@ class GrpcServer:
         max_concurrent: int | None = None,
         grace_s: float = GRACE_S,
         finite_streams: Collection[str] = (),
+        admin_host: str | None = None,
+        health_port: int | None = None,
+        tls: LiveTls | None = None,
+        further_peers: Collection[str] = (),
     ) -> None:
         """`grace_s`: how long calls under way may go on when the server drains. `finite_streams`: paths of
         RPCs whose streams end by themselves within that time; others are ended at once.
+
+        With `tls`, callers show a certificate of one of those who call this service, or of `further_peers`.
+        Metrics and health are plain, at `admin_host` where that is another one.
         """
         self.name = name
         self.port = port
@@ -76,19 +86,29 @@ class GrpcServer:
         self._grace_s = grace_s
         self._finite_streams = frozenset(finite_streams)
         self._more: dict[type[Message], Callable[[Any], list[FieldViolation]]] = {}
-        self._interceptor = ServerInterceptor(server_links(telemetry, self._more))
+        self._tls = tls
+        peers = None if tls is None else Peers(tls.current.id, further_peers)
+        self._interceptor = ServerInterceptor(server_links(telemetry, self._more, peers=peers), peers)
         self._servicers: list[tuple[Callable[[Any, Any], None], object]] = []
         self._server: grpc.aio.Server | None = None
         self._admin = (
             None
             if admin_port is None
-            else AdminServer(host, admin_port, telemetry=telemetry, health=self.health)
+            else AdminServer(admin_host or host, admin_port, telemetry=telemetry, health=self.health)
+        )
+        self._health_port = (
+            None if health_port is None else HealthPort(admin_host or host, health_port, self.health.servicer)
         )
 
     @property
     def admin_port(self) -> int:
         """Bound admin port; 0 if there is none."""
         return 0 if self._admin is None else self._admin.port
+
+    @property
+    def health_port(self) -> int:
+        """Bound port of the plain health service; 0 if there is none."""
+        return 0 if self._health_port is None else self._health_port.port
 
     def add(self, register: Callable[[Servicer, grpc.aio.Server], None], servicer: Servicer) -> None:
         """Serves `servicer`; `register` is the generated `add_…Servicer_to_server`."""
@@ -115,12 +135,17 @@ class GrpcServer:
         names = list(registrar.services)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        where = address(self._host, self.port)
         try:
-            self.port = server.add_insecure_port(f"{self._host}:{self.port}")
+            if self._tls is None:
+                self.port = server.add_insecure_port(where)
+            else:
+                self.port = server.add_secure_port(where, self._tls.server_credentials())
         except RuntimeError as error:
             raise OSError(f"{self._host}:{self.port} cannot be bound") from error
-        if self._admin is not None:
-            await self._admin.start()
+        for plain in (self._admin, self._health_port):
+            if plain is not None:
+                await plain.start()
         await server.start()
         self._server = server
         await self.health.start(names)
@@ -146,5 +171,6 @@ class GrpcServer:
         server, self._server = self._server, None
         if server is not None:
             await server.stop(None)
-        if self._admin is not None:
-            await self._admin.stop()
+        for plain in (self._admin, self._health_port):
+            if plain is not None:
+                await plain.stop()

@@ -18,6 +18,7 @@ from services.mesh.server import GRACE_S, GrpcServer
 from services.mesh.settings import GrpcSettings
 from services.mesh.store import Store
 from services.mesh.telemetry import Telemetry
+from services.mesh.tls.live import LiveTls
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -52,6 +53,9 @@ class GrpcService(ABC, Generic[S]):
         self.group = f"{settings.kafka_group_id}.{name}"
         self.lifecycle = Lifecycle(name, drain_s=settings.drain_s)
         self.telemetry = Telemetry.create(name, settings, span_processors=span_processors)
+        self.tls = LiveTls.of(settings, self.telemetry.registry)
+        if self.tls is not None:
+            self.lifecycle.background("certificates", self.tls.watch)
         self.server = GrpcServer(
             name,
             host=settings.bind_host,
@@ -62,6 +66,10 @@ class GrpcService(ABC, Generic[S]):
             max_concurrent=settings.max_concurrent_rpcs,
             grace_s=grace_s,
             finite_streams=finite_streams,
+            admin_host=settings.admin_bind,
+            health_port=settings.health_port,
+            tls=self.tls,
+            further_peers=settings.allowed_peers,
         )
         self.lifecycle.on_stop(self.telemetry.shutdown)
         self._feedback: Any = None
@@ -107,6 +115,7 @@ class GrpcService(ABC, Generic[S]):
             telemetry=self.telemetry,
             retry=retry,
             max_message_mib=self.settings.max_message_mib,
+            tls=self.tls,
         )
         factory.on_breaker_change(self.signals.breaker_changed)
         self.lifecycle.on_stop(factory.close)

@@ -5,7 +5,12 @@ Meaning of each: grpc_types.h / channel_arg_names.h of gRPC core.
 
 import ipaddress
 import json
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+if TYPE_CHECKING:
+    from services.mesh.tls.live import LiveTls
 
 Options = list[tuple[str, str | int]]
 
@@ -16,6 +21,8 @@ SERVER_MIN_PING_INTERVAL_MS: Final = 10_000
 _KEEPALIVE_TIMEOUT_MS: Final = 10_000
 # Room for a status with its details besides what else travels in metadata.
 _METADATA_BYTES: Final = 32 * 1024
+# Who has connected and does not get on with the handshake of TLS is hung up on.
+_HANDSHAKE_MS: Final = 10_000
 # Connections end now and then, so that clients see servers that have come since; calls under way may finish.
 MAX_CONNECTION_AGE_MS: Final = 600_000
 _MAX_CONNECTION_AGE_GRACE_MS: Final = 60_000
@@ -40,6 +47,7 @@ def server_options(max_message_mib: int, max_connection_age_ms: int = MAX_CONNEC
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", CLIENT_KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.max_connection_age_ms", max_connection_age_ms),
         ("grpc.max_connection_age_grace_ms", _MAX_CONNECTION_AGE_GRACE_MS),
     ]
@@ -63,6 +71,14 @@ def client_options(max_message_mib: int) -> Options:
         ("grpc.max_reconnect_backoff_ms", max_ms),
         ("grpc.dns_min_time_between_resolutions_ms", _RESOLVE_AGAIN_MS),
     ]
+
+
+def channel(target: str, max_message_mib: int, tls: "LiveTls | None" = None) -> grpc.aio.Channel:
+    """A channel without links, with the certificates that are current now."""
+    options = client_options(max_message_mib)
+    if tls is None:
+        return grpc.aio.insecure_channel(resolvable(target), options=options)
+    return grpc.aio.secure_channel(resolvable(target), tls.channel_credentials(), options=options)
 
 
 def resolvable(target: str) -> str:

@@ -12,11 +12,25 @@ class Place(NamedTuple):
     because: str
 
 
-SERVER: Final = ("request_id", "principal", "trace", "metrics", "log", "errors", "deadline", "validation")
+SERVER: Final = (
+    "request_id",
+    "peer",
+    "principal",
+    "trace",
+    "metrics",
+    "log",
+    "errors",
+    "admission",
+    "deadline",
+    "validation",
+)
 CLIENT: Final = ("trace", "request_id", "principal", "metrics", "breaker", "retry", "deadline", "errors")
 
 SERVER_REASONS: Final = (
     Place("request_id", ("trace", "log"), "spans and lines carry the id"),
+    Place("peer", ("principal",), "who calls decides whether it is believed for whom"),
+    Place("errors", ("admission",), "who may not call is told so like of any other error"),
+    Place("admission", ("deadline", "validation"), "who may not call learns nothing else"),
     Place("principal", ("errors", "deadline", "validation"), "what goes wrong goes wrong for somebody"),
     Place("trace", ("metrics", "log", "errors"), "every line below names the trace, the log's own too"),
     Place("metrics", ("errors", "deadline", "validation"), "rejected calls are counted with their code"),

@@ -11,35 +11,46 @@ from services.mesh import errors
 from services.mesh.chain import order
 from services.mesh.chain.around import Around
 from services.mesh.chain.method import Method, describe_method
+from services.mesh.chain.server.admission import AdmissionLink
 from services.mesh.chain.server.call import ServerCall, ServerLink
 from services.mesh.chain.server.deadline import DeadlineLink
 from services.mesh.chain.server.errors import ErrorsLink
 from services.mesh.chain.server.log import LogLink
 from services.mesh.chain.server.metrics import MetricsLink
+from services.mesh.chain.server.peer import PeerLink
 from services.mesh.chain.server.principal import PrincipalLink
 from services.mesh.chain.server.request_id import RequestIdLink
 from services.mesh.chain.server.stream import ResponseStream
 from services.mesh.chain.server.trace import TraceLink
 from services.mesh.chain.server.validation import MoreFaults, ValidationLink, readable
 from services.mesh.telemetry import Telemetry
+from services.mesh.tls.peer import Peers
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
 
 # gRPC's own services: probes and reflection are not calls of the mesh.
-_BARE: Final = ("/grpc.health.", "/grpc.reflection.")
+_HEALTH: Final = "/grpc.health."
+_REFLECTION: Final = "/grpc.reflection."
 
 _metadata: ContextVar[dict[str, str | bytes]] = ContextVar("waymesh_call_metadata")
 
 
-def server_links(telemetry: Telemetry, more: MoreFaults | None = None) -> list[ServerLink]:
-    """The links of a server, outermost first; `more` as `validation.check` has it."""
+def server_links(
+    telemetry: Telemetry, more: MoreFaults | None = None, *, peers: Peers | None = None
+) -> list[ServerLink]:
+    """The links of a server, outermost first; `more` as `validation.check` has it.
+
+    `peers`: who may call, where connections tell who does.
+    """
     links: list[ServerLink] = [
         RequestIdLink(),
+        PeerLink(peers),
         PrincipalLink(),
         TraceLink(telemetry),
         MetricsLink(telemetry),
         LogLink(),
         ErrorsLink(),
+        AdmissionLink(),
         DeadlineLink(),
         ValidationLink({} if more is None else more),
     ]
@@ -50,7 +61,9 @@ def server_links(telemetry: Telemetry, more: MoreFaults | None = None) -> list[S
 class ServerInterceptor(grpc.aio.ServerInterceptor):
     """Wraps each method's handler once and hands the wrapped one out from then on."""
 
-    def __init__(self, links: Sequence[ServerLink]) -> None:
+    def __init__(self, links: Sequence[ServerLink], peers: Peers | None = None) -> None:
+        """With `peers`, reflection is for those who may call; health for every certificate of the mesh."""
+        self._peers = peers
         self._links: Around[ServerCall] = Around(links, ServerLink)
         self._wrapped: dict[str, Any] = {}
         # Response streams that are under way; they may have no end of their own.
@@ -90,8 +103,10 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             bare = handler.unary_stream if handler.response_streaming else handler.unary_unary
         behaviour: Handler = self._streamed(path, bare) if handler.response_streaming else bare
         deserializer = handler.request_deserializer
-        if path.startswith(_BARE):
+        if path.startswith(_HEALTH):
             behaviour = _plain(behaviour)
+        elif path.startswith(_REFLECTION):
+            behaviour = _plain(behaviour, self._peers)
         else:
             behaviour = self._around(method, behaviour)
             deserializer = readable(deserializer) if deserializer is not None else None
@@ -150,11 +165,14 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         return behaviour
 
 
-def _plain(handler: Handler) -> Handler:
-    """A handler without links."""
+def _plain(handler: Handler, peers: Peers | None = None) -> Handler:
+    """A handler without links; with `peers`, for those who may call."""
 
     async def behaviour(request: Any, context: Any) -> Any:
         try:
+            refusal = None if peers is None else peers.of_call(context.auth_context()).refusal()
+            if refusal is not None:
+                raise refusal
             return await handler(request, context)
         except errors.MeshError as error:
             await _abort(context, error)

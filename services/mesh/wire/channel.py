@@ -9,7 +9,7 @@ import grpc
 
 from services.mesh.wire import failures, headers
 from services.mesh.wire.connection import Connection
-from services.mesh.wire.links import ATTEMPT_S, Address, Links, address_of, authority_of
+from services.mesh.wire.links import ATTEMPT_S, Address, Context, Links, address_of, authority_of
 from services.mesh.wire.stream import Stream
 from services.mesh.wire.unary import Begin, Unary
 
@@ -23,11 +23,18 @@ class WireChannel:
     """Not for other threads than the loop's. An attempt to connect may take `attempt_s`, later ones more."""
 
     def __init__(
-        self, target: str, address: Address, *, max_message_bytes: int, attempt_s: float = ATTEMPT_S
+        self,
+        target: str,
+        address: Address,
+        *,
+        max_message_bytes: int,
+        attempt_s: float = ATTEMPT_S,
+        tls: Context | None = None,
     ) -> None:
+        """With `tls`, each attempt to connect uses what it gives then."""
         self.target = target
         self._max_message = max_message_bytes
-        self._links = Links(target, address, max_message_bytes, attempt_s, self._serve)
+        self._links = Links(target, address, max_message_bytes, attempt_s, self._serve, tls)
         self._ready = self._links.ready
         self._turn = 0
         # Calls that no connection has room for, in the order in which they came.
@@ -62,6 +69,10 @@ class WireChannel:
     def expect(self) -> None:
         """Somebody has seen the target alive: calls wait for the next attempt, which is made at once."""
         self._links.expect()
+
+    def renew(self) -> None:
+        """Calls go by new connections as soon as there are any; the present ones end once theirs have."""
+        self._links.renew()
 
     async def close(self) -> None:
         """Ends all calls and connections."""

@@ -23,6 +23,8 @@ _OWN_FRAME: Final = 64 << 10
 _MOST_REPLIES: Final = 1 << 20
 # What is kept of a peer's parting words.
 _SAID_BYTES: Final = 100
+# As TLS names HTTP/2 (RFC 9113, 3.2).
+_PROTOCOL: Final = "h2"
 # Streams are numbered by 31 bits; a connection that comes near the end is left.
 _LAST_STREAM: Final = (1 << 31) - 1024
 
@@ -50,8 +52,12 @@ class Events:
 class Connection(asyncio.Protocol):
     """Calls may begin from `Events.ready` to `Events.left`, while it is not `full`."""
 
-    def __init__(self, address: tuple[str, int], max_message_bytes: int, events: Events) -> None:
+    def __init__(
+        self, address: tuple[str, int], max_message_bytes: int, events: Events, generation: int = 0
+    ) -> None:
+        """`generation` is for whoever made it: of which certificates, say."""
         self.address = address
+        self.generation = generation
         self._max_message = max_message_bytes
         self._events = events
         self._loop = asyncio.get_running_loop()
@@ -82,6 +88,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = self._transport = cast(asyncio.Transport, transport)  # uvloop's are none of asyncio's
         self._write = transport.write
+        encrypted = transport.get_extra_info("ssl_object")
+        if encrypted is not None and encrypted.selected_alpn_protocol() != _PROTOCOL:
+            self._give_up("the peer does not speak HTTP/2 over TLS")
+            return
         _limit_silence(transport)
         window = min(frames.MOST, self._max_message + frames.MAX_FRAME)
         self._write(

@@ -8,6 +8,7 @@ import logging
 import math
 import random
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from typing import Final
@@ -16,6 +17,8 @@ from services.mesh import transport
 from services.mesh.wire.connection import Connection, Events
 
 Address = tuple[str, int]
+# What encrypts a connection that is made now.
+Context = Callable[[], ssl.SSLContext]
 
 _log = logging.getLogger(__name__)
 
@@ -57,12 +60,16 @@ class Links:
         max_message_bytes: int,
         attempt_s: float,
         changed: Callable[[], None],
+        tls: Context | None = None,
     ) -> None:
         self._target = target
         self._host, self._port = address
         self._max_message = max_message_bytes
         self._attempt_s = attempt_s
         self._changed = changed
+        self._tls = tls
+        # Connections of an earlier generation are left for newer ones.
+        self._generation = 0
         self._events = Events(ready=self._on_ready, left=self._on_left, gone=self._on_gone, room=changed)
         # Where calls may begin.
         self.ready: list[Connection] = []
@@ -71,6 +78,7 @@ class Links:
         # When a call that needs a connection may try again, rather than be told of the failure.
         self._again_at = math.inf
         self._refused = False
+        self._told = ""
         self.closed = False
         self._addresses: tuple[Address, ...] = ()
         self._made: dict[Address, Connection] = {}
@@ -106,6 +114,13 @@ class Links:
             self.failure = None
             self._now.set()
 
+    def renew(self) -> None:
+        """Makes every connection anew; calls go by the present ones until then."""
+        self._generation += 1
+        if self._made:
+            self._now.set()
+            self.connect()
+
     async def close(self) -> None:
         """Ends all calls and connections."""
         self.closed = True
@@ -131,7 +146,7 @@ class Links:
                 self._refused, began = False, time.monotonic()
                 failure = await self._attempt(max(self._attempt_s, wait_s))
                 ended = time.monotonic()
-                if failure is None and all(each in self._made for each in self._addresses):
+                if failure is None and not self._missing():
                     return
                 if self._now.is_set():  # what this attempt has seen may be of the past
                     wait_s = _BEGIN_S
@@ -157,9 +172,16 @@ class Links:
             return f"{self._host} has no address: {error}"
         for address in [each for each in self._made if each not in self._addresses]:
             self._made.pop(address).leave()
-        missing = [each for each in self._addresses if each not in self._made]
-        ends = await asyncio.gather(*(self._open(each, limit_s) for each in missing))
+        ends = await asyncio.gather(*(self._open(each, limit_s) for each in self._missing()))
         return next((each for each in ends if each is not None), None)
+
+    def _missing(self) -> list[Address]:
+        """The addresses without a connection, or with one of an earlier generation."""
+        return [
+            each
+            for each in self._addresses
+            if each not in self._made or self._made[each].generation != self._generation
+        ]
 
     async def _resolve(self) -> tuple[Address, ...]:
         with contextlib.suppress(ValueError):
@@ -170,13 +192,21 @@ class Links:
 
     async def _open(self, address: Address, limit_s: float) -> str | None:
         """Makes a connection; it counts once the peer has spoken. What went wrong, if anything did."""
-        connection = Connection(address, self._max_message, self._events)
+        connection = Connection(address, self._max_message, self._events, self._generation)
+        context = None if self._tls is None else self._tls()
         try:
             async with asyncio.timeout(limit_s):
-                await asyncio.get_running_loop().create_connection(lambda: connection, *address)
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection,
+                    *address,
+                    ssl=context,
+                    server_hostname=None if context is None else self._host,
+                )
                 return await connection.settled
         except TimeoutError:
             return f"no connection within {limit_s:g} s"
+        except ssl.SSLError as error:
+            return self._untrusted(error)
         except OSError as error:
             self._refused = True
             return f"no connection: {error}"
@@ -184,14 +214,26 @@ class Links:
             if connection not in self._alive:
                 connection.abort()
 
+    def _untrusted(self, error: ssl.SSLError) -> str:
+        """Told loudly, once: no waiting mends it."""
+        why = f"no connection by TLS: {error}"
+        if why != self._told:
+            self._told = why
+            _log.warning("%s: %s", self._target, why)
+        return why
+
     # --- connections ------------------------------------------------------------------------------
 
     def _on_ready(self, connection: Connection) -> None:
+        former = self._made.get(connection.address)
         self._made[connection.address] = connection
+        self._told = ""
         self._alive[connection] = time.monotonic()
         self.ready.append(connection)
         self.failure = None
         self._changed()
+        if former is not None:
+            former.leave()
 
     def _on_left(self, connection: Connection, why: str) -> None:
         if connection not in self._alive:

@@ -24,11 +24,18 @@ class StreamCall:
     """
 
     def __init__(
-        self, call: ClientCall, start: Callable[[], Any], links: Links, answered: Callable[[ClientCall], None]
+        self,
+        call: ClientCall,
+        start: Callable[[], Any],
+        links: Links,
+        answered: Callable[[ClientCall], None],
+        ended: Callable[[], None],
     ) -> None:
+        """`ended` is called once, when nothing more goes over the call's connection."""
         self._call = call
         self._links = links
         self._answered = answered
+        self._on_end = ended
         self._ended = False
         self._raw: Any = None
         self._messages: AsyncIterator[Any] | None = None
@@ -36,6 +43,7 @@ class StreamCall:
         self._refused = links.enter(call)
         if self._refused is not None:
             self._ended = True
+            ended()
             return
         try:
             self._raw = start()
@@ -121,4 +129,5 @@ class StreamCall:
         if self._ended:
             return error
         self._ended = True
+        self._on_end()
         return self._links.leave(self._call, error)

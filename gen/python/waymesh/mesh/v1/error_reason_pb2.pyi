@@ -82,6 +82,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A message is larger than its sender or receiver takes. Metadata: `limit_bytes`, where the transport tells it.
     Example: {"limit_bytes": "67108864"}
     """
+    ERROR_REASON_PEER_NOT_ALLOWED: _ErrorReason.ValueType  # 30
+    """By its certificate, whoever called is none of those who call this service. Metadata: `peer`, what the certificate
+    names; empty if it names nobody. Example: {"peer": "route"}
+    """
     ERROR_REASON_ORDER_UNKNOWN: _ErrorReason.ValueType  # 40
     """The order is not known. Metadata: `order_id`. Example: {"order_id": "order_456"}"""
     ERROR_REASON_COURIER_UNKNOWN: _ErrorReason.ValueType  # 41
@@ -219,6 +223,10 @@ ERROR_REASON_METHOD_UNIMPLEMENTED: ErrorReason.ValueType  # 28
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 29
 """A message is larger than its sender or receiver takes. Metadata: `limit_bytes`, where the transport tells it.
 Example: {"limit_bytes": "67108864"}
+"""
+ERROR_REASON_PEER_NOT_ALLOWED: ErrorReason.ValueType  # 30
+"""By its certificate, whoever called is none of those who call this service. Metadata: `peer`, what the certificate
+names; empty if it names nobody. Example: {"peer": "route"}
 """
 ERROR_REASON_ORDER_UNKNOWN: ErrorReason.ValueType  # 40
 """The order is not known. Metadata: `order_id`. Example: {"order_id": "order_456"}"""
