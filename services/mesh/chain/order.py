@@ -24,8 +24,6 @@ SERVER: Final = (
     "deadline",
     "validation",
 )
-# Of a server whose handlers know things by qualified ids.
-QUALIFIED: Final = (*SERVER, "tenancy")
 CLIENT: Final = ("trace", "request_id", "principal", "metrics", "breaker", "retry", "deadline", "errors")
 
 SERVER_REASONS: Final = (
@@ -39,9 +37,6 @@ SERVER_REASONS: Final = (
     Place("log", ("errors", "deadline", "validation"), "rejected calls are logged with their code"),
     Place("errors", ("deadline", "validation"), "what these raise becomes a status like any other error"),
     Place("deadline", ("validation",), "a call without time left is not worth checking"),
-    Place("principal", ("tenancy",), "ids are qualified for whom the call is made"),
-    Place("errors", ("tenancy",), "one tenant's thing in another's answer becomes a fault like any other"),
-    Place("validation", ("tenancy",), "the rules are about ids as the caller gave them"),
 )
 CLIENT_REASONS: Final = (
     Place("trace", ("breaker", "retry"), "a refused call has its span, and all attempts share one"),

@@ -1,0 +1,27 @@
+"""`waymesh health`: what a container's health check runs."""
+
+import asyncio
+
+import click
+
+from services.cli import environment
+from services.cli.errors import CliError
+from services.cli.output import say
+from services.cli.probe import health
+
+
+@click.command("health")
+@click.argument("service", type=click.Choice(environment.SERVICE_NAMES), metavar="SERVICE")
+def command(service: str) -> None:
+    """Ask the SERVICE that runs on this machine, or in this container, whether it takes requests.
+
+    Exit code 1 if not, with what is missing. The port is that of the variables which the service reads.
+    """
+    spec = environment.service(service)
+    host = environment.reach_host(environment.bind_host())
+    port = environment.ports()[spec.admin]
+    found = asyncio.run(health(host, port))
+    if not found.ready:
+        words = f"is not ready: {found.detail}" if found.reached else found.detail
+        raise CliError(f"{service} at {host}:{port} {words}")
+    say(f"{service} is ready")
