@@ -19,8 +19,9 @@ _COMMANDS: Final = {
     "status": ("services.cli.status", "Show what a running mesh is doing."),
     "health": ("services.cli.health", "Ask one service whether it takes requests."),
     "replay": ("services.cli.replay", "Send recorded data through a running mesh."),
-    "keys": ("services.cli.keys", "Add, list and revoke API keys."),
     "migrate": ("services.cli.migrate", "Bring the database up to date, or tell what it lacks."),
+    "keys": ("services.cli.keys", "Add, list, change, rotate and revoke API keys."),
+    "audit": ("services.cli.audit", "Show who changed what."),
     "topics": ("services.cli.topics", "Create and list the event topics."),
     "dead-letters": ("services.cli.dead_letters", "See what could not be handled, and send it back."),
 }

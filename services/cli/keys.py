@@ -2,7 +2,8 @@
 
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import click
 
@@ -13,44 +14,92 @@ from services.cli.numbers import Number
 
 @click.group("keys")
 def command() -> None:
-    """Add, list and revoke API keys, while the mesh runs and without a dropped request.
+    """Add, list, change, rotate and revoke API keys, while the mesh runs and without a dropped request.
 
     The keys are those of the mesh on the data folder, or of the database that DATABASE_URL names.
     """
 
 
+def _limits(function: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--expires", help="When it ends: in 24h or 30d, or a moment; never without."),
+        click.option(
+            "--under-way", type=click.IntRange(1), help="Requests under way at a time; any number without."
+        ),
+        click.option("--burst", type=click.IntRange(1), help="Requests at once; WAYMESH_RATE_BURST without."),
+        click.option(
+            "--rate", type=Number(0, min_open=True), help="Requests a second; WAYMESH_RATE_PER_S without."
+        ),
+        click.option(
+            "--scope",
+            "scopes",
+            multiple=True,
+            help="A task it may be used for, a pattern such as get_*, or admin; give it again for more.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 @command.command("add")
 @click.argument("name")
-@click.option("--rate", type=Number(0, min_open=True), help="Requests a second; WAYMESH_RATE_PER_S without.")
-@click.option("--burst", type=click.IntRange(1), help="Requests at once; WAYMESH_RATE_BURST without.")
-@click.option("--tenant", help="Whose agents and runs it works with; 'default' without.")
-def add(name: str, rate: float | None, burst: int | None, tenant: str | None) -> None:
-    """Make a key for NAME. It is printed once; only a hash of it is kept."""
-    arguments = ["add", name]
-    if tenant is not None:
-        arguments += ["--tenant", tenant]
-    if rate is not None:
-        arguments += ["--rate", str(rate)]
-    if burst is not None:
-        arguments += ["--burst", str(burst)]
-    _hand_over(arguments)
+@_limits
+@click.option("--tenant", help="Whose data it works with, for good; 'default' without.")
+def add(name: str, tenant: str | None, **limits: Any) -> None:
+    """Make a key for NAME. It is printed once; only a hash of it is kept.
+
+    Without --scope it may be used for everything but what is for operators.
+    """
+    more = [] if tenant is None else ["--tenant", tenant]
+    hand_over(["keys", "add", *more, *_told(**limits), "--", name])
 
 
 @command.command("list")
 def list_() -> None:
-    """Show all keys by id and name, with tenant and limits; never a key itself."""
-    _hand_over(["list"])
+    """Show all keys by id and name, with tenant, scopes and limits; never a key itself."""
+    hand_over(["keys", "list"])
+
+
+@command.command("scopes")
+def scopes_() -> None:
+    """Show what a key can be used for: each task, and each stream of gRPC."""
+    hand_over(["keys", "scopes"])
+
+
+@command.command("change")
+@click.argument("key", metavar="ID|NAME")
+@_limits
+def change(key: str, **limits: Any) -> None:
+    """Give a key other scopes, limits, or another end. Its tenant stays."""
+    hand_over(["keys", "change", *_told(**limits), "--", key])
+
+
+@command.command("rotate")
+@click.argument("key", metavar="ID|NAME")
+@click.option("--overlap", default="24h", show_default=True, help="How long the old key stays valid.")
+def rotate(key: str, overlap: str) -> None:
+    """Make a successor with the same tenant, scopes and limits, and let the old key end after --overlap."""
+    hand_over(["keys", "rotate", "--overlap", overlap, "--", key])
 
 
 @command.command("revoke")
 @click.argument("key", metavar="ID|NAME")
 def revoke(key: str) -> None:
     """Refuse a key from now on, for good. ID and NAME are as `waymesh keys list` shows them."""
-    _hand_over(["revoke", key])
+    hand_over(["keys", "revoke", "--", key])
 
 
-def _hand_over(arguments: list[str]) -> NoReturn:
+def _told(
+    scopes: tuple[str, ...], rate: float | None, burst: int | None, under_way: int | None, expires: str | None
+) -> list[str]:
+    given = {"--rate": rate, "--burst": burst, "--under-way": under_way, "--expires": expires}
+    words = [word for scope in scopes for word in ("--scope", scope)]
+    return words + [word for name, value in given.items() if value is not None for word in (name, str(value))]
+
+
+def hand_over(arguments: list[str]) -> NoReturn:
+    """Lets the gateway's own program do it."""
     environ = {**os.environ, "WAYMESH_DATA_DIR": str(environment.data_dir())}
     sys.stdout.flush()
     program = service_command("gateway")
-    os.execve(program[0], [*program, "keys", *arguments], environ)
+    os.execve(program[0], [*program, *arguments], environ)

@@ -1,5 +1,5 @@
-"""`python -m services.gateway`: one process of the gateway; with `keys …`, its API keys; with `migrate`, its
-schema.
+"""`python -m services.gateway`: one process of the gateway; with `keys …` or `audit …`, its API keys; with
+`migrate`, its schema.
 """
 
 import sys

@@ -86,6 +86,7 @@ class App:
             status = _CLIENT_GONE
         finally:
             self._edge.in_flight -= 1
+            self._edge.leave(exchange)
             self._sessions -= session
             seconds = time.monotonic() - began
             path = exchange.template or (exchange.path if exchange.path in self._routes else "other")

@@ -6,7 +6,7 @@ from services.gateway import faults
 from services.gateway.cors import Cors
 from services.gateway.exchange import Exchange
 from services.gateway.key_sync import KeySync
-from services.gateway.keys import KeyRing
+from services.gateway.keys import Client, KeyRing
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.spans import Spans
 from services.mesh.principal import set_current
@@ -43,10 +43,10 @@ class Edge:
             "refused before it was a request", extra={"fields": {"listener": listener, "status": status}}
         )
 
-    async def authenticate(self, exchange: Exchange) -> None:
+    async def authenticate(self, exchange: Exchange) -> Client:
         """All that is done from now on is done for who holds the key, whatever the request says besides.
 
-        Raises Unauthenticated for a missing or wrong key, ResourceExhausted beyond the key's rate.
+        Raises Unauthenticated for a missing or wrong key, ResourceExhausted beyond the key's limits.
         """
         given = exchange.headers.get(b"x-api-key")
         if not given:
@@ -57,4 +57,15 @@ class Edge:
         wait_s = client.bucket.take()
         if wait_s > 0:
             raise faults.rate_limited(client.bucket.rate, wait_s)
+        limit = client.key.under_way
+        if limit is not None and client.usage.under_way >= limit:
+            raise faults.too_many_under_way(limit)
+        client.usage.under_way += 1
+        exchange.client = client
         set_current(client.principal)
+        return client
+
+    def leave(self, exchange: Exchange) -> None:
+        """The request is over."""
+        if exchange.client is not None:
+            exchange.client.usage.under_way -= 1

@@ -4,10 +4,13 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from services.gateway import faults
 from services.mesh.request_id import new_request_id
+
+if TYPE_CHECKING:
+    from services.gateway.keys import Client
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -54,8 +57,10 @@ class Exchange:
         "_receive",
         "_scope",
         "began",
+        "client",
         "doubtful",
         "events",
+        "grpc",
         "headers",
         "method",
         "path",
@@ -76,6 +81,10 @@ class Exchange:
         self._receive = receive
         self._arrived: Callable[[], bool] = scope[ARRIVED]
         self.began = began
+        # Who holds the key that came with it, once that is known; None on a runtime.
+        self.client: Client | None = None
+        # Whether errors are for a client of gRPC.
+        self.grpc = False
         self.service = service
         self.task = ""
         # Of the path, where it is one of many that are served in the same way.

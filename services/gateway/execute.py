@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from services.gateway import bulk, caller, faults
 from services.gateway.accept import preference
+from services.gateway.authority import Authority, subject_of
 from services.gateway.caller import Caller, StreamCaller
 from services.gateway.events import CONTENT_TYPE, HEADERS, EventStream
 from services.gateway.exchange import Answer, Exchange
@@ -31,6 +32,7 @@ class Executor:
         tasks: Mapping[str, Task],
         callers: Mapping[str, Caller],
         stream_callers: Mapping[str, StreamCaller],
+        authority: Authority,
         *,
         max_body_bytes: int,
         timeout_ms: int,
@@ -38,6 +40,7 @@ class Executor:
         self.tasks = tasks
         self._callers = callers
         self._stream_callers = stream_callers
+        self._authority = authority
         self._max_body_bytes = max_body_bytes
         self._timeout_ms = timeout_ms
 
@@ -57,12 +60,18 @@ class Executor:
             raise faults.unknown_task(name)
         exchange.task = name
         exchange.service = runtime or task.owner
+        client = exchange.client
+        # Before anything of the parameters is looked at. Nearly every key may do nearly everything.
+        if task.admin or (client is not None and not client.scopes.allows(name)):
+            await self._authority.permit(client, name, admin=task.admin, request_id=exchange.request_id)
         if much:
             bulk.check(task.parameters.DESCRIPTOR, parameters, "parameters")
         request = task.read({} if parameters is None else parameters)
         call = self._callers.get(name)
         if call is None:
             raise caller.no_target(task.owner)
+        if task.admin and client is not None:
+            await self._authority.begin(client, name, subject_of(request), exchange.request_id)
         # The budget began with the request, not with the call.
         deadline.begin(exchange.began + timeout_ms / 1000)
         accept = exchange.accept() if exchange.doubtful else exchange.headers.get(b"accept", b"")

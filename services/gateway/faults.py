@@ -21,7 +21,9 @@ from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_NOT_ACCEPTABLE,
     ERROR_REASON_OVERLOADED,
     ERROR_REASON_RATE_LIMITED,
+    ERROR_REASON_SCOPE_MISSING,
     ERROR_REASON_STORE_UNAVAILABLE,
+    ERROR_REASON_TOO_MANY_UNDER_WAY,
     ERROR_REASON_UNKNOWN_PATH,
     ERROR_REASON_UNKNOWN_TASK,
     ERROR_REASON_UNSUPPORTED_MEDIA_TYPE,
@@ -184,6 +186,34 @@ def rate_limited(rate: Rate, wait_s: float) -> ResourceExhausted:
         reason=ERROR_REASON_RATE_LIMITED,
         metadata={"limit_per_s": f"{rate.per_s:g}", "burst": str(rate.burst)},
         retry_after_s=wait_s,
+    )
+
+
+def too_many_under_way(limit: int) -> ResourceExhausted:
+    """429."""
+    return ResourceExhausted(
+        f"this key has {limit} requests under way, which is all it may have",
+        reason=ERROR_REASON_TOO_MANY_UNDER_WAY,
+        metadata={"limit": str(limit)},
+        retry_after_s=DEFAULT_RETRY_AFTER_S,
+    )
+
+
+def scope_missing(task: str, scope: str) -> PermissionDenied:
+    """403."""
+    return PermissionDenied(
+        f"this key may not call {task}: it needs the scope {scope}",
+        reason=ERROR_REASON_SCOPE_MISSING,
+        metadata={"task": task, "scope": scope},
+    )
+
+
+def unrecorded() -> Unavailable:
+    """503, of what is done only if the audit log can tell of it."""
+    return Unavailable(
+        "the audit log is away, and this is not done without it",
+        reason=ERROR_REASON_STORE_UNAVAILABLE,
+        retry_after_s=DEFAULT_RETRY_AFTER_S,
     )
 
 

@@ -6,7 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from services.gateway import faults
+from services.gateway import audit, faults, scopes
+from services.gateway.audit import Entry
 from services.gateway.keys import FIRST_KEY_NAME, ApiKey, Client, KeyRing, Snapshot, digest_of
 from services.gateway.store import KeyStore
 from services.mesh.errors import MeshError
@@ -34,6 +35,8 @@ class KeySync:
         self._store: KeyStore | None = None
         self._first: ApiKey | None = None
         self._version: int | None = None
+        # As the store told of them last, by id.
+        self._known: dict[str, ApiKey] | None = None
         self._look: asyncio.Task[None] | None = None
         self._looked_at = 0.0
         self.loaded = asyncio.Event()
@@ -43,7 +46,7 @@ class KeySync:
         """What is known without a store."""
         self._ring.replace(self._snapshot.load())
         if first_key is not None:
-            self._first = ApiKey(digest_of(first_key.encode()), FIRST_KEY_NAME)
+            self._first = ApiKey(digest_of(first_key.encode()), FIRST_KEY_NAME, scopes=scopes.FIRST)
             self._ring.give(self._first)
         if self._open_store is None or len(self._ring):
             self.loaded.set()
@@ -55,7 +58,10 @@ class KeySync:
         if self._store is None:  # else this begins anew after a failure
             store = await self._open_store()
             if self._first is not None:
-                await store.add(self._first)
+                await store.add(
+                    self._first,
+                    Entry("keys add", "gateway", _subject(self._first), detail="from the environment"),
+                )
             self._store = store
         while True:
             try:
@@ -63,6 +69,11 @@ class KeySync:
             except MeshError as error:
                 self._failed(error)
             await asyncio.sleep(_POLL_S)
+
+    @property
+    def store(self) -> KeyStore | None:
+        """Where keys are kept and what was done is; None while it is not open."""
+        return self._store
 
     async def find(self, key: bytes) -> Client | None:
         """Who holds the key. One that is not known is looked up before it is refused, so that a key that has
@@ -102,6 +113,7 @@ class KeySync:
         if version != self._version:
             keys = await self._store.all()
             self._ring.replace(keys)
+            self._tell(keys)
             self._version = version
             try:
                 await asyncio.to_thread(self._snapshot.save, keys)
@@ -112,7 +124,26 @@ class KeySync:
             _log.info("the store of API keys answers again")
         self.loaded.set()
 
+    def _tell(self, keys: list[ApiKey]) -> None:
+        """One line for each change that counts here from now on. What was there at the start is none."""
+        known, self._known = self._known, {key.key_id: key for key in keys}
+        if known is None:
+            return
+        for key in keys:
+            old = known.get(key.key_id)
+            if old == key:
+                continue
+            done = "revoked" if key.revoked_at is not None else "added" if old is None else "changed"
+            detail = f"scopes {', '.join(key.scopes)}"
+            if key.expires_at is not None:
+                detail += f"; ends {key.expires_at.isoformat()}"
+            audit.tell(Entry(f"key {done}", "gateway", _subject(key), detail=detail, tenant=key.tenant))
+
     def _failed(self, error: MeshError) -> None:
         if self.failure is None:
             _log.warning("the store of API keys is away; known keys stay valid: %s", error)
         self.failure = type(error).__name__
+
+
+def _subject(key: ApiKey) -> str:
+    return f"{key.key_id} ({key.name})"

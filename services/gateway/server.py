@@ -13,6 +13,7 @@ from waymesh.feedback.v1.signal_pb2 import Signal
 
 from services.gateway import tasks
 from services.gateway.app import App
+from services.gateway.authority import Authority
 from services.gateway.caller import callers, stream_callers
 from services.gateway.cors import Cors
 from services.gateway.edge import Edge
@@ -69,10 +70,12 @@ class Gateway:
         }
         self.status = Status(self.factory, {o: t for o, t in targets.items() if t is not None}, self.keys)
         self.status.tell(telemetry.health)
+        self.authority = Authority(lambda: self.keys.store, needed=settings.database_url is not None)
         executor = Executor(
             self.tasks,
             callers(self.factory, self.tasks, targets.get),
             stream_callers(self.factory, self.tasks, targets.get),
+            self.authority,
             max_body_bytes=settings.max_body_bytes,
             timeout_ms=settings.timeout_ms,
         )
@@ -86,6 +89,7 @@ class Gateway:
         table = Table(bindings, taken=routes)
         rest = RestRoutes(
             edge,
+            self.authority,
             table,
             callers(self.factory, {each.path: each for each in bindings}, targets.get),
             max_body_bytes=settings.max_body_bytes,
@@ -105,10 +109,12 @@ class Gateway:
         life = Lifecycle(NAME, drain_s=self.settings.drain_s)
         life.on_stop(self.telemetry.shutdown)
         life.on_stop(self._close_store)
+        life.on_stop(self.authority.flush)
         life.on_stop(self.factory.close)
         life.on_start(self._begin)
         life.on_ready(self._ready)
         life.background("keys", self.keys.run)
+        life.background("audit", self.authority.run)
         life.background("signals", self.signals.run)
         life.background("event loop lag", self.telemetry.loop_lag.run)
         return life

@@ -62,6 +62,8 @@ class Task:
     # Lists of the response, which may be long.
     lists: tuple[json_codec.List, ...]
     stream: Stream | None
+    # For operators alone.
+    admin: bool = False
 
     def read(self, parameters: object) -> Message:
         """The request for `parameters`. Raises InvalidArgument, paths from the body's root."""
@@ -167,6 +169,7 @@ def _task(file: FileDescriptor, method: MethodDescriptor) -> Task | None:
         ),
         lists=json_codec.lists(method.output_type),
         stream=_stream(method, said) if said.HasField("stream") else None,
+        admin=said.admin,
     )
 
 

@@ -17,6 +17,10 @@ from services.mesh.errors import PermissionDenied
 TENANT_KEY: Final = "x-waymesh-tenant"
 API_KEY_KEY: Final = "x-waymesh-key"
 CALLER_KEY: Final = "x-waymesh-caller"
+SCOPES_KEY: Final = "x-waymesh-scopes"
+
+# What the edge vouches for with a call of a task for operators, and with no other call.
+ADMIN: Final = "admin"
 
 DEFAULT_TENANT: Final = "default"
 MAX_NAME: Final = 128
@@ -32,7 +36,7 @@ _MAX_SENT: Final = MAX_NAME * 12
 @dataclass(frozen=True, slots=True)
 class Principal:
     """`tenant` owns what is asked for; `key` is the API key's id, 12 hexadecimal digits, empty where none was
-    used; `name` is shown to people as who did something.
+    used; `name` is shown to people as who did something. `admin`: the edge says that the key has this scope.
 
     `headers` is what goes along with each call that is made for somebody: nothing for the default.
     """
@@ -40,6 +44,7 @@ class Principal:
     tenant: str = DEFAULT_TENANT
     key: str = ""
     name: str = ""
+    admin: bool = False
     headers: tuple[tuple[str, str], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -53,6 +58,8 @@ def _headers(principal: Principal) -> Iterator[tuple[str, str]]:
         yield API_KEY_KEY, principal.key
     if is_name(principal.name):
         yield CALLER_KEY, quote(principal.name, safe=_PLAIN)
+    if principal.admin:
+        yield SCOPES_KEY, ADMIN
 
 
 def is_tenant(given: object) -> bool:
@@ -80,13 +87,19 @@ def of_metadata(metadata: Mapping[str, str | bytes]) -> Principal:
     tenant = metadata.get(TENANT_KEY)
     key = metadata.get(API_KEY_KEY)
     caller = metadata.get(CALLER_KEY)
-    if tenant is None and key is None and caller is None:
+    scopes = metadata.get(SCOPES_KEY)
+    if tenant is None and key is None and caller is None and scopes is None:
         return DEFAULT
-    return _read(tenant, key, caller)
+    return _read(tenant, key, caller, scopes)
 
 
 @lru_cache(maxsize=1024)
-def _read(tenant: str | bytes | None, key: str | bytes | None, caller: str | bytes | None) -> Principal:
+def _read(
+    tenant: str | bytes | None,
+    key: str | bytes | None,
+    caller: str | bytes | None,
+    scopes: str | bytes | None,
+) -> Principal:
     if tenant is None:
         tenant = DEFAULT_TENANT
     elif not isinstance(tenant, str) or not is_tenant(tenant):
@@ -95,6 +108,7 @@ def _read(tenant: str | bytes | None, key: str | bytes | None, caller: str | byt
         tenant,
         key if isinstance(key, str) and _KEY.fullmatch(key) is not None else "",
         _name(caller),
+        scopes == ADMIN,
     )
 
 

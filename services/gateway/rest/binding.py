@@ -1,6 +1,5 @@
 """What annotations say: which method and path call which RPC, and what fills its request."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,7 +10,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import Message
 from waymesh.task.v1 import task_pb2
 
-from services.gateway import tasks
+from services.gateway import rpcs, tasks
 from services.gateway.rest import template
 from services.gateway.rest.template import Template
 from services.mesh import json_codec
@@ -25,7 +24,6 @@ _METHODS: Final[Mapping[str, str]] = {
     "delete": "DELETE",
     "patch": "PATCH",
 }
-_WORD: Final = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +47,8 @@ class Binding:
     result: str
     # Lists of the response, which may be long.
     lists: tuple[json_codec.List, ...]
+    # For operators alone.
+    admin: bool = False
 
     def blame(self, violation: FieldViolation) -> FieldViolation:
         """A violation of the request as one of the body, from its root, or of a parameter, by its name."""
@@ -136,7 +136,7 @@ def _binding(method: MethodDescriptor, rule: http_pb2.HttpRule) -> Binding:
     return Binding(
         method=verb,
         template=parsed,
-        name=said.name or _WORD.sub("_", method.name).lower(),
+        name=said.name or rpcs.scope_of(method.name),
         summary=said.summary or method.name,
         owner=tasks.owner_of(method.containing_service.file),
         path=f"/{method.containing_service.full_name}/{method.name}",
@@ -145,6 +145,7 @@ def _binding(method: MethodDescriptor, rule: http_pb2.HttpRule) -> Binding:
         body=rule.body,
         result=rule.response_body,
         lists=() if rule.response_body else json_codec.lists(response),
+        admin=said.admin,
     )
 
 

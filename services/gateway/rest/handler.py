@@ -7,6 +7,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from services.gateway import bulk, caller, faults
+from services.gateway.authority import Authority, subject_of
 from services.gateway.caller import Caller
 from services.gateway.edge import Edge
 from services.gateway.exchange import Answer, Exchange, Handler
@@ -24,6 +25,7 @@ class RestRoutes:
     def __init__(
         self,
         edge: Edge,
+        authority: Authority,
         table: Table,
         callers: Mapping[str, Caller],
         *,
@@ -31,6 +33,7 @@ class RestRoutes:
         timeout_ms: int,
     ) -> None:
         self._edge = edge
+        self._authority = authority
         self._table = table
         self._callers = callers
         self._max_body_bytes = max_body_bytes
@@ -52,14 +55,20 @@ class RestRoutes:
     async def _handle(self, binding: Binding, values: tuple[bytes, ...], exchange: Exchange) -> Answer:
         exchange.template = binding.template.text
         exchange.task = binding.name
-        await self._edge.authenticate(exchange)
+        client = await self._edge.authenticate(exchange)
         self._edge.admit()
         exchange.service = binding.owner
+        if binding.admin or not client.scopes.allows(binding.name):
+            await self._authority.permit(
+                client, binding.name, admin=binding.admin, request_id=exchange.request_id
+            )
         until = exchange.began + self._timeout_ms / 1000
         request = await self._read(binding, values, exchange, until)
         call = self._callers.get(binding.path)
         if call is None:
             raise caller.no_target(binding.owner)
+        if binding.admin:
+            await self._authority.begin(client, binding.name, subject_of(request), exchange.request_id)
         deadline.begin(until)
         try:
             response, _ = await call(request)

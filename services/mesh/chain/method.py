@@ -23,6 +23,8 @@ class Method:
     response_streaming: bool = False
     # The service that serves it, where its contract names one.
     owner: str = ""
+    # For operators alone, by its task option.
+    admin: bool = False
     # What links have worked out for this method, such as metric children by code.
     memo: dict[Any, Any] = field(default_factory=dict, compare=False)
 
@@ -44,9 +46,11 @@ def describe_method(
     service, _, name = path.lstrip("/").rpartition("/")
     try:
         descriptor = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
-        level = descriptor.GetOptions().idempotency_level
+        options = descriptor.GetOptions()
+        level = options.idempotency_level
         idempotent = level in _REPEATABLE and not request_streaming
         owner = descriptor.containing_service.file.GetOptions().Extensions[task_pb2.service]
+        admin = options.Extensions[task_pb2.task].admin
     except KeyError:
-        idempotent, owner = False, ""
-    return Method(path, service, name, idempotent, request_streaming, response_streaming, owner)
+        idempotent, owner, admin = False, "", False
+    return Method(path, service, name, idempotent, request_streaming, response_streaming, owner, admin)

@@ -21,6 +21,7 @@ SERVER: Final = (
     "log",
     "errors",
     "admission",
+    "scope",
     "deadline",
     "validation",
 )
@@ -35,7 +36,11 @@ SERVER_REASONS: Final = (
     Place("trace", ("metrics", "log", "errors"), "every line below names the trace, the log's own too"),
     Place("metrics", ("errors", "deadline", "validation"), "rejected calls are counted with their code"),
     Place("log", ("errors", "deadline", "validation"), "rejected calls are logged with their code"),
-    Place("errors", ("deadline", "validation"), "what these raise becomes a status like any other error"),
+    Place(
+        "errors", ("scope", "deadline", "validation"), "what these raise becomes a status as any error does"
+    ),
+    Place("principal", ("scope",), "it is for the principal to have the scope"),
+    Place("scope", ("validation",), "who may not call is not told what is wrong with the request"),
     Place("deadline", ("validation",), "a call without time left is not worth checking"),
 )
 CLIENT_REASONS: Final = (

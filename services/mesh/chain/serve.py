@@ -20,6 +20,7 @@ from services.mesh.chain.server.metrics import MetricsLink
 from services.mesh.chain.server.peer import PeerLink
 from services.mesh.chain.server.principal import PrincipalLink
 from services.mesh.chain.server.request_id import RequestIdLink
+from services.mesh.chain.server.scope import ScopeLink
 from services.mesh.chain.server.stream import ResponseStream
 from services.mesh.chain.server.trace import TraceLink
 from services.mesh.chain.server.validation import MoreFaults, ValidationLink, readable
@@ -51,6 +52,7 @@ def server_links(
         LogLink(),
         ErrorsLink(),
         AdmissionLink(),
+        ScopeLink(),
         DeadlineLink(),
         ValidationLink({} if more is None else more),
     ]

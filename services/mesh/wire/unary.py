@@ -34,7 +34,9 @@ _KEY: Final = re.compile(r"[0-9a-z_.-]+")
 _KNOWN_NAMES: Final = 256
 _names: dict[str, bytes] = {}
 # Of what is the same for very many calls, the whole header is kept.
-_STEADY: Final = frozenset({principal.TENANT_KEY, principal.API_KEY_KEY, principal.CALLER_KEY})
+_STEADY: Final = frozenset(
+    {principal.TENANT_KEY, principal.API_KEY_KEY, principal.CALLER_KEY, principal.SCOPES_KEY}
+)
 _KNOWN_PAIRS: Final = 4096
 _known: dict[tuple[str, str | bytes], bytes] = {}
 

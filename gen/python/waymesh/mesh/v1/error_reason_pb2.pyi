@@ -54,6 +54,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_HOST_NOT_LOCAL: _ErrorReason.ValueType  # 13
     """The listener is for programs on its own machine, and the request names another host. No metadata."""
+    ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 14
+    """The API key is valid, but not for this. Metadata: `task`, `scope` (the one that is missing).
+    Example: {"task": "silence_alert", "scope": "admin"}
+    """
+    ERROR_REASON_TOO_MANY_UNDER_WAY: _ErrorReason.ValueType  # 15
+    """The key has as many requests under way as it may have. Metadata: `limit`. Comes with RetryInfo.
+    Example: {"limit": "8"}
+    """
     ERROR_REASON_BREAKER_OPEN: _ErrorReason.ValueType  # 20
     """The breaker of the target and method is open. Metadata: `target`, `method`. Comes with RetryInfo.
     Example: {"target": "eta", "method": "/waymesh.eta.v1.EtaService/PredictEta"}
@@ -196,6 +204,14 @@ Example: {"limit_per_s": "200", "burst": "400"}
 """
 ERROR_REASON_HOST_NOT_LOCAL: ErrorReason.ValueType  # 13
 """The listener is for programs on its own machine, and the request names another host. No metadata."""
+ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 14
+"""The API key is valid, but not for this. Metadata: `task`, `scope` (the one that is missing).
+Example: {"task": "silence_alert", "scope": "admin"}
+"""
+ERROR_REASON_TOO_MANY_UNDER_WAY: ErrorReason.ValueType  # 15
+"""The key has as many requests under way as it may have. Metadata: `limit`. Comes with RetryInfo.
+Example: {"limit": "8"}
+"""
 ERROR_REASON_BREAKER_OPEN: ErrorReason.ValueType  # 20
 """The breaker of the target and method is open. Metadata: `target`, `method`. Comes with RetryInfo.
 Example: {"target": "eta", "method": "/waymesh.eta.v1.EtaService/PredictEta"}

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1awaymesh/task/v1/task.proto\x12\x0fwaymesh.task.v1\x1a google/protobuf/descriptor.proto\"m\n\x0bTaskOptions\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nbody_field\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12+\n\x06stream\x18\x04 \x01(\x0b\x32\x1b.waymesh.task.v1.TaskStream\"+\n\nTaskStream\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t:L\n\x04task\x12\x1e.google.protobuf.MethodOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1c.waymesh.task.v1.TaskOptions:/\n\x07service\x12\x1c.google.protobuf.FileOptions\x18\xb5\x87\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1awaymesh/task/v1/task.proto\x12\x0fwaymesh.task.v1\x1a google/protobuf/descriptor.proto\"|\n\x0bTaskOptions\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nbody_field\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12+\n\x06stream\x18\x04 \x01(\x0b\x32\x1b.waymesh.task.v1.TaskStream\x12\r\n\x05\x61\x64min\x18\x05 \x01(\x08\"+\n\nTaskStream\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t:L\n\x04task\x12\x1e.google.protobuf.MethodOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1c.waymesh.task.v1.TaskOptions:/\n\x07service\x12\x1c.google.protobuf.FileOptions\x18\xb5\x87\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'waymesh.task.v1.task_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TASKOPTIONS']._serialized_start=81
-  _globals['_TASKOPTIONS']._serialized_end=190
-  _globals['_TASKSTREAM']._serialized_start=192
-  _globals['_TASKSTREAM']._serialized_end=235
+  _globals['_TASKOPTIONS']._serialized_end=205
+  _globals['_TASKSTREAM']._serialized_start=207
+  _globals['_TASKSTREAM']._serialized_end=250
 # @@protoc_insertion_point(module_scope)

@@ -30,6 +30,7 @@ class TaskOptions(_message.Message):
     BODY_FIELD_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
+    ADMIN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the task: the RPC's name in snake_case, such as `predict_eta`. Unique over all services."""
     body_field: _builtins.str
@@ -38,6 +39,8 @@ class TaskOptions(_message.Message):
     """
     summary: _builtins.str
     """One line for people, shown in the OpenAPI document."""
+    admin: _builtins.bool
+    """For operators alone: an API key needs the scope `admin`, which `*` does not include, and each call is in the audit log."""
     @_builtins.property
     def stream(self) -> Global___TaskStream:
         """The streaming RPC of the same service that tells of the task as it is done, for `Accept: text/event-stream`.
@@ -51,10 +54,11 @@ class TaskOptions(_message.Message):
         body_field: _builtins.str = ...,
         summary: _builtins.str = ...,
         stream: Global___TaskStream | None = ...,
+        admin: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stream", b"stream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_field", b"body_field", "name", b"name", "stream", b"stream", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin", b"admin", "body_field", b"body_field", "name", b"name", "stream", b"stream", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
