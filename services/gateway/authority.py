@@ -33,7 +33,7 @@ class _Refusals:
 class Authority:
     """Raises PermissionDenied for what a key has no scope for.
 
-    `store` gives where the log is kept, None while it is not there; `needed` says whether there has to be one.
+    `store` gives where the log is kept, None while it is not there; `needed` says whether it has to be.
     """
 
     def __init__(self, store: Callable[[], KeyStore | None], *, needed: bool) -> None:

@@ -13,7 +13,7 @@ _WORD: Final = re.compile(r"(?<!^)(?=[A-Z])")
 
 @dataclass(frozen=True, slots=True)
 class Rpc:
-    """`path` is `/package.Service/Name`. `scope` is the task's name; of what is no task, the RPC's in snake_case."""
+    """`path` is `/package.Service/Name`, `scope` the name of its task, or of what is no task its own."""
 
     path: str
     owner: str

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from waymesh.agent.v1 import agent_registry_service_pb2_grpc, agent_service_pb2_grpc
 from waymesh.eta.v1 import eta_service_pb2_grpc, gps_stream_pb2
+from waymesh.feedback.v1 import feedback_service_pb2_grpc
 from waymesh.route.v1 import route_service_pb2_grpc
 
 from services.gateway.server import Gateway
@@ -145,6 +146,14 @@ class Route(route_service_pb2_grpc.RouteServiceServicer):  # type: ignore[misc]
             setattr(self, name, handler)
 
 
+class Feedback(feedback_service_pb2_grpc.FeedbackServiceServicer):  # type: ignore[misc]
+    """The same for feedback."""
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        for name, handler in handlers.items():
+            setattr(self, name, handler)
+
+
 class Agents(agent_service_pb2_grpc.AgentServiceServicer):  # type: ignore[misc]
     """The same for runs of agents."""
 
@@ -193,6 +202,7 @@ async def gateway(
     *,
     route: Mapping[str, Handler] | None = None,
     agents: Mapping[str, Any] | None = None,
+    feedback: Mapping[str, Handler] | None = None,
     tracing: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
@@ -221,6 +231,14 @@ async def gateway(
             targets["route_target"] = f"127.0.0.1:{route_server.port}"
         else:
             targets["route_target"] = "127.0.0.1:1"  # nobody listens there
+        # Signals are for no mesh that may run here besides.
+        targets["feedback_target"] = "127.0.0.1:1"
+        if feedback is not None:
+            feedback_server = await serve(
+                "feedback",
+                (feedback_service_pb2_grpc.add_FeedbackServiceServicer_to_server, Feedback(feedback)),
+            )
+            targets["feedback_target"] = f"127.0.0.1:{feedback_server.port}"
         if agents is not None:
             served = await serve(
                 "agents",
@@ -242,7 +260,6 @@ async def gateway(
             "database_url": None,
             "api_key": KEY,
             "drain_s": 0.0,
-            "feedback_target": "127.0.0.1:1",  # signals are for no mesh that may run here besides
             **targets,
             **settings,
         }

@@ -1,4 +1,4 @@
-"""`waymesh keys` in a process of its own."""
+"""`waymesh keys` and `waymesh audit` in a process of its own."""
 
 import asyncio
 import os
@@ -11,11 +11,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 async def keys(dsn: str, *arguments: str, data_dir: Path | None = None) -> tuple[int, str, str]:
     """`python -m services.gateway keys …`: exit code, stdout, stderr."""
+    return await ran(dsn, "keys", *arguments, data_dir=data_dir)
+
+
+async def ran(dsn: str, *arguments: str, data_dir: Path | None = None) -> tuple[int, str, str]:
+    """The same for any command of the gateway."""
     environ = {**os.environ, "DATABASE_URL": dsn}
     if data_dir is not None:
         environ["WAYMESH_DATA_DIR"] = str(data_dir)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.gateway", "keys", *arguments),
+        *(sys.executable, "-m", "services.gateway", *arguments),
         env=environ,
         cwd=ROOT,
         stdout=subprocess.PIPE,

@@ -45,6 +45,8 @@ SERVICES: Final = frozenset({"eta", "route", "feedback", "agents"})
 """They may act for the whole mesh, and for whom they were called."""
 SPEAKS_FOR_OTHERS: Final = SERVICES | {"gateway", EDGE}
 """What they say of the tenant and the caller they act for is believed."""
+OF_THEIR_OWN: Final = SERVICES | {"gateway", OPERATOR}
+"""What is for operators alone they may call without an API key."""
 
 
 def callers_of(service: str) -> frozenset[str]:

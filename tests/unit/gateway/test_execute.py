@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.gateway import tasks
+from services.gateway.authority import Authority
 from services.gateway.exchange import ARRIVED, Exchange
 from services.gateway.execute import Executor
 from services.mesh.errors import MeshError
@@ -33,6 +34,7 @@ EXECUTOR = Executor(
     TASKS,
     {name: Answers(task) for name, task in TASKS.items()},  # type: ignore[misc]
     {},
+    Authority(lambda: None, needed=False),
     max_body_bytes=1 << 20,
     timeout_ms=10_000,
 )

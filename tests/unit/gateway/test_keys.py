@@ -1,6 +1,7 @@
 """Which keys a process knows, from the environment, the snapshot and the store."""
 
-from datetime import UTC, datetime
+import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from services.gateway.keys import ApiKey, KeyRing, Snapshot, digest_of, new_key
@@ -124,3 +125,54 @@ def test_a_snapshot_with_what_names_no_tenant_is_not_believed(tmp_path: Path) ->
     snapshot.save([ApiKey(digest_of(b"a"), "a", tenant="acme")])
     path.write_text(path.read_text().replace('"acme"', '"a b"'))
     assert snapshot.load() == []
+
+
+def test_a_key_that_has_ended_is_not_found() -> None:
+    now = NOW.timestamp()
+    known = KeyRing(DEFAULT, lambda: 0.0, lambda: now)
+    known.replace([ApiKey(digest_of(b"a"), "a", expires_at=NOW + timedelta(seconds=1))])
+    assert known.find(b"a") is not None
+    now += 1
+    assert known.find(b"a") is None
+
+
+def test_a_snapshot_keeps_scopes_ends_and_limits(tmp_path: Path) -> None:
+    snapshot = Snapshot(tmp_path / "keys.json")
+    key = ApiKey(digest_of(b"a"), "a", scopes=("get_*", "admin"), expires_at=NOW, under_way=3)
+    snapshot.save([key])
+    assert snapshot.load() == [key]
+
+
+def test_a_snapshot_of_before_keys_had_scopes_opens_all_that_is_not_for_operators(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    Snapshot(path).save([api_key("a")])
+    (saved,) = json.loads(path.read_text())
+    path.write_text(
+        json.dumps([{name: saved[name] for name in ("digest", "name", "rate", "tenant", "revoked_at")}])
+    )
+    (loaded,) = Snapshot(path).load()
+    assert (loaded.scopes, loaded.expires_at, loaded.under_way) == (("*",), None, None)
+
+
+def test_a_snapshot_with_what_is_no_scope_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    Snapshot(path).save([api_key("a")])
+    path.write_text(path.read_text().replace('["*"]', '["no scope"]'))
+    assert Snapshot(path).load() == []
+
+
+def test_a_key_that_stays_keeps_what_it_has_under_way() -> None:
+    known = ring(api_key("a"))
+    before = known.find(b"a")
+    known.replace([api_key("a"), api_key("b")])
+    after = known.find(b"a")
+    assert before is not None
+    assert after is not None
+    assert after.usage is before.usage
+
+
+def test_only_what_is_for_operators_is_done_with_that_right() -> None:
+    found = ring(ApiKey(digest_of(b"a"), "a", scopes=("*", "admin"))).find(b"a")
+    assert found is not None
+    assert not found.principal.admin
+    assert found.operator.admin

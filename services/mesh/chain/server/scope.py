@@ -7,6 +7,7 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_SCOPE_MISSING
 from services.mesh import principal
 from services.mesh.chain.server.call import ServerCall, ServerLink
 from services.mesh.errors import PermissionDenied
+from services.mesh.tls import callers, peer
 
 _log = logging.getLogger("waymesh.audit")
 
@@ -14,7 +15,8 @@ _log = logging.getLogger("waymesh.audit")
 class ScopeLink(ServerLink):
     """Of methods whose task is `admin`: a call on behalf of an API key needs the word of the edge for it.
 
-    A call without a key comes from within the mesh, or from an operator who may reach the port at all.
+    A call without a key is one of the mesh itself or of an operator. Where certificates say who calls, it has to
+    be; where connections are plain, it is whoever may reach a port on loopback.
     """
 
     name = "scope"
@@ -23,10 +25,12 @@ class ScopeLink(ServerLink):
         if not call.method.admin:
             return
         whom = principal.current()
-        allowed = whom.admin or not whom.key
+        caller = peer.current()
+        of_its_own = not whom.key and (caller is None or caller.name in callers.OF_THEIR_OWN)
+        allowed = whom.admin or of_its_own
         # What a mesh tells itself is no news; who asked through the edge is, and who was refused.
         _log.log(
-            logging.INFO if whom.key else logging.DEBUG,
+            logging.DEBUG if of_its_own else logging.INFO,
             "%s: %s",
             call.method.name,
             "allowed" if allowed else "refused",
