@@ -82,8 +82,8 @@ SEEDS: Mapping[str, dict[str, Any]] = {
     "record_signals": {"signals": [SIGNAL]},
 }
 # What changes by itself: who is alive, what eta has learned so far from the good delivery, and what feedback
-# makes, in its own time, of the outcomes and signals that it has. And the log tells of each call of an operator,
-# whatever became of it.
+# makes, in its own time, of the outcomes and signals that it has. And the log tells of each call of an
+# operator, whatever became of it.
 _BY_ITSELF = {
     "gateway.audit_log",
     "agents.processes",

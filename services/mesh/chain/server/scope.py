@@ -15,8 +15,8 @@ _log = logging.getLogger("waymesh.audit")
 class ScopeLink(ServerLink):
     """Of methods whose task is `admin`: a call on behalf of an API key needs the word of the edge for it.
 
-    A call without a key is one of the mesh itself or of an operator. Where certificates say who calls, it has to
-    be; where connections are plain, it is whoever may reach a port on loopback.
+    A call without a key is one of the mesh itself or of an operator: by its certificate or, where connections
+    are plain, because nobody else reaches a port on loopback.
     """
 
     name = "scope"
