@@ -15,11 +15,13 @@ from waymesh.order.v1.order_pb2 import ORDER_STATUS_ASSIGNED, Order
 from waymesh.route.v1 import allocation_pb2
 from waymesh.route.v1.route_pb2 import RouteLimits
 
-from services.mesh import deadline, errors
+from services.mesh import deadline, errors, principal
 from services.mesh.events import EventBus
 from services.mesh.store import Store
+from services.mesh.tenancy import tenant_of
 from services.route import announce, refusals, store, store_plans
 from services.route.allocation import Outcome, Rules, Waiting, allocate
+from services.route.bodies import from_body, to_body
 from services.route.eta_client import EtaClient, Pair
 from services.route.fleet import CourierState, OrderWork
 from services.route.forecast import choose_pairs, corrections
@@ -61,6 +63,12 @@ class Answer:
     waiting: list[Waiting] = field(default_factory=list)
     degradation: Degradation | None = None
 
+    def add(self, other: "Answer") -> None:
+        """What another tenant's came to."""
+        self.allocations += other.allocations
+        self.waiting += other.waiting
+        self.degradation = self.degradation or other.degradation
+
 
 @dataclass(frozen=True, slots=True)
 class _View:
@@ -78,7 +86,10 @@ class _ColdError(Exception):
 
 
 class Allocator:
-    """Allocates waiting orders, one allocation at a time among all replicas."""
+    """Allocates waiting orders, one allocation at a time among all replicas.
+
+    One tenant after the other: no courier of one carries, or is weighed for, an order of another.
+    """
 
     def __init__(
         self,
@@ -113,19 +124,49 @@ class Allocator:
 
     async def _tick(self, *, cold: bool) -> Answer | None:
         async with self._turn(wait=False) as mine:
-            return await self._allocate((), cold=cold) if mine else None
+            if not mine:
+                return None
+            async with self._database.pool.acquire() as conn:
+                tenants = await store.tenants_waiting(conn)
+            answer = Answer()
+            failed: list[Exception] = []
+            for tenant in tenants:
+                try:
+                    answer.add(await self._allocate(tenant, (), cold=cold))
+                except _ColdError:
+                    raise
+                except Exception as error:  # one tenant's trouble is not the others'
+                    _log.warning("the orders of tenant %s wait on: %s", tenant, type(error).__name__)
+                    failed.append(error)
+            if failed:
+                raise failed[0]
+            return answer
 
     async def on_demand(
         self, order_ids: Sequence[str], *, dry_run: bool, limits: RouteLimits = NO_LIMITS
     ) -> Answer:
         """Allocates these orders, or all if none are named; with `dry_run` only says what would be done.
 
-        `limits` go before the default ones. Raises NotFound if the only order named is not known.
+        Those of the tenant at hand, that is: for the mesh, of whoever has the orders named or has orders that
+        wait. `limits` go before the default ones. Raises NotFound if the only order named is not known.
         """
         if dry_run:
-            return await self._allocate(order_ids, dry_run=True, limits=limits)
+            return await self._of_tenants(order_ids, dry_run=True, limits=limits)
         async with self._turn(wait=True):
-            return await self._allocate(order_ids, limits=limits)
+            return await self._of_tenants(order_ids, dry_run=False, limits=limits)
+
+    async def _of_tenants(self, order_ids: Sequence[str], *, dry_run: bool, limits: RouteLimits) -> Answer:
+        tenant = principal.current().tenant
+        if tenant != principal.MESH_TENANT:
+            return await self._allocate(tenant, order_ids, dry_run=dry_run, limits=limits)
+        async with self._database.pool.acquire() as conn:
+            named = dict.fromkeys(map(tenant_of, order_ids))
+            tenants = list(named) if named else await store.tenants_waiting(conn)
+        answer = Answer()
+        for each in tenants:
+            own = [order_id for order_id in order_ids if tenant_of(order_id) == each]
+            answer.add(await self._allocate(each, own, dry_run=dry_run, limits=limits))
+        return answer
 
     @contextlib.asynccontextmanager
     async def _turn(self, *, wait: bool) -> AsyncIterator[bool]:
@@ -158,18 +199,22 @@ class Allocator:
 
     async def _allocate(
         self,
+        tenant: str,
         order_ids: Sequence[str],
         *,
         dry_run: bool = False,
         cold: bool = True,
         limits: RouteLimits = NO_LIMITS,
     ) -> Answer:
-        """With `cold` unset, raises _ColdError where the worker process is needed and is not there."""
+        """One tenant's orders to its couriers.
+
+        With `cold` unset, raises _ColdError where the worker process is needed and is not there.
+        """
         now = self._clock()
         answer = Answer()
         async with self._database.pool.acquire() as conn:
             await _answer_for_others(conn, order_ids, answer)
-            view = await self._view(conn, order_ids, now, limits)
+            view = await self._view(conn, tenant, order_ids, now, limits)
         if view.left_out:
             _leave(answer, view.left_out)
         if not view.works:
@@ -219,14 +264,14 @@ class Allocator:
         return answer
 
     async def _view(
-        self, conn: Connection, order_ids: Sequence[str], now: float, limits: RouteLimits
+        self, conn: Connection, tenant: str, order_ids: Sequence[str], now: float, limits: RouteLimits
     ) -> _View:
-        rows = await store.waiting_orders(conn, order_ids, self._settings.allocation_max_orders)
+        rows = await store.waiting_orders(conn, tenant, order_ids, self._settings.allocation_max_orders)
         left = deadline.remaining()
         fits = len(rows) if left is None else max(1, int((left * _SHARE - _OVERHEAD_S) / _PER_ORDER_S))
         rows, left_out = rows[:fits], [row.order_id for row in rows[fits:]]
-        orders = {row.order_id: Order.FromString(row.body) for row in rows}
-        couriers = await self._couriers(conn, now, limits) if rows else []
+        orders = {row.order_id: from_body(Order, row.body, row.order_id) for row in rows}
+        couriers = await self._couriers(conn, tenant, now, limits) if rows else []
         return _View(
             {row.order_id: row for row in rows},
             orders,
@@ -235,19 +280,22 @@ class Allocator:
             left_out,
         )
 
-    async def _couriers(self, conn: Connection, now: float, limits: RouteLimits) -> list[CourierState]:
-        """Couriers on shift with a position that is not older than the fleet's newest by too much.
+    async def _couriers(
+        self, conn: Connection, tenant: str, now: float, limits: RouteLimits
+    ) -> list[CourierState]:
+        """A tenant's couriers on shift with a position not older than the fleet's newest by too much.
 
-        Age is judged against the newest fix of all, not against our clock, so that recordings can be
+        Age is judged against the newest fix of the fleet, not against our clock, so that recordings can be
         replayed.
         """
         carried: dict[str, list[OrderWork]] = {}
-        for row in await store.carried(conn):
-            carried.setdefault(row.driver_id, []).append(order_work(Order.FromString(row.body)))
+        for row in await store.under_way(conn, tenant):
+            order = from_body(Order, row.body, row.order_id)
+            carried.setdefault(row.driver_id, []).append(order_work(order))
         found = []
         newest = 0.0
-        for body, fix in await store.couriers_at_work(conn):
-            courier = Courier.FromString(body)
+        for driver_id, body, fix in await store.couriers_at_work(conn, tenant):
+            courier = from_body(Courier, body, driver_id)
             where = position_of(courier, fix)
             if where is None or not on_shift(courier, now):
                 continue
@@ -301,7 +349,7 @@ class Allocator:
             said = allocation(assignment, now)
             answer.allocations.append(said)
             given.append(order_write(order))
-            told.append((order.order_id, order.driver_id, said.SerializeToString()))
+            told.append((order.order_id, order.driver_id, to_body(said, order.order_id)))
             messages += [announce.order_changed(order), announce.allocated(said, order.revision)]
         if not given:
             return
@@ -338,6 +386,6 @@ async def _answer_for_others(conn: Connection, order_ids: Sequence[str], answer:
         if row is None:
             answer.waiting.append(Waiting(order_id, "not known"))
         elif order_id in standing and row.status is Status.ASSIGNED:
-            answer.allocations.append(allocation_pb2.Allocation.FromString(standing[order_id]))
+            answer.allocations.append(from_body(allocation_pb2.Allocation, standing[order_id], order_id))
         elif row.status is not Status.PLACED:
             answer.waiting.append(Waiting(order_id, f"is {row.status.name.lower()}"))

@@ -10,10 +10,12 @@ from waymesh.order.v1.order_pb2 import Order
 
 from services.mesh.arrival import arrived_us
 from services.mesh.chain.server.validation import check
-from services.mesh.errors import InvalidArgument
-from services.mesh.events import EventBus, Message, PoisonMessage, Record, cause_of, causes_of, decode_value
+from services.mesh.events import EventBus, Message, PoisonMessage, Record, cause_of, causes_of
+from services.mesh.events.tenants import read
 from services.mesh.request_id import serving
+from services.mesh.tenancy import plain_error, tenant_of
 from services.route import announce, refusals, store, store_plans
+from services.route.bodies import from_body
 from services.route.deviation import has_left
 from services.route.fixes import Folded, fold, freed
 from services.route.identity import Status
@@ -76,7 +78,7 @@ class FixConsumer:
             return []
         rows = await store.lock_orders(conn, {order_id for order_id, _ in moving})
         couriers = await store.known_couriers(conn, list({driver_id for _, driver_id in moving}))
-        newest = {row.order_id: Order.FromString(row.body) for row in rows.values()}
+        newest = {row.order_id: from_body(Order, row.body, row.order_id) for row in rows.values()}
         ids = {order_id for order_id, _ in moving}
         causes = causes_of((event.order_id, record) for event, record in fixes if event.order_id in ids)
         writes, messages = [], []
@@ -118,7 +120,8 @@ class CommandConsumer:
         taken, messages = await take_orders(conn, changes, [cause_of(record) for record in records])
         for record, result in zip(records, taken, strict=True):
             if result.error is not None:
-                reason = f"{result.error.reason_name}: {result.error.message}"
+                told = plain_error(result.error, tenant_of(result.id))
+                reason = f"{told.reason_name}: {told.message}"
                 await self._bus.dead_letter(conn, record, reason)
         if messages:
             await self._bus.publish(conn, messages)
@@ -135,7 +138,7 @@ class ChangeConsumer:
     async def handle(self, conn: Connection, records: list[Record]) -> None:
         """One batch: allocation for those who wait or have become free, another look for those who carry."""
         for record in records:
-            event = decode_value(record, OrderEvent)
+            event = read(record, OrderEvent)
             if event.WhichOneof("entity") is None:
                 raise PoisonMessage(record, "entity: names neither an order nor a courier")
             order = event.order
@@ -149,16 +152,12 @@ class ChangeConsumer:
 def _fixes(records: Sequence[Record]) -> Iterator[_Read]:
     for record in records:
         with contextlib.suppress(PoisonMessage):
-            yield decode_value(record, GpsEvent), record
+            yield read(record, GpsEvent), record
 
 
 def _change(record: Record) -> Change:
     """The write a record asks for. Raises PoisonMessage if it is none, or breaks a rule of the contract."""
-    command = decode_value(record, OrderCommand)
-    try:
-        check(command)
-    except InvalidArgument as error:
-        raise PoisonMessage(record, error.message) from error
+    command = read(record, OrderCommand, check)
     if command.WhichOneof("command") == "cancel":
         return command.cancel
     if (wrong := refusals.order_fault(command.upsert, "upsert")) is not None:

@@ -16,6 +16,7 @@ from waymesh.order.v1.order_pb2 import Order
 
 from services.mesh import deadline
 from services.mesh.errors import MeshError
+from services.mesh.principal import MESH, acting
 from services.route.fleet import CourierState
 from services.route.forecast import Forecast
 from services.route.limits import Vehicle
@@ -43,7 +44,10 @@ class Pair:
 
 
 class EtaClient:
-    """eta's travel times and predictions. `timeout_s` bounds each call, as does the budget at hand."""
+    """eta's travel times and predictions. `timeout_s` bounds each call, as does the budget at hand.
+
+    They are asked for the mesh: eta knows orders and couriers by the same qualified ids as route.
+    """
 
     def __init__(self, stub: "EtaServiceAsyncStub", timeout_s: float) -> None:
         self._stub = stub
@@ -61,7 +65,7 @@ class EtaClient:
             departure_time=stamp(departure),
         )
         try:
-            with deadline.budget(self._granted()):
+            with deadline.budget(self._granted()), acting(MESH):
                 response = await self._stub.GetTravelTimes(request, timeout=self._timeout_s)
             n = len(places)
             made = Travel(table(response.durations_s, n), table(response.distances_m, n))
@@ -80,7 +84,7 @@ class EtaClient:
             return {}, None
         request = eta_service_pb2.BatchPredictEtaRequest(queries=[_query(pair, now) for pair in pairs])
         try:
-            with deadline.budget(self._granted()):
+            with deadline.budget(self._granted()), acting(MESH):
                 response = await self._stub.BatchPredictEta(request, timeout=self._timeout_s)
         except MeshError as error:
             return {}, _degradation(FALLBACK_PREDICTIONS, error.code.name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from services.mesh.tenancy import plain
 from services.route.fleet import CourierState, OrderWork
 from services.route.pricing import Offer
 from services.route.stops import Plan
@@ -61,16 +62,19 @@ def reasons(
         at_pickup += f", food ready {minutes(offer.pickup_s - offer.arrive_s)} later"
     said.append(at_pickup)
     if mates:
-        said.append(f"goes with {', '.join(mates)}: {minutes(offer.added_s)} more for the courier")
+        with_ = ", ".join(map(plain, mates))
+        said.append(f"goes with {with_}: {minutes(offer.added_s)} more for the courier")
     if offer.added_lateness_s > offer.lateness_s:
         said.append(f"{minutes(offer.added_lateness_s - offer.lateness_s)} more lateness for other orders")
     if others:
         best = others[0]
         more = (offers[best].price - offer.price) / 100
         if more >= 0:
-            said.append(f"{minutes(more)} of work cheaper than {best}, the next best")
+            said.append(f"{minutes(more)} of work cheaper than {plain(best)}, the next best")
         else:
-            said.append(f"{best} would be {minutes(-more)} of work cheaper but is needed for another order")
+            said.append(
+                f"{plain(best)} would be {minutes(-more)} of work cheaper but is needed for another order"
+            )
     else:
         said.append("nobody else can take it")
     if order.skills:

@@ -13,6 +13,7 @@ from services.mesh.errors import MeshError
 from services.mesh.events import Message
 from services.mesh.request_id import serving
 from services.route import announce, refusals, store
+from services.route.bodies import from_body, to_body
 from services.route.identity import OPEN, Known, Status, Verdict, judge, may_cancel
 from services.route.progress import advance, of_stage
 from services.route.store import Connection, CourierWrite, OrderWrite
@@ -52,7 +53,7 @@ class _Orders:
     def _upsert(self, order: Order) -> Taken:
         order_id, known = order.order_id, self.known.get(order.order_id)
         status = Status(order.status)
-        verdict = judge(known, order.revision, digest(order), status)
+        verdict = judge(known, order.revision, digest(to_body(order, order_id)), status)
         if known is None or verdict is Verdict.ACCEPT:
             self.accept(order)
             return Taken(order_id, order.revision, order=order)
@@ -112,7 +113,8 @@ async def take_orders(
     ids = {change.order_id for change in changes}
     rows = await store.lock_orders(conn, ids, {c.order_id for c in changes if isinstance(c, Order)})
     known = await store.known(conn, "o", {row.order_id: (row.revision, row.status) for row in rows.values()})
-    state = _Orders({row.order_id: Order.FromString(row.body) for row in rows.values()}, known)
+    newest = {row.order_id: from_body(Order, row.body, row.order_id) for row in rows.values()}
+    state = _Orders(newest, known)
     results = [state.take(change, cause) for change, cause in zip(changes, _causes(causes), strict=False)]
     await _catch_up(conn, state)
     results = [

@@ -1,5 +1,6 @@
 """How a plan is kept: the stops as told, and the ends of the leg under way. Pure."""
 
+from services.route.bodies import to_body
 from services.route.fleet import OrderWork
 from services.route.stops import Kind, Plan
 from services.route.store import PlanWrite
@@ -19,5 +20,5 @@ def plan_write(
         len(orders),
         (start.lat, start.lon),
         (target.lat, target.lon),
-        route_plan(plan, orders, start_at).SerializeToString(),
+        to_body(route_plan(plan, orders, start_at), driver_id),
     )

@@ -20,6 +20,7 @@ from waymesh.route.v1.route_service_pb2 import OptimizeRouteRequest, OptimizeRou
 from services.mesh.errors import FailedPrecondition, FieldViolation, InvalidArgument
 from services.mesh.store import Store
 from services.route import explain, refusals, store, store_plans
+from services.route.bodies import from_body
 from services.route.eta_client import EtaClient
 from services.route.fleet import OrderWork, jobs, places
 from services.route.identity import OPEN, Status
@@ -104,11 +105,12 @@ class Planner:
                 body, fix = await store.courier(conn, request.driver_id)
                 if not request.orders:
                     rows = await store.carried(conn, [request.driver_id])
-                    known = [Order.FromString(row.body) for row in rows]
+                    known = [from_body(Order, row.body, row.order_id) for row in rows]
                     stored = await store_plans.plan(conn, request.driver_id)
-                    plan = route_pb2.RoutePlan.FromString(stored.body) if stored is not None else None
+                    if stored is not None:
+                        plan = from_body(route_pb2.RoutePlan, stored.body, request.driver_id)
             if courier is None and body is not None:
-                courier = Courier.FromString(body)
+                courier = from_body(Courier, body, request.driver_id)
             if courier is None and not request.orders and not known:
                 raise refusals.unknown_courier(request.driver_id)
         if courier is None:

@@ -18,6 +18,7 @@ from services.mesh.events import EventBus
 from services.mesh.request_id import serving
 from services.mesh.store import Store
 from services.route import announce, explain, store, store_plans
+from services.route.bodies import from_body
 from services.route.eta_client import EtaClient
 from services.route.fleet import jobs, places
 from services.route.limits import MAX_PLANNED, Vehicle, default_limits, relaxed
@@ -142,14 +143,18 @@ class Rerouter:
             if not 2 <= len(rows) <= MAX_PLANNED:
                 return None, None
             body, fix = await store.courier(conn, driver_id)
-        courier = Courier.FromString(body) if body is not None else Courier(driver_id=driver_id)
+        courier = Courier(driver_id=driver_id)
+        if body is not None:
+            courier = from_body(Courier, body, driver_id)
         known = position_of(courier, fix)
         start = seen or (known[0] if known is not None else None)
         if start is None:
             return None, None
-        orders = tuple(order_work(Order.FromString(row.body)) for row in rows)
+        orders = tuple(order_work(from_body(Order, row.body, row.order_id)) for row in rows)
         vehicle = Vehicle(courier.vehicle_type)
-        plan = route_pb2.RoutePlan.FromString(before.body) if before is not None else route_pb2.RoutePlan()
+        plan = route_pb2.RoutePlan()
+        if before is not None:
+            plan = from_body(route_pb2.RoutePlan, before.body, driver_id)
         return (
             Task(
                 driver_id,

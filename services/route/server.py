@@ -33,7 +33,7 @@ class Route(GrpcService[RouteSettings]):
     """One process's route."""
 
     def __init__(self, settings: RouteSettings, dsn: str) -> None:
-        super().__init__(NAME, settings, dsn)
+        super().__init__(NAME, settings, dsn, qualified=True)
 
     async def wire(self) -> None:
         settings, lifecycle = self.settings, self.lifecycle

@@ -14,6 +14,7 @@ from services.mesh.events import EventBus
 from services.mesh.store import GroupCommit, Store
 from services.route import refusals, store
 from services.route.allocator import Allocator
+from services.route.bodies import from_body
 from services.route.intake import Change, Taken, take_couriers, take_orders
 from services.route.planner import Planner
 from services.route.store import Connection
@@ -91,9 +92,10 @@ class RouteServicer(RouteServiceServicer):
         if found is None:
             raise refusals.unknown_order(request.order_id)
         order, allocation = found
-        response = route_service_pb2.GetOrderResponse(order=Order.FromString(order))
+        order_id = request.order_id
+        response = route_service_pb2.GetOrderResponse(order=from_body(Order, order, order_id))
         if allocation is not None:
-            response.allocation.CopyFrom(allocation_pb2.Allocation.FromString(allocation))
+            response.allocation.CopyFrom(from_body(allocation_pb2.Allocation, allocation, order_id))
         return response
 
     async def OptimizeRoute(  # noqa: N802

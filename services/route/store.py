@@ -244,15 +244,18 @@ async def get_order(conn: Connection, order_id: str) -> tuple[bytes, bytes | Non
     return None if row is None else (row["body"], row["allocation"])
 
 
-async def waiting_orders(conn: Connection, order_ids: Sequence[str], limit: int) -> list[OrderRow]:
-    """Orders without a courier, most urgent first; only `order_ids` if any are given."""
+async def waiting_orders(
+    conn: Connection, tenant: str, order_ids: Sequence[str], limit: int
+) -> list[OrderRow]:
+    """A tenant's orders without a courier, most urgent first; only `order_ids` if any are given."""
     if order_ids:
         rows = await conn.fetch(
             """
             SELECT order_id, revision, status, driver_id, body FROM orders
-            WHERE order_id = ANY ($1::text[]) AND status = 1
-            ORDER BY priority DESC, placed_at, order_id LIMIT $2
+            WHERE tenant = $1 AND order_id = ANY ($2::text[]) AND status = 1
+            ORDER BY priority DESC, placed_at, order_id LIMIT $3
             """,
+            tenant,
             list(order_ids),
             limit,
         )
@@ -260,8 +263,9 @@ async def waiting_orders(conn: Connection, order_ids: Sequence[str], limit: int)
         rows = await conn.fetch(
             """
             SELECT order_id, revision, status, driver_id, body FROM orders
-            WHERE status = 1 ORDER BY priority DESC, placed_at, order_id LIMIT $1
+            WHERE tenant = $1 AND status = 1 ORDER BY priority DESC, placed_at, order_id LIMIT $2
             """,
+            tenant,
             limit,
         )
     return [_order_row(row) for row in rows]
@@ -270,6 +274,12 @@ async def waiting_orders(conn: Connection, order_ids: Sequence[str], limit: int)
 async def any_waiting(conn: Connection) -> bool:
     """Whether an order is without a courier."""
     return bool(await conn.fetchval("SELECT EXISTS (SELECT FROM orders WHERE status = 1)"))
+
+
+async def tenants_waiting(conn: Connection) -> list[str]:
+    """Who has orders without a courier."""
+    rows = await conn.fetch("SELECT DISTINCT tenant FROM orders WHERE status = 1 ORDER BY tenant")
+    return [row["tenant"] for row in rows]
 
 
 async def orders(conn: Connection, order_ids: Sequence[str]) -> dict[str, OrderRow]:
@@ -281,36 +291,41 @@ async def orders(conn: Connection, order_ids: Sequence[str]) -> dict[str, OrderR
     return {row["order_id"]: _order_row(row) for row in rows if row["revision"]}
 
 
-async def carried(conn: Connection, driver_ids: Sequence[str] | None = None) -> list[OrderRow]:
-    """Orders that couriers carry or are to fetch; of all couriers if none are named."""
-    if driver_ids is None:
-        rows = await conn.fetch(
-            """
-            SELECT order_id, revision, status, driver_id, body FROM orders
-            WHERE status IN (2, 3) ORDER BY order_id
-            """
-        )
-    else:
-        rows = await conn.fetch(
-            """
-            SELECT order_id, revision, status, driver_id, body FROM orders
-            WHERE driver_id = ANY ($1::text[]) AND status IN (2, 3) ORDER BY order_id
-            """,
-            list(driver_ids),
-        )
+async def carried(conn: Connection, driver_ids: Sequence[str]) -> list[OrderRow]:
+    """Orders that these couriers carry or are to fetch."""
+    rows = await conn.fetch(
+        """
+        SELECT order_id, revision, status, driver_id, body FROM orders
+        WHERE driver_id = ANY ($1::text[]) AND status IN (2, 3) ORDER BY order_id
+        """,
+        list(driver_ids),
+    )
     return [_order_row(row) for row in rows]
 
 
-async def couriers_at_work(conn: Connection) -> list[tuple[bytes, Position | None]]:
-    """Bodies of couriers who are idle or busy, with their newest fix."""
+async def under_way(conn: Connection, tenant: str) -> list[OrderRow]:
+    """Orders that a tenant's couriers carry or are to fetch."""
     rows = await conn.fetch(
         """
-        SELECT c.body, p.lat, p.lon, p.fixed_at, p.stage
-        FROM couriers c LEFT JOIN positions p USING (driver_id)
-        WHERE c.status IN (2, 3) ORDER BY c.driver_id
-        """
+        SELECT order_id, revision, status, driver_id, body FROM orders
+        WHERE tenant = $1 AND status IN (2, 3) ORDER BY order_id
+        """,
+        tenant,
     )
-    return [(row["body"], _position(row)) for row in rows]
+    return [_order_row(row) for row in rows]
+
+
+async def couriers_at_work(conn: Connection, tenant: str) -> list[tuple[str, bytes, Position | None]]:
+    """A tenant's couriers who are idle or busy: id, body and newest fix."""
+    rows = await conn.fetch(
+        """
+        SELECT c.driver_id, c.body, p.lat, p.lon, p.fixed_at, p.stage
+        FROM couriers c LEFT JOIN positions p USING (driver_id)
+        WHERE c.tenant = $1 AND c.status IN (2, 3) ORDER BY c.driver_id
+        """,
+        tenant,
+    )
+    return [(row["driver_id"], row["body"], _position(row)) for row in rows]
 
 
 async def courier(conn: Connection, driver_id: str) -> tuple[bytes | None, Position | None]:

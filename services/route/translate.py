@@ -3,7 +3,6 @@
 import hashlib
 from datetime import UTC, datetime
 
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.gps.v1.location_pb2 import Location
 from waymesh.order.v1.courier_pb2 import Courier
@@ -11,6 +10,7 @@ from waymesh.order.v1.order_pb2 import Order
 from waymesh.route.v1 import allocation_pb2, route_pb2
 
 from services.route.allocation import Assignment
+from services.route.bodies import to_body
 from services.route.fleet import CourierState, OrderWork
 from services.route.identity import Status
 from services.route.limits import DEFAULT_CAPACITY, DEFAULT_ORDER_SIZE, Limits, Vehicle, default_limits
@@ -41,13 +41,14 @@ def place(location: Location) -> Place:
     return Place(location.lat, location.lon)
 
 
-def digest(message: Message) -> bytes:
-    """What tells a message's content apart from another's."""
-    return hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
+def digest(body: bytes) -> bytes:
+    """What tells a message's content apart from another's, of its bytes as they are kept."""
+    return hashlib.sha256(body).digest()
 
 
 def order_write(order: Order) -> OrderWrite:
     """An order as it is stored."""
+    body = to_body(order, order.order_id)
     return OrderWrite(
         order.order_id,
         order.revision,
@@ -55,19 +56,20 @@ def order_write(order: Order) -> OrderWrite:
         order.driver_id,
         order.priority,
         moment(order.placed_at),
-        order.SerializeToString(deterministic=True),
-        digest(order),
+        body,
+        digest(body),
     )
 
 
 def courier_write(courier: Courier) -> CourierWrite:
     """A courier as it is stored."""
+    body = to_body(courier, courier.driver_id)
     return CourierWrite(
         courier.driver_id,
         courier.revision,
         courier.status,
-        courier.SerializeToString(deterministic=True),
-        digest(courier),
+        body,
+        digest(body),
     )
 
 
