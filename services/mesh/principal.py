@@ -6,6 +6,7 @@ asks, not what he may do: that is for the service that owns the data, which keep
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,6 +24,8 @@ SCOPES_KEY: Final = "x-waymesh-scopes"
 ADMIN: Final = "admin"
 
 DEFAULT_TENANT: Final = "default"
+MESH_TENANT: Final = "*"
+"""Stands for all tenants at once: ids go along as services keep them, and lists leave out nothing."""
 MAX_NAME: Final = 128
 
 _TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -52,8 +55,9 @@ class Principal:
 
 
 def _headers(principal: Principal) -> Iterator[tuple[str, str]]:
-    if principal.tenant != DEFAULT_TENANT and is_tenant(principal.tenant):
-        yield TENANT_KEY, principal.tenant
+    tenant = principal.tenant
+    if tenant == MESH_TENANT or (tenant != DEFAULT_TENANT and is_tenant(tenant)):
+        yield TENANT_KEY, tenant
     if _KEY.fullmatch(principal.key) is not None:
         yield API_KEY_KEY, principal.key
     if is_name(principal.name):
@@ -73,16 +77,30 @@ def is_name(given: object) -> bool:
 
 
 DEFAULT: Final = Principal()
+MESH: Final = Principal(MESH_TENANT)
+"""The mesh itself, at work for several tenants at once. Only services of the mesh may say so."""
+
 _current: ContextVar[Principal] = ContextVar("waymesh_principal", default=DEFAULT)
 current = _current.get
 set_current = _current.set
 reset_current = _current.reset
 
 
+@contextmanager
+def acting(principal: Principal) -> Iterator[None]:
+    """Calls that are made within are made for this one, such as `MESH`, whoever is served around them."""
+    token = _current.set(principal)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 def of_metadata(metadata: Mapping[str, str | bytes]) -> Principal:
     """Who a call is made for. A key or name that is not well-formed counts as not sent.
 
-    Raises PermissionDenied for such a tenant: nobody gets another's rights by a slip.
+    Raises PermissionDenied for such a tenant: nobody gets another's rights by a slip. Whether the caller may
+    act for the mesh is for whoever knows the caller to say.
     """
     tenant = metadata.get(TENANT_KEY)
     key = metadata.get(API_KEY_KEY)
@@ -102,7 +120,7 @@ def _read(
 ) -> Principal:
     if tenant is None:
         tenant = DEFAULT_TENANT
-    elif not isinstance(tenant, str) or not is_tenant(tenant):
+    elif tenant != MESH_TENANT and (not isinstance(tenant, str) or not is_tenant(tenant)):
         raise PermissionDenied("the tenant that this call is made for cannot be read")
     return Principal(
         tenant,

@@ -69,12 +69,17 @@ class GrpcServer:
         health_port: int | None = None,
         tls: LiveTls | None = None,
         further_peers: Collection[str] = (),
+        qualified: bool = False,
+        as_they_are: Collection[str] = (),
     ) -> None:
         """`grace_s`: how long calls under way may go on when the server drains. `finite_streams`: paths of
         RPCs whose streams end by themselves within that time; others are ended at once.
 
         With `tls`, callers show a certificate of one of those who call this service, or of `further_peers`.
         Metrics and health are plain, at `admin_host` where that is another one.
+
+        `qualified`: handlers know what belongs to tenants by qualified ids (`mesh.tenancy`), callers by plain
+        ones; `as_they_are`: paths of RPCs whose handlers take requests with plain ids.
         """
         self.name = name
         self.port = port
@@ -88,7 +93,8 @@ class GrpcServer:
         self._more: dict[type[Message], Callable[[Any], list[FieldViolation]]] = {}
         self._tls = tls
         peers = None if tls is None else Peers(tls.current.id, further_peers)
-        self._interceptor = ServerInterceptor(server_links(telemetry, self._more, peers=peers), peers)
+        links = server_links(telemetry, self._more, peers=peers, qualified=qualified, as_they_are=as_they_are)
+        self._interceptor = ServerInterceptor(links, peers)
         self._servicers: list[tuple[Callable[[Any, Any], None], object]] = []
         self._server: grpc.aio.Server | None = None
         self._admin = (

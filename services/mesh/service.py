@@ -44,8 +44,10 @@ class GrpcService(ABC, Generic[S]):
         span_processors: "Sequence[SpanProcessor]" = (),
         grace_s: float = GRACE_S,
         finite_streams: Collection[str] = (),
+        qualified: bool = False,
+        as_they_are: Collection[str] = (),
     ) -> None:
-        """`grace_s` and `finite_streams` as GrpcServer has them."""
+        """What comes after `span_processors` is as GrpcServer has it."""
         self.name = name
         self.settings = settings
         self._dsn = dsn
@@ -70,6 +72,8 @@ class GrpcService(ABC, Generic[S]):
             health_port=settings.health_port,
             tls=self.tls,
             further_peers=settings.allowed_peers,
+            qualified=qualified,
+            as_they_are=as_they_are,
         )
         self.lifecycle.on_stop(self.telemetry.shutdown)
         self._feedback: Any = None

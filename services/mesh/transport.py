@@ -28,6 +28,8 @@ MAX_CONNECTION_AGE_MS: Final = 600_000
 _MAX_CONNECTION_AGE_GRACE_MS: Final = 60_000
 # A target that was restarted is found again within two seconds.
 RECONNECT_MS: Final = (100, 500, 2_000)
+# A handshake of TLS takes turns of both ends, which may be busy: an attempt gets this long at least.
+TLS_ATTEMPT_MS: Final = 2_000
 _RESOLVE_AGAIN_MS: Final = 5_000
 
 # Never a `timeout` here: gRPC ends such calls at once (the deadline link does it). Never a retryPolicy:
@@ -53,9 +55,11 @@ def server_options(max_message_mib: int, max_connection_age_ms: int = MAX_CONNEC
     ]
 
 
-def client_options(max_message_mib: int) -> Options:
+def client_options(max_message_mib: int, *, tls: bool = False) -> Options:
     """Options of a channel."""
     initial_ms, min_ms, max_ms = RECONNECT_MS
+    if tls:
+        min_ms = TLS_ATTEMPT_MS
     return [
         ("grpc.service_config", SERVICE_CONFIG),
         ("grpc.service_config_disable_resolution", 1),
@@ -75,7 +79,7 @@ def client_options(max_message_mib: int) -> Options:
 
 def channel(target: str, max_message_mib: int, tls: "LiveTls | None" = None) -> grpc.aio.Channel:
     """A channel without links, with the certificates that are current now."""
-    options = client_options(max_message_mib)
+    options = client_options(max_message_mib, tls=tls is not None)
     if tls is None:
         return grpc.aio.insecure_channel(resolvable(target), options=options)
     return grpc.aio.secure_channel(resolvable(target), tls.channel_credentials(), options=options)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 from opentelemetry.sdk.trace import ReadableSpan
@@ -15,6 +15,7 @@ from services.mesh import errors
 from services.mesh.client import ClientFactory
 from services.mesh.server import GrpcServer
 from services.mesh.telemetry import Telemetry
+from services.mesh.tls.live import LiveTls
 
 Request = eta_service_pb2.PredictEtaRequest
 Response = eta_service_pb2.PredictEtaResponse
@@ -69,6 +70,9 @@ class Eta(eta_service_pb2_grpc.EtaServiceServicer):
 class Mesh:
     """Servers and clients that end with the test."""
 
+    # What servers and clients show where a test does not say; None: all is plain.
+    shows: ClassVar[tuple[LiveTls, LiveTls] | None] = None
+
     def __init__(self, stack: AsyncExitStack, spans: InMemorySpanExporter | None) -> None:
         self._stack = stack
         self._exporter = spans
@@ -79,6 +83,8 @@ class Mesh:
         """A started server."""
         options = {"host": "127.0.0.1", "port": 0, "admin_port": None, "grace_s": 1.0} | options
         checks = options.pop("checks", {})
+        if self.shows is not None:
+            options.setdefault("tls", self.shows[0])
         server = GrpcServer("eta", telemetry=self.telemetry, **options)
         server.add(
             eta_service_pb2_grpc.add_EtaServiceServicer_to_server,
@@ -92,6 +98,8 @@ class Mesh:
 
     def client(self, **options: Any) -> ClientFactory:
         """A factory of stubs."""
+        if self.shows is not None:
+            options.setdefault("tls", self.shows[1])
         factory = ClientFactory("test", telemetry=self.telemetry, **options)
         self._stack.push_async_callback(factory.close)
         return factory

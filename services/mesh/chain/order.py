@@ -25,6 +25,8 @@ SERVER: Final = (
     "deadline",
     "validation",
 )
+# Of a server whose handlers know things by qualified ids.
+QUALIFIED: Final = (*SERVER, "tenancy")
 CLIENT: Final = ("trace", "request_id", "principal", "metrics", "breaker", "retry", "deadline", "errors")
 
 SERVER_REASONS: Final = (
@@ -42,6 +44,9 @@ SERVER_REASONS: Final = (
     Place("principal", ("scope",), "it is for the principal to have the scope"),
     Place("scope", ("validation",), "who may not call is not told what is wrong with the request"),
     Place("deadline", ("validation",), "a call without time left is not worth checking"),
+    Place("principal", ("tenancy",), "ids are qualified for whom the call is made"),
+    Place("errors", ("tenancy",), "one tenant's thing in another's answer becomes a fault like any other"),
+    Place("validation", ("tenancy",), "the rules are about ids as the caller gave them"),
 )
 CLIENT_REASONS: Final = (
     Place("trace", ("breaker", "retry"), "a refused call has its span, and all attempts share one"),

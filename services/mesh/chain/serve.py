@@ -12,7 +12,7 @@ from services.mesh.chain import order
 from services.mesh.chain.around import Around
 from services.mesh.chain.method import Method, describe_method
 from services.mesh.chain.server.admission import AdmissionLink
-from services.mesh.chain.server.call import ServerCall, ServerLink
+from services.mesh.chain.server.call import Outgoing, ServerCall, ServerLink
 from services.mesh.chain.server.deadline import DeadlineLink
 from services.mesh.chain.server.errors import ErrorsLink
 from services.mesh.chain.server.log import LogLink
@@ -22,6 +22,7 @@ from services.mesh.chain.server.principal import PrincipalLink
 from services.mesh.chain.server.request_id import RequestIdLink
 from services.mesh.chain.server.scope import ScopeLink
 from services.mesh.chain.server.stream import ResponseStream
+from services.mesh.chain.server.tenancy import TenancyLink
 from services.mesh.chain.server.trace import TraceLink
 from services.mesh.chain.server.validation import MoreFaults, ValidationLink, readable
 from services.mesh.telemetry import Telemetry
@@ -37,11 +38,17 @@ _metadata: ContextVar[dict[str, str | bytes]] = ContextVar("waymesh_call_metadat
 
 
 def server_links(
-    telemetry: Telemetry, more: MoreFaults | None = None, *, peers: Peers | None = None
+    telemetry: Telemetry,
+    more: MoreFaults | None = None,
+    *,
+    peers: Peers | None = None,
+    qualified: bool = False,
+    as_they_are: Collection[str] = (),
 ) -> list[ServerLink]:
     """The links of a server, outermost first; `more` as `validation.check` has it.
 
-    `peers`: who may call, where connections tell who does.
+    `peers`: who may call, where connections tell who does. `qualified`: handlers know things by qualified
+    ids; `as_they_are` as TenancyLink has it.
     """
     links: list[ServerLink] = [
         RequestIdLink(),
@@ -56,7 +63,10 @@ def server_links(
         DeadlineLink(),
         ValidationLink({} if more is None else more),
     ]
-    order.require([link.name for link in links], order.SERVER, order.SERVER_REASONS)
+    if qualified:
+        links.append(TenancyLink(as_they_are))
+    expected = order.QUALIFIED if qualified else order.SERVER
+    order.require([link.name for link in links], expected, order.SERVER_REASONS)
     return links
 
 
@@ -103,14 +113,13 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             bare = handler.stream_stream if handler.response_streaming else handler.stream_unary
         else:
             bare = handler.unary_stream if handler.response_streaming else handler.unary_unary
-        behaviour: Handler = self._streamed(path, bare) if handler.response_streaming else bare
         deserializer = handler.request_deserializer
-        if path.startswith(_HEALTH):
-            behaviour = _plain(behaviour)
-        elif path.startswith(_REFLECTION):
-            behaviour = _plain(behaviour, self._peers)
+        behaviour: Handler
+        if path.startswith((_HEALTH, _REFLECTION)):
+            behaviour = self._streamed(path, bare) if handler.response_streaming else bare
+            behaviour = _plain(behaviour, self._peers if path.startswith(_REFLECTION) else None)
         else:
-            behaviour = self._around(method, behaviour)
+            behaviour = self._around(method, bare)
             deserializer = readable(deserializer) if deserializer is not None else None
         factory: Any = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -124,8 +133,9 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             response_serializer=handler.response_serializer,
         )
 
-    def _around(self, method: Method, handler: Handler) -> Handler:
+    def _around(self, method: Method, handler: Any) -> Handler:
         befores, afters = self._links.befores, self._links.afters
+        path, streaming = method.path, method.response_streaming
         monotonic = time.monotonic
 
         async def behaviour(request: Any, context: Any) -> Any:
@@ -137,7 +147,12 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                 for before in befores:
                     before(call)
                     entered += 1
-                response = await handler(call.request, context)
+                if streaming:
+                    await self._stream(path, handler(call.request, context), context, call.outgoing)
+                else:
+                    response = await handler(call.request, context)
+                    if call.outgoing is not None:
+                        response = call.outgoing(response)
             except BaseException as raised:
                 error = raised
             for after in afters[entered]:
@@ -154,17 +169,18 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         return behaviour
 
     def _streamed(self, path: str, bare: Any) -> Handler:
-        streams = self._streams
-
         async def behaviour(request: Any, context: Any) -> None:
-            stream = ResponseStream(path, context)
-            streams.add(stream)
-            try:
-                await stream.run(bare(request, context))
-            finally:
-                streams.discard(stream)
+            await self._stream(path, bare(request, context), context, None)
 
         return behaviour
+
+    async def _stream(self, path: str, responses: Any, context: Any, outgoing: Outgoing | None) -> None:
+        stream = ResponseStream(path, context, outgoing)
+        self._streams.add(stream)
+        try:
+            await stream.run(responses)
+        finally:
+            self._streams.discard(stream)
 
 
 def _plain(handler: Handler, peers: Peers | None = None) -> Handler:

@@ -4,6 +4,7 @@ The embedded bus needs none: there an event lies in the log once, and the positi
 """
 
 import hashlib
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 from zlib import crc32
@@ -13,6 +14,7 @@ import asyncpg
 from services.mesh.events.bus import Record
 from services.mesh.events.handling import Admit, Admitted
 from services.mesh.events.topics import DEAD_LETTERS
+from services.mesh.principal import TENANT_KEY
 
 CONFLICT: Final = "another event came with this id before, with other content"
 
@@ -66,12 +68,15 @@ async def forget(pool: asyncpg.Pool, older_than: timedelta) -> None:
 
 def event_digest(record: Record) -> bytes:
     """16 bytes that stand for an event, wherever it lies."""
-    return digest_of(record.topic, record.source, record.event_id)
+    return digest_of(record.topic, record.source, record.event_id, record.headers)
 
 
-def digest_of(topic: str, source: str, event_id: str) -> bytes:
-    """The same, of an event that is not at hand."""
+def digest_of(topic: str, source: str, event_id: str, headers: Mapping[str, str]) -> bytes:
+    """The same, of an event that is not at hand. Two tenants may have chosen the same id."""
     name = f"{topic}\0{source}\0{event_id}"
+    tenant = headers.get(TENANT_KEY)
+    if tenant is not None:
+        name = f"{name}\0{tenant}"
     return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 

@@ -140,7 +140,8 @@ async def replay(pool: asyncpg.Pool, letter: Letter, *, again: bool = False) -> 
         await connection.execute(_MARK, letter.id)
         await connection.execute(_FORGET)
         # As it came, and as an earlier replay has sent it.
-        digests = [digest_of(letter.topic, one, letter.event_id) for one in (letter.source, source)]
+        sources = (letter.source, source)
+        digests = [digest_of(letter.topic, one, letter.event_id, letter.headers) for one in sources]
         await connection.execute(_ADMIT_AGAIN, letter.group, digests)
         await log.append(connection, [_for_its_group(letter)])
     return True

@@ -5,7 +5,7 @@ import os
 import ssl
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,10 +45,10 @@ class Files:
 class Credentials:
     """What the files held at one moment, all of it fitting together."""
 
-    certificate: bytes
-    key: bytes
-    authorities: bytes
-    digest: bytes
+    certificate: bytes = field(repr=False)
+    key: bytes = field(repr=False)
+    authorities: bytes = field(repr=False)
+    digest: bytes = field(repr=False)
     id: SpiffeId
     # When the certificate ends, in seconds since 1970.
     expires: float

@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 # Waits between attempts, and what one attempt may take at least, in seconds.
 _BEGIN_S, ATTEMPT_S, _MOST_S = (each / 1000 for each in transport.RECONNECT_MS)
+_TLS_ATTEMPT_S: Final = transport.TLS_ATTEMPT_MS / 1000
 _GROWTH: Final = 1.6
 _JITTER: Final = 0.2
 # A connection that ends sooner than this is not followed by the next one at once, in seconds.
@@ -65,7 +66,7 @@ class Links:
         self._target = target
         self._host, self._port = address
         self._max_message = max_message_bytes
-        self._attempt_s = attempt_s
+        self._attempt_s = attempt_s if tls is None else max(attempt_s, _TLS_ATTEMPT_S)
         self._changed = changed
         self._tls = tls
         # Connections of an earlier generation are left for newer ones.

@@ -23,6 +23,11 @@ def test_the_servers_links_stand_in_their_order():
     assert tuple(link.name for link in server_links(Telemetry.create("eta"))) == order.SERVER
 
 
+def test_where_ids_are_qualified_that_is_the_last_thing_before_the_handler():
+    links = server_links(Telemetry.create("eta"), qualified=True)
+    assert tuple(link.name for link in links) == (*order.SERVER, "tenancy")
+
+
 def test_the_clients_links_stand_in_their_order():
     telemetry = Telemetry.create("eta")
     breaker = BreakerLink(BreakerPolicy(), telemetry, lambda: 0.0, lambda _breaker: None)
@@ -30,7 +35,7 @@ def test_the_clients_links_stand_in_their_order():
 
 
 @pytest.mark.parametrize(
-    ("names", "reasons"), [(order.SERVER, order.SERVER_REASONS), (order.CLIENT, order.CLIENT_REASONS)]
+    ("names", "reasons"), [(order.QUALIFIED, order.SERVER_REASONS), (order.CLIENT, order.CLIENT_REASONS)]
 )
 def test_a_link_in_the_wrong_place_is_told_why(names: tuple[str, ...], reasons: tuple[order.Place, ...]):
     order.require(names, names, reasons)

@@ -1,13 +1,20 @@
 """For whom a call is made, in and out of headers."""
 
+import contextvars
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.mesh import principal
 from services.mesh.chain.client.call import Headers
+from services.mesh.chain.method import describe_method
+from services.mesh.chain.server.call import ServerCall
+from services.mesh.chain.server.principal import PrincipalLink
 from services.mesh.errors import PermissionDenied
 from services.mesh.principal import Principal, of_metadata
+from services.mesh.tls import peer
+from services.mesh.tls.peer import Peer
 
 KEY = "0123456789ab"
 
@@ -73,4 +80,42 @@ def test_it_holds_for_the_work_at_hand_alone():
     token = principal.set_current(Principal("acme", KEY, "ops"))
     assert principal.current().tenant == "acme"
     principal.reset_current(token)
+    assert principal.current() is principal.DEFAULT
+
+
+def _call(tenant: str) -> ServerCall:
+    return ServerCall(describe_method("/waymesh.eta.v1.EtaService/PredictEta"), None, None, {
+        "x-waymesh-tenant": tenant}, 0.0)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("caller", "acts_for"),
+    [
+        (None, "*"),
+        (Peer("eta", allowed=True, speaks_for_others=True, is_service=True), "*"),
+        (Peer("operator", allowed=True, speaks_for_others=False, is_service=False), "default"),
+        (Peer("gateway", allowed=True, speaks_for_others=True, is_service=False), None),
+        (Peer("edge", allowed=True, speaks_for_others=True, is_service=False), None),
+    ],
+    ids=lambda each: each.name if isinstance(each, Peer) else str(each),
+)
+def test_services_of_the_mesh_alone_act_for_all_tenants(caller: Peer | None, acts_for: str | None):
+    def take_over() -> str:
+        peer.set_current(caller)
+        PrincipalLink().before(_call("*"))
+        return principal.current().tenant
+
+    if acts_for is None:
+        with pytest.raises(PermissionDenied):
+            contextvars.copy_context().run(take_over)
+    else:
+        assert contextvars.copy_context().run(take_over) == acts_for
+
+
+def test_what_is_done_for_somebody_else_ends_with_the_block():
+    with principal.acting(principal.MESH):
+        assert principal.current().headers == (("x-waymesh-tenant", "*"),)
+        with principal.acting(Principal("acme")):
+            assert principal.current().tenant == "acme"
+        assert principal.current() is principal.MESH
     assert principal.current() is principal.DEFAULT

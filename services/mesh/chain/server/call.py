@@ -1,6 +1,7 @@
 """One call as the server's links see it."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import grpc
 
@@ -9,6 +10,9 @@ from services.mesh.trace import TraceContext
 
 if TYPE_CHECKING:
     from services.mesh.spans import CallSpan
+
+# Makes of a response the one that is sent.
+Outgoing: TypeAlias = Callable[[Any], Any]
 
 
 class ServerCall:
@@ -20,6 +24,7 @@ class ServerCall:
         "deadline",
         "metadata",
         "method",
+        "outgoing",
         "request",
         "request_id",
         "span",
@@ -32,6 +37,8 @@ class ServerCall:
         self.method = method
         # The message, or the iterator of a request stream; links may wrap it.
         self.request = request
+        # What becomes of each response on its way out; None: nothing.
+        self.outgoing: Outgoing | None = None
         self.context: Any = context  # grpc.aio.ServicerContext; its stub denies that a deadline may be absent
         self.metadata: dict[str, str | bytes] = metadata
         self.started = started

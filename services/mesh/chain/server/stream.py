@@ -11,16 +11,18 @@ from typing import Any
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_DRAINING
 
 from services.mesh import errors
+from services.mesh.chain.server.call import Outgoing
 
 
 class ResponseStream:
     """One stream under way, in the task that made it."""
 
-    __slots__ = ("_context", "_ending", "_task", "_writing", "path")
+    __slots__ = ("_context", "_ending", "_outgoing", "_task", "_writing", "path")
 
-    def __init__(self, path: str, context: Any) -> None:
+    def __init__(self, path: str, context: Any, outgoing: Outgoing | None = None) -> None:
         self.path = path
         self._context = context
+        self._outgoing = outgoing
         self._task = asyncio.current_task()
         self._writing = False
         self._ending = False
@@ -40,11 +42,16 @@ class ResponseStream:
             if hasattr(responses, "__aiter__"):
                 async with aclosing(responses):
                     async for response in responses:
+                        if self._outgoing is not None:
+                            response = self._outgoing(response)
                         self._writing = True
                         await self._context.write(response)
                         self._writing = False
                         if self._ending:
                             raise _draining()
+            elif self._outgoing is not None:
+                responses.close()
+                raise TypeError(f"{self.path} writes past what is done to its responses")
             else:
                 await responses
         except asyncio.CancelledError:

@@ -26,31 +26,36 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from waymesh.feedback.v1 import delivery_pb2 as waymesh_dot_feedback_dot_v1_dot_delivery__pb2
 from waymesh.gps.v1 import location_pb2 as waymesh_dot_gps_dot_v1_dot_location__pb2
+from waymesh.mesh.v1 import tenancy_pb2 as waymesh_dot_mesh_dot_v1_dot_tenancy__pb2
 from waymesh.order.v1 import context_pb2 as waymesh_dot_order_dot_v1_dot_context__pb2
 from waymesh.order.v1 import order_pb2 as waymesh_dot_order_dot_v1_dot_order__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18waymesh/eta/v1/eta.proto\x12\x0ewaymesh.eta.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"waymesh/feedback/v1/delivery.proto\x1a\x1dwaymesh/gps/v1/location.proto\x1a\x1ewaymesh/order/v1/context.proto\x1a\x1cwaymesh/order/v1/order.proto\"J\n\tQuantiles\x12\x13\n\x0bp10_minutes\x18\x01 \x01(\x01\x12\x13\n\x0bp50_minutes\x18\x02 \x01(\x01\x12\x13\n\x0bp90_minutes\x18\x03 \x01(\x01\"\'\n\x06\x46\x61\x63tor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07minutes\x18\x02 \x01(\x01\"V\n\x03Leg\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.waymesh.feedback.v1.LegKind\x12\x0f\n\x07minutes\x18\x02 \x01(\x01\x12\x12\n\ndistance_m\x18\x03 \x01(\x01\"\xba\x04\n\rEtaPrediction\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x11\n\tdriver_id\x18\x02 \x01(\t\x12.\n\npickup_eta\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65livery_eta\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nconfidence\x18\x05 \x01(\x01\x12\'\n\x07\x66\x61\x63tors\x18\x06 \x03(\x0b\x32\x16.waymesh.eta.v1.Factor\x12-\n\ttimestamp\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x12pickup_eta_minutes\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x14\x64\x65livery_eta_minutes\x18\t \x01(\x01\x12)\n\x06pickup\x18\n \x01(\x0b\x32\x19.waymesh.eta.v1.Quantiles\x12+\n\x08\x64\x65livery\x18\x0b \x01(\x0b\x32\x19.waymesh.eta.v1.Quantiles\x12!\n\x04legs\x18\x0c \x03(\x0b\x32\x13.waymesh.eta.v1.Leg\x12\x15\n\rmodel_version\x18\r \x01(\t\x12 \n\x13promise_probability\x18\x0e \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x0c\x62\x61se_minutes\x18\x0f \x01(\x01\x42\x15\n\x13_pickup_eta_minutesB\x16\n\x14_promise_probability\"\xf7\x02\n\x08\x45taQuery\x12\x1a\n\x08order_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x05order\x18\x02 \x01(\x0b\x32\x17.waymesh.order.v1.Order\x12\x1b\n\tdriver_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x32\n\x10\x63ourier_location\x18\x04 \x01(\x0b\x32\x18.waymesh.gps.v1.Location\x12\x32\n\x07\x63ontext\x18\x05 \x01(\x0b\x32!.waymesh.order.v1.DeliveryContext\x12)\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:w\xbaHt\x1ar\n\x0f\x65ta.order_or_id\x12\x37must name an order by order_id or describe one in order\x1a&this.order_id != \'\' || has(this.order)b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18waymesh/eta/v1/eta.proto\x12\x0ewaymesh.eta.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"waymesh/feedback/v1/delivery.proto\x1a\x1dwaymesh/gps/v1/location.proto\x1a\x1dwaymesh/mesh/v1/tenancy.proto\x1a\x1ewaymesh/order/v1/context.proto\x1a\x1cwaymesh/order/v1/order.proto\"J\n\tQuantiles\x12\x13\n\x0bp10_minutes\x18\x01 \x01(\x01\x12\x13\n\x0bp50_minutes\x18\x02 \x01(\x01\x12\x13\n\x0bp90_minutes\x18\x03 \x01(\x01\"\'\n\x06\x46\x61\x63tor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07minutes\x18\x02 \x01(\x01\"V\n\x03Leg\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.waymesh.feedback.v1.LegKind\x12\x0f\n\x07minutes\x18\x02 \x01(\x01\x12\x12\n\ndistance_m\x18\x03 \x01(\x01\"\xc6\x04\n\rEtaPrediction\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xb0\xbb\x18\x01\x12\x17\n\tdriver_id\x18\x02 \x01(\tB\x04\xb0\xbb\x18\x01\x12.\n\npickup_eta\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65livery_eta\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nconfidence\x18\x05 \x01(\x01\x12\'\n\x07\x66\x61\x63tors\x18\x06 \x03(\x0b\x32\x16.waymesh.eta.v1.Factor\x12-\n\ttimestamp\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x12pickup_eta_minutes\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x14\x64\x65livery_eta_minutes\x18\t \x01(\x01\x12)\n\x06pickup\x18\n \x01(\x0b\x32\x19.waymesh.eta.v1.Quantiles\x12+\n\x08\x64\x65livery\x18\x0b \x01(\x0b\x32\x19.waymesh.eta.v1.Quantiles\x12!\n\x04legs\x18\x0c \x03(\x0b\x32\x13.waymesh.eta.v1.Leg\x12\x15\n\rmodel_version\x18\r \x01(\t\x12 \n\x13promise_probability\x18\x0e \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x0c\x62\x61se_minutes\x18\x0f \x01(\x01\x42\x15\n\x13_pickup_eta_minutesB\x16\n\x14_promise_probability\"\xff\x02\n\x08\x45taQuery\x12\x1e\n\x08order_id\x18\x01 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\xb0\xbb\x18\x01\x12&\n\x05order\x18\x02 \x01(\x0b\x32\x17.waymesh.order.v1.Order\x12\x1f\n\tdriver_id\x18\x03 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\xb0\xbb\x18\x01\x12\x32\n\x10\x63ourier_location\x18\x04 \x01(\x0b\x32\x18.waymesh.gps.v1.Location\x12\x32\n\x07\x63ontext\x18\x05 \x01(\x0b\x32!.waymesh.order.v1.DeliveryContext\x12)\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:w\xbaHt\x1ar\n\x0f\x65ta.order_or_id\x12\x37must name an order by order_id or describe one in order\x1a&this.order_id != \'\' || has(this.order)b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'waymesh.eta.v1.eta_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ETAPREDICTION'].fields_by_name['order_id']._loaded_options = None
+  _globals['_ETAPREDICTION'].fields_by_name['order_id']._serialized_options = b'\260\273\030\001'
+  _globals['_ETAPREDICTION'].fields_by_name['driver_id']._loaded_options = None
+  _globals['_ETAPREDICTION'].fields_by_name['driver_id']._serialized_options = b'\260\273\030\001'
   _globals['_ETAQUERY'].fields_by_name['order_id']._loaded_options = None
-  _globals['_ETAQUERY'].fields_by_name['order_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_ETAQUERY'].fields_by_name['order_id']._serialized_options = b'\272H\005r\003\030\200\001\260\273\030\001'
   _globals['_ETAQUERY'].fields_by_name['driver_id']._loaded_options = None
-  _globals['_ETAQUERY'].fields_by_name['driver_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_ETAQUERY'].fields_by_name['driver_id']._serialized_options = b'\272H\005r\003\030\200\001\260\273\030\001'
   _globals['_ETAQUERY']._loaded_options = None
   _globals['_ETAQUERY']._serialized_options = b'\272Ht\032r\n\017eta.order_or_id\0227must name an order by order_id or describe one in order\032&this.order_id != \'\' || has(this.order)'
-  _globals['_QUANTILES']._serialized_start=235
-  _globals['_QUANTILES']._serialized_end=309
-  _globals['_FACTOR']._serialized_start=311
-  _globals['_FACTOR']._serialized_end=350
-  _globals['_LEG']._serialized_start=352
-  _globals['_LEG']._serialized_end=438
-  _globals['_ETAPREDICTION']._serialized_start=441
-  _globals['_ETAPREDICTION']._serialized_end=1011
-  _globals['_ETAQUERY']._serialized_start=1014
-  _globals['_ETAQUERY']._serialized_end=1389
+  _globals['_QUANTILES']._serialized_start=266
+  _globals['_QUANTILES']._serialized_end=340
+  _globals['_FACTOR']._serialized_start=342
+  _globals['_FACTOR']._serialized_end=381
+  _globals['_LEG']._serialized_start=383
+  _globals['_LEG']._serialized_end=469
+  _globals['_ETAPREDICTION']._serialized_start=472
+  _globals['_ETAPREDICTION']._serialized_end=1054
+  _globals['_ETAQUERY']._serialized_start=1057
+  _globals['_ETAQUERY']._serialized_end=1440
 # @@protoc_insertion_point(module_scope)

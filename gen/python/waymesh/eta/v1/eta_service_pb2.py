@@ -28,10 +28,11 @@ from waymesh.eta.v1 import eta_pb2 as waymesh_dot_eta_dot_v1_dot_eta__pb2
 from waymesh.eta.v1 import gps_stream_pb2 as waymesh_dot_eta_dot_v1_dot_gps__stream__pb2
 from waymesh.eta.v1 import travel_time_pb2 as waymesh_dot_eta_dot_v1_dot_travel__time__pb2
 from waymesh.mesh.v1 import degradation_pb2 as waymesh_dot_mesh_dot_v1_dot_degradation__pb2
+from waymesh.mesh.v1 import tenancy_pb2 as waymesh_dot_mesh_dot_v1_dot_tenancy__pb2
 from waymesh.task.v1 import task_pb2 as waymesh_dot_task_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n waymesh/eta/v1/eta_service.proto\x12\x0ewaymesh.eta.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x18waymesh/eta/v1/eta.proto\x1a\x1fwaymesh/eta/v1/gps_stream.proto\x1a waymesh/eta/v1/travel_time.proto\x1a!waymesh/mesh/v1/degradation.proto\x1a\x1awaymesh/task/v1/task.proto\"D\n\x11PredictEtaRequest\x12/\n\x05query\x18\x01 \x01(\x0b\x32\x18.waymesh.eta.v1.EtaQueryB\x06\xbaH\x03\xc8\x01\x01\"z\n\x12PredictEtaResponse\x12\x31\n\nprediction\x18\x01 \x01(\x0b\x32\x1d.waymesh.eta.v1.EtaPrediction\x12\x31\n\x0b\x64\x65gradation\x18\x02 \x01(\x0b\x32\x1c.waymesh.mesh.v1.Degradation\"P\n\x16\x42\x61tchPredictEtaRequest\x12\x36\n\x07queries\x18\x01 \x03(\x0b\x32\x18.waymesh.eta.v1.EtaQueryB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"{\n\x15\x42\x61tchPredictEtaResult\x12\x33\n\nprediction\x18\x01 \x01(\x0b\x32\x1d.waymesh.eta.v1.EtaPredictionH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x84\x01\n\x17\x42\x61tchPredictEtaResponse\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.waymesh.eta.v1.BatchPredictEtaResult\x12\x31\n\x0b\x64\x65gradation\x18\x02 \x01(\x0b\x32\x1c.waymesh.mesh.v1.Degradation\"R\n\x0fWatchEtaRequest\x12%\n\torder_ids\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01\x18\x80\x01\x12\x18\n\x06\x63ursor\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"U\n\x10WatchEtaResponse\x12\x31\n\nprediction\x18\x01 \x01(\x0b\x32\x1d.waymesh.eta.v1.EtaPrediction\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t2\xe0\x07\n\nEtaService\x12\xa9\x01\n\nPredictEta\x12!.waymesh.eta.v1.PredictEtaRequest\x1a\".waymesh.eta.v1.PredictEtaResponse\"T\x90\x02\x01\xa2\xbb\x18M\n\x0bpredict_eta\x12\x05query\x1a\x37Predict when one order will be picked up and delivered.\x12\xa7\x01\n\x0f\x42\x61tchPredictEta\x12&.waymesh.eta.v1.BatchPredictEtaRequest\x1a\'.waymesh.eta.v1.BatchPredictEtaResponse\"C\x90\x02\x01\xa2\xbb\x18<\n\x11\x62\x61tch_predict_eta\x1a\'Predict up to 1,000 orders in one call.\x12T\n\x08WatchEta\x12\x1f.waymesh.eta.v1.WatchEtaRequest\x1a .waymesh.eta.v1.WatchEtaResponse\"\x03\x90\x02\x01\x30\x01\x12\x8c\x01\n\tReportGps\x12 .waymesh.eta.v1.ReportGpsRequest\x1a!.waymesh.eta.v1.ReportGpsResponse\":\x90\x02\x02\xa2\xbb\x18\x33\n\nreport_gps\x12\x05\x65vent\x1a\x1eReport one fix of one courier.\x12Y\n\tStreamGps\x12 .waymesh.eta.v1.StreamGpsRequest\x1a!.waymesh.eta.v1.StreamGpsResponse\"\x03\x90\x02\x02(\x01\x30\x01\x12\xa0\x01\n\x0bGetGpsStats\x12\".waymesh.eta.v1.GetGpsStatsRequest\x1a#.waymesh.eta.v1.GetGpsStatsResponse\"H\x90\x02\x01\xa2\xbb\x18\x41\n\rget_gps_stats\x1a\x30\x43ount processed fixes, duplicates and anomalies.\x12\x98\x01\n\x0eGetTravelTimes\x12%.waymesh.eta.v1.GetTravelTimesRequest\x1a&.waymesh.eta.v1.GetTravelTimesResponse\"7\x90\x02\x01\xa2\xbb\x18\x30\n\x10get_travel_times\x1a\x1cTravel times between places.b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n waymesh/eta/v1/eta_service.proto\x12\x0ewaymesh.eta.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x18waymesh/eta/v1/eta.proto\x1a\x1fwaymesh/eta/v1/gps_stream.proto\x1a waymesh/eta/v1/travel_time.proto\x1a!waymesh/mesh/v1/degradation.proto\x1a\x1dwaymesh/mesh/v1/tenancy.proto\x1a\x1awaymesh/task/v1/task.proto\"D\n\x11PredictEtaRequest\x12/\n\x05query\x18\x01 \x01(\x0b\x32\x18.waymesh.eta.v1.EtaQueryB\x06\xbaH\x03\xc8\x01\x01\"z\n\x12PredictEtaResponse\x12\x31\n\nprediction\x18\x01 \x01(\x0b\x32\x1d.waymesh.eta.v1.EtaPrediction\x12\x31\n\x0b\x64\x65gradation\x18\x02 \x01(\x0b\x32\x1c.waymesh.mesh.v1.Degradation\"P\n\x16\x42\x61tchPredictEtaRequest\x12\x36\n\x07queries\x18\x01 \x03(\x0b\x32\x18.waymesh.eta.v1.EtaQueryB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"{\n\x15\x42\x61tchPredictEtaResult\x12\x33\n\nprediction\x18\x01 \x01(\x0b\x32\x1d.waymesh.eta.v1.EtaPredictionH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x84\x01\n\x17\x42\x61tchPredictEtaResponse\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.waymesh.eta.v1.BatchPredictEtaResult\x12\x31\n\x0b\x64\x65gradation\x18\x02 \x01(\x0b\x32\x1c.waymesh.mesh.v1.Degradation\"V\n\x0fWatchEtaRequest\x12)\n\torder_ids\x18\x01 \x03(\tB\x16\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01\x18\x80\x01\xb0\xbb\x18\x01\x12\x18\n\x06\x63ursor\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"U\n\x10WatchEtaResponse\x12\x31\n\nprediction\x18\x01 \x01(\x0b\x32\x1d.waymesh.eta.v1.EtaPrediction\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t2\xe0\x07\n\nEtaService\x12\xa9\x01\n\nPredictEta\x12!.waymesh.eta.v1.PredictEtaRequest\x1a\".waymesh.eta.v1.PredictEtaResponse\"T\x90\x02\x01\xa2\xbb\x18M\n\x0bpredict_eta\x12\x05query\x1a\x37Predict when one order will be picked up and delivered.\x12\xa7\x01\n\x0f\x42\x61tchPredictEta\x12&.waymesh.eta.v1.BatchPredictEtaRequest\x1a\'.waymesh.eta.v1.BatchPredictEtaResponse\"C\x90\x02\x01\xa2\xbb\x18<\n\x11\x62\x61tch_predict_eta\x1a\'Predict up to 1,000 orders in one call.\x12T\n\x08WatchEta\x12\x1f.waymesh.eta.v1.WatchEtaRequest\x1a .waymesh.eta.v1.WatchEtaResponse\"\x03\x90\x02\x01\x30\x01\x12\x8c\x01\n\tReportGps\x12 .waymesh.eta.v1.ReportGpsRequest\x1a!.waymesh.eta.v1.ReportGpsResponse\":\x90\x02\x02\xa2\xbb\x18\x33\n\nreport_gps\x12\x05\x65vent\x1a\x1eReport one fix of one courier.\x12Y\n\tStreamGps\x12 .waymesh.eta.v1.StreamGpsRequest\x1a!.waymesh.eta.v1.StreamGpsResponse\"\x03\x90\x02\x02(\x01\x30\x01\x12\xa0\x01\n\x0bGetGpsStats\x12\".waymesh.eta.v1.GetGpsStatsRequest\x1a#.waymesh.eta.v1.GetGpsStatsResponse\"H\x90\x02\x01\xa2\xbb\x18\x41\n\rget_gps_stats\x1a\x30\x43ount processed fixes, duplicates and anomalies.\x12\x98\x01\n\x0eGetTravelTimes\x12%.waymesh.eta.v1.GetTravelTimesRequest\x1a&.waymesh.eta.v1.GetTravelTimesResponse\"7\x90\x02\x01\xa2\xbb\x18\x30\n\x10get_travel_times\x1a\x1cTravel times between places.b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,7 +44,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCHPREDICTETAREQUEST'].fields_by_name['queries']._loaded_options = None
   _globals['_BATCHPREDICTETAREQUEST'].fields_by_name['queries']._serialized_options = b'\272H\010\222\001\005\010\001\020\350\007'
   _globals['_WATCHETAREQUEST'].fields_by_name['order_ids']._loaded_options = None
-  _globals['_WATCHETAREQUEST'].fields_by_name['order_ids']._serialized_options = b'\272H\017\222\001\014\020\350\007\"\007r\005\020\001\030\200\001'
+  _globals['_WATCHETAREQUEST'].fields_by_name['order_ids']._serialized_options = b'\272H\017\222\001\014\020\350\007\"\007r\005\020\001\030\200\001\260\273\030\001'
   _globals['_WATCHETAREQUEST'].fields_by_name['cursor']._loaded_options = None
   _globals['_WATCHETAREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_ETASERVICE'].methods_by_name['PredictEta']._loaded_options = None
@@ -60,20 +61,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ETASERVICE'].methods_by_name['GetGpsStats']._serialized_options = b'\220\002\001\242\273\030A\n\rget_gps_stats\0320Count processed fixes, duplicates and anomalies.'
   _globals['_ETASERVICE'].methods_by_name['GetTravelTimes']._loaded_options = None
   _globals['_ETASERVICE'].methods_by_name['GetTravelTimes']._serialized_options = b'\220\002\001\242\273\0300\n\020get_travel_times\032\034Travel times between places.'
-  _globals['_PREDICTETAREQUEST']._serialized_start=262
-  _globals['_PREDICTETAREQUEST']._serialized_end=330
-  _globals['_PREDICTETARESPONSE']._serialized_start=332
-  _globals['_PREDICTETARESPONSE']._serialized_end=454
-  _globals['_BATCHPREDICTETAREQUEST']._serialized_start=456
-  _globals['_BATCHPREDICTETAREQUEST']._serialized_end=536
-  _globals['_BATCHPREDICTETARESULT']._serialized_start=538
-  _globals['_BATCHPREDICTETARESULT']._serialized_end=661
-  _globals['_BATCHPREDICTETARESPONSE']._serialized_start=664
-  _globals['_BATCHPREDICTETARESPONSE']._serialized_end=796
-  _globals['_WATCHETAREQUEST']._serialized_start=798
-  _globals['_WATCHETAREQUEST']._serialized_end=880
-  _globals['_WATCHETARESPONSE']._serialized_start=882
-  _globals['_WATCHETARESPONSE']._serialized_end=967
-  _globals['_ETASERVICE']._serialized_start=970
-  _globals['_ETASERVICE']._serialized_end=1962
+  _globals['_PREDICTETAREQUEST']._serialized_start=293
+  _globals['_PREDICTETAREQUEST']._serialized_end=361
+  _globals['_PREDICTETARESPONSE']._serialized_start=363
+  _globals['_PREDICTETARESPONSE']._serialized_end=485
+  _globals['_BATCHPREDICTETAREQUEST']._serialized_start=487
+  _globals['_BATCHPREDICTETAREQUEST']._serialized_end=567
+  _globals['_BATCHPREDICTETARESULT']._serialized_start=569
+  _globals['_BATCHPREDICTETARESULT']._serialized_end=692
+  _globals['_BATCHPREDICTETARESPONSE']._serialized_start=695
+  _globals['_BATCHPREDICTETARESPONSE']._serialized_end=827
+  _globals['_WATCHETAREQUEST']._serialized_start=829
+  _globals['_WATCHETAREQUEST']._serialized_end=915
+  _globals['_WATCHETARESPONSE']._serialized_start=917
+  _globals['_WATCHETARESPONSE']._serialized_end=1002
+  _globals['_ETASERVICE']._serialized_start=1005
+  _globals['_ETASERVICE']._serialized_end=1997
 # @@protoc_insertion_point(module_scope)

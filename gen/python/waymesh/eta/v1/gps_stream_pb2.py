@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from waymesh.gps.v1 import gps_pb2 as waymesh_dot_gps_dot_v1_dot_gps__pb2
+from waymesh.mesh.v1 import tenancy_pb2 as waymesh_dot_mesh_dot_v1_dot_tenancy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fwaymesh/eta/v1/gps_stream.proto\x12\x0ewaymesh.eta.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18waymesh/gps/v1/gps.proto\"C\n\x10ReportGpsRequest\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x18.waymesh.gps.v1.GpsEventB\x06\xbaH\x03\xc8\x01\x01\"8\n\x11ReportGpsResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"f\n\x10StreamGpsRequest\x12\x38\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.waymesh.gps.v1.GpsEventB\x0e\xbaH\x0b\x92\x01\x08\x10\xe8\x07\"\x03\xd8\x01\x03\x12\x18\n\x06\x63ursor\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"@\n\x0bRejectedFix\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"d\n\x11StreamGpsResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\r\x12-\n\x08rejected\x18\x03 \x03(\x0b\x32\x1b.waymesh.eta.v1.RejectedFix\".\n\x12GetGpsStatsRequest\x12\x18\n\x06\x63ursor\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"E\n\tFlagCount\x12)\n\x04\x66lag\x18\x01 \x01(\x0e\x32\x1b.waymesh.gps.v1.AnomalyFlag\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"\x9a\x01\n\x13GetGpsStatsResponse\x12\r\n\x05\x66ixes\x18\x01 \x01(\r\x12\x12\n\nduplicates\x18\x02 \x01(\r\x12\x11\n\tconflicts\x18\x03 \x01(\r\x12(\n\x05\x66lags\x18\x04 \x03(\x0b\x32\x19.waymesh.eta.v1.FlagCount\x12\x13\n\x0bpredictions\x18\x05 \x01(\r\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fwaymesh/eta/v1/gps_stream.proto\x12\x0ewaymesh.eta.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18waymesh/gps/v1/gps.proto\x1a\x1dwaymesh/mesh/v1/tenancy.proto\"C\n\x10ReportGpsRequest\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x18.waymesh.gps.v1.GpsEventB\x06\xbaH\x03\xc8\x01\x01\">\n\x11ReportGpsResponse\x12\x16\n\x08\x65vent_id\x18\x01 \x01(\tB\x04\xb0\xbb\x18\x01\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"f\n\x10StreamGpsRequest\x12\x38\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.waymesh.gps.v1.GpsEventB\x0e\xbaH\x0b\x92\x01\x08\x10\xe8\x07\"\x03\xd8\x01\x03\x12\x18\n\x06\x63ursor\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"@\n\x0bRejectedFix\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"d\n\x11StreamGpsResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\r\x12-\n\x08rejected\x18\x03 \x03(\x0b\x32\x1b.waymesh.eta.v1.RejectedFix\".\n\x12GetGpsStatsRequest\x12\x18\n\x06\x63ursor\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"E\n\tFlagCount\x12)\n\x04\x66lag\x18\x01 \x01(\x0e\x32\x1b.waymesh.gps.v1.AnomalyFlag\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"\x9a\x01\n\x13GetGpsStatsResponse\x12\r\n\x05\x66ixes\x18\x01 \x01(\r\x12\x12\n\nduplicates\x18\x02 \x01(\r\x12\x11\n\tconflicts\x18\x03 \x01(\r\x12(\n\x05\x66lags\x18\x04 \x03(\x0b\x32\x19.waymesh.eta.v1.FlagCount\x12\x13\n\x0bpredictions\x18\x05 \x01(\r\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,26 +36,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REPORTGPSREQUEST'].fields_by_name['event']._loaded_options = None
   _globals['_REPORTGPSREQUEST'].fields_by_name['event']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_REPORTGPSRESPONSE'].fields_by_name['event_id']._loaded_options = None
+  _globals['_REPORTGPSRESPONSE'].fields_by_name['event_id']._serialized_options = b'\260\273\030\001'
   _globals['_STREAMGPSREQUEST'].fields_by_name['events']._loaded_options = None
   _globals['_STREAMGPSREQUEST'].fields_by_name['events']._serialized_options = b'\272H\013\222\001\010\020\350\007\"\003\330\001\003'
   _globals['_STREAMGPSREQUEST'].fields_by_name['cursor']._loaded_options = None
   _globals['_STREAMGPSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_GETGPSSTATSREQUEST'].fields_by_name['cursor']._loaded_options = None
   _globals['_GETGPSSTATSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\005r\003\030\200\002'
-  _globals['_REPORTGPSREQUEST']._serialized_start=106
-  _globals['_REPORTGPSREQUEST']._serialized_end=173
-  _globals['_REPORTGPSRESPONSE']._serialized_start=175
-  _globals['_REPORTGPSRESPONSE']._serialized_end=231
-  _globals['_STREAMGPSREQUEST']._serialized_start=233
-  _globals['_STREAMGPSREQUEST']._serialized_end=335
-  _globals['_REJECTEDFIX']._serialized_start=337
-  _globals['_REJECTEDFIX']._serialized_end=401
-  _globals['_STREAMGPSRESPONSE']._serialized_start=403
-  _globals['_STREAMGPSRESPONSE']._serialized_end=503
-  _globals['_GETGPSSTATSREQUEST']._serialized_start=505
-  _globals['_GETGPSSTATSREQUEST']._serialized_end=551
-  _globals['_FLAGCOUNT']._serialized_start=553
-  _globals['_FLAGCOUNT']._serialized_end=622
-  _globals['_GETGPSSTATSRESPONSE']._serialized_start=625
-  _globals['_GETGPSSTATSRESPONSE']._serialized_end=779
+  _globals['_REPORTGPSREQUEST']._serialized_start=137
+  _globals['_REPORTGPSREQUEST']._serialized_end=204
+  _globals['_REPORTGPSRESPONSE']._serialized_start=206
+  _globals['_REPORTGPSRESPONSE']._serialized_end=268
+  _globals['_STREAMGPSREQUEST']._serialized_start=270
+  _globals['_STREAMGPSREQUEST']._serialized_end=372
+  _globals['_REJECTEDFIX']._serialized_start=374
+  _globals['_REJECTEDFIX']._serialized_end=438
+  _globals['_STREAMGPSRESPONSE']._serialized_start=440
+  _globals['_STREAMGPSRESPONSE']._serialized_end=540
+  _globals['_GETGPSSTATSREQUEST']._serialized_start=542
+  _globals['_GETGPSSTATSREQUEST']._serialized_end=588
+  _globals['_FLAGCOUNT']._serialized_start=590
+  _globals['_FLAGCOUNT']._serialized_end=659
+  _globals['_GETGPSSTATSRESPONSE']._serialized_start=662
+  _globals['_GETGPSSTATSRESPONSE']._serialized_end=816
 # @@protoc_insertion_point(module_scope)

@@ -30,10 +30,11 @@ from waymesh.feedback.v1 import delivery_pb2 as waymesh_dot_feedback_dot_v1_dot_
 from waymesh.feedback.v1 import metrics_pb2 as waymesh_dot_feedback_dot_v1_dot_metrics__pb2
 from waymesh.feedback.v1 import outcome_pb2 as waymesh_dot_feedback_dot_v1_dot_outcome__pb2
 from waymesh.feedback.v1 import signal_pb2 as waymesh_dot_feedback_dot_v1_dot_signal__pb2
+from waymesh.mesh.v1 import tenancy_pb2 as waymesh_dot_mesh_dot_v1_dot_tenancy__pb2
 from waymesh.task.v1 import task_pb2 as waymesh_dot_task_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*waymesh/feedback/v1/feedback_service.proto\x12\x13waymesh.feedback.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1fwaymesh/feedback/v1/alert.proto\x1a\"waymesh/feedback/v1/delivery.proto\x1a!waymesh/feedback/v1/metrics.proto\x1a!waymesh/feedback/v1/outcome.proto\x1a waymesh/feedback/v1/signal.proto\x1a\x1awaymesh/task/v1/task.proto\"P\n\x14RecordOutcomeRequest\x12\x38\n\x05\x65vent\x18\x01 \x01(\x0b\x32!.waymesh.feedback.v1.OutcomeEventB\x06\xbaH\x03\xc8\x01\x01\"<\n\x15RecordOutcomeResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"t\n\x15StreamOutcomesRequest\x12\x41\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.waymesh.feedback.v1.OutcomeEventB\x0e\xbaH\x0b\x92\x01\x08\x10\xe8\x07\"\x03\xd8\x01\x03\x12\x18\n\x06\x63ursor\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"\x7f\n\x16StreamOutcomesResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x0e\n\x06stored\x18\x02 \x01(\r\x12\x12\n\nduplicates\x18\x03 \x01(\r\x12\x31\n\x07refused\x18\x04 \x03(\x0b\x32 .waymesh.feedback.v1.WriteResult\"W\n\x15RecordOutcomesRequest\x12>\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.waymesh.feedback.v1.OutcomeEventB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"^\n\x0bWriteResult\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\"n\n\x16RecordOutcomesResponse\x12\x0e\n\x06stored\x18\x01 \x01(\r\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x31\n\x07results\x18\x03 \x03(\x0b\x32 .waymesh.feedback.v1.WriteResult\"d\n\x1dRecordDeliveryOutcomesRequest\x12\x43\n\x08outcomes\x18\x01 \x03(\x0b\x32$.waymesh.feedback.v1.DeliveryOutcomeB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"v\n\x1eRecordDeliveryOutcomesResponse\x12\x0e\n\x06stored\x18\x01 \x01(\r\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x31\n\x07results\x18\x03 \x03(\x0b\x32 .waymesh.feedback.v1.WriteResult\"Q\n\x14RecordSignalsRequest\x12\x39\n\x07signals\x18\x01 \x03(\x0b\x32\x1b.waymesh.feedback.v1.SignalB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"m\n\x15RecordSignalsResponse\x12\x0e\n\x06stored\x18\x01 \x01(\r\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x31\n\x07results\x18\x03 \x03(\x0b\x32 .waymesh.feedback.v1.WriteResult\"\xcd\x03\n\x13ListOutcomesRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12G\n\x08statuses\x18\x03 \x03(\x0e\x32\".waymesh.feedback.v1.OutcomeStatusB\x11\xbaH\x0e\x92\x01\x0b\x10\x05\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1c\n\nagent_name\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x0bworkflow_id\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01:\x96\x01\xbaH\x92\x01\x1a\x8f\x01\n\x13list_outcomes.times\x12&end_time must not be before start_time\x1aP!has(this.start_time) || !has(this.end_time) || this.start_time <= this.end_time\"b\n\x14ListOutcomesResponse\x12\x31\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.waymesh.feedback.v1.OutcomeEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x91\x03\n\x1bListDeliveryOutcomesRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\x08order_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1b\n\tdriver_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x9f\x01\xbaH\x9b\x01\x1a\x98\x01\n\x1clist_delivery_outcomes.times\x12&end_time must not be before start_time\x1aP!has(this.start_time) || !has(this.end_time) || this.start_time <= this.end_time\"\x81\x01\n\x1cListDeliveryOutcomesResponse\x12\x36\n\x08outcomes\x18\x01 \x03(\x0b\x32$.waymesh.feedback.v1.DeliveryOutcome\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\"h\n\x18ListFailureCountsRequest\x12\x1c\n\nagent_name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"x\n\x0b\x41gentCounts\x12\x12\n\nagent_name\x18\x01 \x01(\t\x12\r\n\x05total\x18\x02 \x01(\r\x12\x10\n\x08\x66\x61ilures\x18\x03 \x01(\r\x12\x10\n\x08timeouts\x18\x04 \x01(\r\x12\x11\n\tcancelled\x18\x05 \x01(\r\x12\x0f\n\x07partial\x18\x06 \x01(\r\"M\n\x19ListFailureCountsResponse\x12\x30\n\x06\x61gents\x18\x01 \x03(\x0b\x32 .waymesh.feedback.v1.AgentCounts\"\x97\x01\n\x14WatchOutcomesRequest\x12\x18\n\x06\x63ursor\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12G\n\x08statuses\x18\x02 \x03(\x0e\x32\".waymesh.feedback.v1.OutcomeStatusB\x11\xbaH\x0e\x92\x01\x0b\x10\x05\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1c\n\nagent_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"Y\n\x15WatchOutcomesResponse\x12\x30\n\x05\x65vent\x18\x01 \x01(\x0b\x32!.waymesh.feedback.v1.OutcomeEvent\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t2\x98\x11\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12\xb4\x01\n\rRecordOutcome\x12).waymesh.feedback.v1.RecordOutcomeRequest\x1a*.waymesh.feedback.v1.RecordOutcomeResponse\"L\x90\x02\x02\xa2\xbb\x18\x45\n\x0erecord_outcome\x12\x05\x65vent\x1a,Store the outcome of one agent action, once.\x12\xb0\x01\n\x0eRecordOutcomes\x12*.waymesh.feedback.v1.RecordOutcomesRequest\x1a+.waymesh.feedback.v1.RecordOutcomesResponse\"E\x90\x02\x02\xa2\xbb\x18>\n\x0frecord_outcomes\x1a+Store outcomes of agent actions, each once.\x12r\n\x0eStreamOutcomes\x12*.waymesh.feedback.v1.StreamOutcomesRequest\x1a+.waymesh.feedback.v1.StreamOutcomesResponse\"\x03\x90\x02\x02(\x01\x30\x01\x12\xdb\x01\n\x16RecordDeliveryOutcomes\x12\x32.waymesh.feedback.v1.RecordDeliveryOutcomesRequest\x1a\x33.waymesh.feedback.v1.RecordDeliveryOutcomesResponse\"X\x90\x02\x02\xa2\xbb\x18Q\n\x18record_delivery_outcomes\x1a\x35Store what became of predicted deliveries, each once.\x12\xbf\x01\n\rRecordSignals\x12).waymesh.feedback.v1.RecordSignalsRequest\x1a*.waymesh.feedback.v1.RecordSignalsResponse\"W\x90\x02\x02\xa2\xbb\x18P\n\x0erecord_signals\x1a<Store signals that may raise or resolve an alert, each once.(\x01\x12\xb4\x01\n\x0cListOutcomes\x12(.waymesh.feedback.v1.ListOutcomesRequest\x1a).waymesh.feedback.v1.ListOutcomesResponse\"O\x90\x02\x01\xa2\xbb\x18H\n\rlist_outcomes\x1a\x37List outcomes, newest first, by status, agent and time.\x12\xe0\x01\n\x14ListDeliveryOutcomes\x12\x30.waymesh.feedback.v1.ListDeliveryOutcomesRequest\x1a\x31.waymesh.feedback.v1.ListDeliveryOutcomesResponse\"c\x90\x02\x01\xa2\xbb\x18\\\n\x16list_delivery_outcomes\x1a\x42List delivery outcomes, oldest stored first, from a page token on.\x12\xb8\x01\n\x11ListFailureCounts\x12-.waymesh.feedback.v1.ListFailureCountsRequest\x1a..waymesh.feedback.v1.ListFailureCountsResponse\"D\x90\x02\x01\xa2\xbb\x18=\n\x13list_failure_counts\x1a&Count outcomes and failures per agent.\x12m\n\rWatchOutcomes\x12).waymesh.feedback.v1.WatchOutcomesRequest\x1a*.waymesh.feedback.v1.WatchOutcomesResponse\"\x03\x90\x02\x01\x30\x01\x12\xcd\x01\n\x0cQueryMetrics\x12(.waymesh.feedback.v1.QueryMetricsRequest\x1a).waymesh.feedback.v1.QueryMetricsResponse\"h\x90\x02\x01\xa2\xbb\x18\x61\n\rquery_metrics\x1aPLatencies, success and error rates, tokens and cost of agents, window by window.\x12\xbc\x01\n\nListAlerts\x12&.waymesh.feedback.v1.ListAlertsRequest\x1a\'.waymesh.feedback.v1.ListAlertsResponse\"]\x90\x02\x01\xa2\xbb\x18V\n\x0blist_alerts\x1aGList alerts that were raised, newest first, by state, rule and subject.\x12\xb3\x01\n\x0cSilenceAlert\x12(.waymesh.feedback.v1.SilenceAlertRequest\x1a).waymesh.feedback.v1.SilenceAlertResponse\"N\x90\x02\x02\xa2\xbb\x18G\n\rsilence_alert\x1a\x34Keep an alert quiet for a time, or lift its silence.(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*waymesh/feedback/v1/feedback_service.proto\x12\x13waymesh.feedback.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1fwaymesh/feedback/v1/alert.proto\x1a\"waymesh/feedback/v1/delivery.proto\x1a!waymesh/feedback/v1/metrics.proto\x1a!waymesh/feedback/v1/outcome.proto\x1a waymesh/feedback/v1/signal.proto\x1a\x1dwaymesh/mesh/v1/tenancy.proto\x1a\x1awaymesh/task/v1/task.proto\"P\n\x14RecordOutcomeRequest\x12\x38\n\x05\x65vent\x18\x01 \x01(\x0b\x32!.waymesh.feedback.v1.OutcomeEventB\x06\xbaH\x03\xc8\x01\x01\"B\n\x15RecordOutcomeResponse\x12\x16\n\x08\x65vent_id\x18\x01 \x01(\tB\x04\xb0\xbb\x18\x01\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"t\n\x15StreamOutcomesRequest\x12\x41\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.waymesh.feedback.v1.OutcomeEventB\x0e\xbaH\x0b\x92\x01\x08\x10\xe8\x07\"\x03\xd8\x01\x03\x12\x18\n\x06\x63ursor\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"\x7f\n\x16StreamOutcomesResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x0e\n\x06stored\x18\x02 \x01(\r\x12\x12\n\nduplicates\x18\x03 \x01(\r\x12\x31\n\x07refused\x18\x04 \x03(\x0b\x32 .waymesh.feedback.v1.WriteResult\"W\n\x15RecordOutcomesRequest\x12>\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.waymesh.feedback.v1.OutcomeEventB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"d\n\x0bWriteResult\x12\r\n\x05index\x18\x01 \x01(\r\x12\x10\n\x02id\x18\x02 \x01(\tB\x04\xb0\xbb\x18\x01\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\"n\n\x16RecordOutcomesResponse\x12\x0e\n\x06stored\x18\x01 \x01(\r\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x31\n\x07results\x18\x03 \x03(\x0b\x32 .waymesh.feedback.v1.WriteResult\"d\n\x1dRecordDeliveryOutcomesRequest\x12\x43\n\x08outcomes\x18\x01 \x03(\x0b\x32$.waymesh.feedback.v1.DeliveryOutcomeB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"v\n\x1eRecordDeliveryOutcomesResponse\x12\x0e\n\x06stored\x18\x01 \x01(\r\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x31\n\x07results\x18\x03 \x03(\x0b\x32 .waymesh.feedback.v1.WriteResult\"Q\n\x14RecordSignalsRequest\x12\x39\n\x07signals\x18\x01 \x03(\x0b\x32\x1b.waymesh.feedback.v1.SignalB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"m\n\x15RecordSignalsResponse\x12\x0e\n\x06stored\x18\x01 \x01(\r\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x31\n\x07results\x18\x03 \x03(\x0b\x32 .waymesh.feedback.v1.WriteResult\"\xd5\x03\n\x13ListOutcomesRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12G\n\x08statuses\x18\x03 \x03(\x0e\x32\".waymesh.feedback.v1.OutcomeStatusB\x11\xbaH\x0e\x92\x01\x0b\x10\x05\"\x07\x82\x01\x04\x10\x01 \x00\x12 \n\nagent_name\x18\x04 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\xb0\xbb\x18\x01\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x0bworkflow_id\x18\x07 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\xb0\xbb\x18\x01:\x96\x01\xbaH\x92\x01\x1a\x8f\x01\n\x13list_outcomes.times\x12&end_time must not be before start_time\x1aP!has(this.start_time) || !has(this.end_time) || this.start_time <= this.end_time\"b\n\x14ListOutcomesResponse\x12\x31\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.waymesh.feedback.v1.OutcomeEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x99\x03\n\x1bListDeliveryOutcomesRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1e\n\x08order_id\x18\x03 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\xb0\xbb\x18\x01\x12\x1f\n\tdriver_id\x18\x04 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\xb0\xbb\x18\x01\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x9f\x01\xbaH\x9b\x01\x1a\x98\x01\n\x1clist_delivery_outcomes.times\x12&end_time must not be before start_time\x1aP!has(this.start_time) || !has(this.end_time) || this.start_time <= this.end_time\"\x81\x01\n\x1cListDeliveryOutcomesResponse\x12\x36\n\x08outcomes\x18\x01 \x03(\x0b\x32$.waymesh.feedback.v1.DeliveryOutcome\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\"l\n\x18ListFailureCountsRequest\x12 \n\nagent_name\x18\x01 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\xb0\xbb\x18\x01\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"~\n\x0b\x41gentCounts\x12\x18\n\nagent_name\x18\x01 \x01(\tB\x04\xb0\xbb\x18\x01\x12\r\n\x05total\x18\x02 \x01(\r\x12\x10\n\x08\x66\x61ilures\x18\x03 \x01(\r\x12\x10\n\x08timeouts\x18\x04 \x01(\r\x12\x11\n\tcancelled\x18\x05 \x01(\r\x12\x0f\n\x07partial\x18\x06 \x01(\r\"M\n\x19ListFailureCountsResponse\x12\x30\n\x06\x61gents\x18\x01 \x03(\x0b\x32 .waymesh.feedback.v1.AgentCounts\"\x9b\x01\n\x14WatchOutcomesRequest\x12\x18\n\x06\x63ursor\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12G\n\x08statuses\x18\x02 \x03(\x0e\x32\".waymesh.feedback.v1.OutcomeStatusB\x11\xbaH\x0e\x92\x01\x0b\x10\x05\"\x07\x82\x01\x04\x10\x01 \x00\x12 \n\nagent_name\x18\x03 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\xb0\xbb\x18\x01\"Y\n\x15WatchOutcomesResponse\x12\x30\n\x05\x65vent\x18\x01 \x01(\x0b\x32!.waymesh.feedback.v1.OutcomeEvent\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t2\x98\x11\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12\xb4\x01\n\rRecordOutcome\x12).waymesh.feedback.v1.RecordOutcomeRequest\x1a*.waymesh.feedback.v1.RecordOutcomeResponse\"L\x90\x02\x02\xa2\xbb\x18\x45\n\x0erecord_outcome\x12\x05\x65vent\x1a,Store the outcome of one agent action, once.\x12\xb0\x01\n\x0eRecordOutcomes\x12*.waymesh.feedback.v1.RecordOutcomesRequest\x1a+.waymesh.feedback.v1.RecordOutcomesResponse\"E\x90\x02\x02\xa2\xbb\x18>\n\x0frecord_outcomes\x1a+Store outcomes of agent actions, each once.\x12r\n\x0eStreamOutcomes\x12*.waymesh.feedback.v1.StreamOutcomesRequest\x1a+.waymesh.feedback.v1.StreamOutcomesResponse\"\x03\x90\x02\x02(\x01\x30\x01\x12\xdb\x01\n\x16RecordDeliveryOutcomes\x12\x32.waymesh.feedback.v1.RecordDeliveryOutcomesRequest\x1a\x33.waymesh.feedback.v1.RecordDeliveryOutcomesResponse\"X\x90\x02\x02\xa2\xbb\x18Q\n\x18record_delivery_outcomes\x1a\x35Store what became of predicted deliveries, each once.\x12\xbf\x01\n\rRecordSignals\x12).waymesh.feedback.v1.RecordSignalsRequest\x1a*.waymesh.feedback.v1.RecordSignalsResponse\"W\x90\x02\x02\xa2\xbb\x18P\n\x0erecord_signals\x1a<Store signals that may raise or resolve an alert, each once.(\x01\x12\xb4\x01\n\x0cListOutcomes\x12(.waymesh.feedback.v1.ListOutcomesRequest\x1a).waymesh.feedback.v1.ListOutcomesResponse\"O\x90\x02\x01\xa2\xbb\x18H\n\rlist_outcomes\x1a\x37List outcomes, newest first, by status, agent and time.\x12\xe0\x01\n\x14ListDeliveryOutcomes\x12\x30.waymesh.feedback.v1.ListDeliveryOutcomesRequest\x1a\x31.waymesh.feedback.v1.ListDeliveryOutcomesResponse\"c\x90\x02\x01\xa2\xbb\x18\\\n\x16list_delivery_outcomes\x1a\x42List delivery outcomes, oldest stored first, from a page token on.\x12\xb8\x01\n\x11ListFailureCounts\x12-.waymesh.feedback.v1.ListFailureCountsRequest\x1a..waymesh.feedback.v1.ListFailureCountsResponse\"D\x90\x02\x01\xa2\xbb\x18=\n\x13list_failure_counts\x1a&Count outcomes and failures per agent.\x12m\n\rWatchOutcomes\x12).waymesh.feedback.v1.WatchOutcomesRequest\x1a*.waymesh.feedback.v1.WatchOutcomesResponse\"\x03\x90\x02\x01\x30\x01\x12\xcd\x01\n\x0cQueryMetrics\x12(.waymesh.feedback.v1.QueryMetricsRequest\x1a).waymesh.feedback.v1.QueryMetricsResponse\"h\x90\x02\x01\xa2\xbb\x18\x61\n\rquery_metrics\x1aPLatencies, success and error rates, tokens and cost of agents, window by window.\x12\xbc\x01\n\nListAlerts\x12&.waymesh.feedback.v1.ListAlertsRequest\x1a\'.waymesh.feedback.v1.ListAlertsResponse\"]\x90\x02\x01\xa2\xbb\x18V\n\x0blist_alerts\x1aGList alerts that were raised, newest first, by state, rule and subject.\x12\xb3\x01\n\x0cSilenceAlert\x12(.waymesh.feedback.v1.SilenceAlertRequest\x1a).waymesh.feedback.v1.SilenceAlertResponse\"N\x90\x02\x02\xa2\xbb\x18G\n\rsilence_alert\x1a\x34Keep an alert quiet for a time, or lift its silence.(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,12 +43,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RECORDOUTCOMEREQUEST'].fields_by_name['event']._loaded_options = None
   _globals['_RECORDOUTCOMEREQUEST'].fields_by_name['event']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_RECORDOUTCOMERESPONSE'].fields_by_name['event_id']._loaded_options = None
+  _globals['_RECORDOUTCOMERESPONSE'].fields_by_name['event_id']._serialized_options = b'\260\273\030\001'
   _globals['_STREAMOUTCOMESREQUEST'].fields_by_name['events']._loaded_options = None
   _globals['_STREAMOUTCOMESREQUEST'].fields_by_name['events']._serialized_options = b'\272H\013\222\001\010\020\350\007\"\003\330\001\003'
   _globals['_STREAMOUTCOMESREQUEST'].fields_by_name['cursor']._loaded_options = None
   _globals['_STREAMOUTCOMESREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_RECORDOUTCOMESREQUEST'].fields_by_name['events']._loaded_options = None
   _globals['_RECORDOUTCOMESREQUEST'].fields_by_name['events']._serialized_options = b'\272H\010\222\001\005\010\001\020\350\007'
+  _globals['_WRITERESULT'].fields_by_name['id']._loaded_options = None
+  _globals['_WRITERESULT'].fields_by_name['id']._serialized_options = b'\260\273\030\001'
   _globals['_RECORDDELIVERYOUTCOMESREQUEST'].fields_by_name['outcomes']._loaded_options = None
   _globals['_RECORDDELIVERYOUTCOMESREQUEST'].fields_by_name['outcomes']._serialized_options = b'\272H\010\222\001\005\010\001\020\350\007'
   _globals['_RECORDSIGNALSREQUEST'].fields_by_name['signals']._loaded_options = None
@@ -59,9 +64,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTOUTCOMESREQUEST'].fields_by_name['statuses']._loaded_options = None
   _globals['_LISTOUTCOMESREQUEST'].fields_by_name['statuses']._serialized_options = b'\272H\016\222\001\013\020\005\"\007\202\001\004\020\001 \000'
   _globals['_LISTOUTCOMESREQUEST'].fields_by_name['agent_name']._loaded_options = None
-  _globals['_LISTOUTCOMESREQUEST'].fields_by_name['agent_name']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_LISTOUTCOMESREQUEST'].fields_by_name['agent_name']._serialized_options = b'\272H\005r\003\030\200\001\260\273\030\001'
   _globals['_LISTOUTCOMESREQUEST'].fields_by_name['workflow_id']._loaded_options = None
-  _globals['_LISTOUTCOMESREQUEST'].fields_by_name['workflow_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_LISTOUTCOMESREQUEST'].fields_by_name['workflow_id']._serialized_options = b'\272H\005r\003\030\200\001\260\273\030\001'
   _globals['_LISTOUTCOMESREQUEST']._loaded_options = None
   _globals['_LISTOUTCOMESREQUEST']._serialized_options = b'\272H\222\001\032\217\001\n\023list_outcomes.times\022&end_time must not be before start_time\032P!has(this.start_time) || !has(this.end_time) || this.start_time <= this.end_time'
   _globals['_LISTDELIVERYOUTCOMESREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -69,19 +74,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTDELIVERYOUTCOMESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTDELIVERYOUTCOMESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_LISTDELIVERYOUTCOMESREQUEST'].fields_by_name['order_id']._loaded_options = None
-  _globals['_LISTDELIVERYOUTCOMESREQUEST'].fields_by_name['order_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_LISTDELIVERYOUTCOMESREQUEST'].fields_by_name['order_id']._serialized_options = b'\272H\005r\003\030\200\001\260\273\030\001'
   _globals['_LISTDELIVERYOUTCOMESREQUEST'].fields_by_name['driver_id']._loaded_options = None
-  _globals['_LISTDELIVERYOUTCOMESREQUEST'].fields_by_name['driver_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_LISTDELIVERYOUTCOMESREQUEST'].fields_by_name['driver_id']._serialized_options = b'\272H\005r\003\030\200\001\260\273\030\001'
   _globals['_LISTDELIVERYOUTCOMESREQUEST']._loaded_options = None
   _globals['_LISTDELIVERYOUTCOMESREQUEST']._serialized_options = b'\272H\233\001\032\230\001\n\034list_delivery_outcomes.times\022&end_time must not be before start_time\032P!has(this.start_time) || !has(this.end_time) || this.start_time <= this.end_time'
   _globals['_LISTFAILURECOUNTSREQUEST'].fields_by_name['agent_name']._loaded_options = None
-  _globals['_LISTFAILURECOUNTSREQUEST'].fields_by_name['agent_name']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_LISTFAILURECOUNTSREQUEST'].fields_by_name['agent_name']._serialized_options = b'\272H\005r\003\030\200\001\260\273\030\001'
+  _globals['_AGENTCOUNTS'].fields_by_name['agent_name']._loaded_options = None
+  _globals['_AGENTCOUNTS'].fields_by_name['agent_name']._serialized_options = b'\260\273\030\001'
   _globals['_WATCHOUTCOMESREQUEST'].fields_by_name['cursor']._loaded_options = None
   _globals['_WATCHOUTCOMESREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_WATCHOUTCOMESREQUEST'].fields_by_name['statuses']._loaded_options = None
   _globals['_WATCHOUTCOMESREQUEST'].fields_by_name['statuses']._serialized_options = b'\272H\016\222\001\013\020\005\"\007\202\001\004\020\001 \000'
   _globals['_WATCHOUTCOMESREQUEST'].fields_by_name['agent_name']._loaded_options = None
-  _globals['_WATCHOUTCOMESREQUEST'].fields_by_name['agent_name']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_WATCHOUTCOMESREQUEST'].fields_by_name['agent_name']._serialized_options = b'\272H\005r\003\030\200\001\260\273\030\001'
   _globals['_FEEDBACKSERVICE'].methods_by_name['RecordOutcome']._loaded_options = None
   _globals['_FEEDBACKSERVICE'].methods_by_name['RecordOutcome']._serialized_options = b'\220\002\002\242\273\030E\n\016record_outcome\022\005event\032,Store the outcome of one agent action, once.'
   _globals['_FEEDBACKSERVICE'].methods_by_name['RecordOutcomes']._loaded_options = None
@@ -106,46 +113,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FEEDBACKSERVICE'].methods_by_name['ListAlerts']._serialized_options = b'\220\002\001\242\273\030V\n\013list_alerts\032GList alerts that were raised, newest first, by state, rule and subject.'
   _globals['_FEEDBACKSERVICE'].methods_by_name['SilenceAlert']._loaded_options = None
   _globals['_FEEDBACKSERVICE'].methods_by_name['SilenceAlert']._serialized_options = b'\220\002\002\242\273\030G\n\rsilence_alert\0324Keep an alert quiet for a time, or lift its silence.(\001'
-  _globals['_RECORDOUTCOMEREQUEST']._serialized_start=355
-  _globals['_RECORDOUTCOMEREQUEST']._serialized_end=435
-  _globals['_RECORDOUTCOMERESPONSE']._serialized_start=437
-  _globals['_RECORDOUTCOMERESPONSE']._serialized_end=497
-  _globals['_STREAMOUTCOMESREQUEST']._serialized_start=499
-  _globals['_STREAMOUTCOMESREQUEST']._serialized_end=615
-  _globals['_STREAMOUTCOMESRESPONSE']._serialized_start=617
-  _globals['_STREAMOUTCOMESRESPONSE']._serialized_end=744
-  _globals['_RECORDOUTCOMESREQUEST']._serialized_start=746
-  _globals['_RECORDOUTCOMESREQUEST']._serialized_end=833
-  _globals['_WRITERESULT']._serialized_start=835
-  _globals['_WRITERESULT']._serialized_end=929
-  _globals['_RECORDOUTCOMESRESPONSE']._serialized_start=931
-  _globals['_RECORDOUTCOMESRESPONSE']._serialized_end=1041
-  _globals['_RECORDDELIVERYOUTCOMESREQUEST']._serialized_start=1043
-  _globals['_RECORDDELIVERYOUTCOMESREQUEST']._serialized_end=1143
-  _globals['_RECORDDELIVERYOUTCOMESRESPONSE']._serialized_start=1145
-  _globals['_RECORDDELIVERYOUTCOMESRESPONSE']._serialized_end=1263
-  _globals['_RECORDSIGNALSREQUEST']._serialized_start=1265
-  _globals['_RECORDSIGNALSREQUEST']._serialized_end=1346
-  _globals['_RECORDSIGNALSRESPONSE']._serialized_start=1348
-  _globals['_RECORDSIGNALSRESPONSE']._serialized_end=1457
-  _globals['_LISTOUTCOMESREQUEST']._serialized_start=1460
-  _globals['_LISTOUTCOMESREQUEST']._serialized_end=1921
-  _globals['_LISTOUTCOMESRESPONSE']._serialized_start=1923
-  _globals['_LISTOUTCOMESRESPONSE']._serialized_end=2021
-  _globals['_LISTDELIVERYOUTCOMESREQUEST']._serialized_start=2024
-  _globals['_LISTDELIVERYOUTCOMESREQUEST']._serialized_end=2425
-  _globals['_LISTDELIVERYOUTCOMESRESPONSE']._serialized_start=2428
-  _globals['_LISTDELIVERYOUTCOMESRESPONSE']._serialized_end=2557
-  _globals['_LISTFAILURECOUNTSREQUEST']._serialized_start=2559
-  _globals['_LISTFAILURECOUNTSREQUEST']._serialized_end=2663
-  _globals['_AGENTCOUNTS']._serialized_start=2665
-  _globals['_AGENTCOUNTS']._serialized_end=2785
-  _globals['_LISTFAILURECOUNTSRESPONSE']._serialized_start=2787
-  _globals['_LISTFAILURECOUNTSRESPONSE']._serialized_end=2864
-  _globals['_WATCHOUTCOMESREQUEST']._serialized_start=2867
-  _globals['_WATCHOUTCOMESREQUEST']._serialized_end=3018
-  _globals['_WATCHOUTCOMESRESPONSE']._serialized_start=3020
-  _globals['_WATCHOUTCOMESRESPONSE']._serialized_end=3109
-  _globals['_FEEDBACKSERVICE']._serialized_start=3112
-  _globals['_FEEDBACKSERVICE']._serialized_end=5312
+  _globals['_RECORDOUTCOMEREQUEST']._serialized_start=386
+  _globals['_RECORDOUTCOMEREQUEST']._serialized_end=466
+  _globals['_RECORDOUTCOMERESPONSE']._serialized_start=468
+  _globals['_RECORDOUTCOMERESPONSE']._serialized_end=534
+  _globals['_STREAMOUTCOMESREQUEST']._serialized_start=536
+  _globals['_STREAMOUTCOMESREQUEST']._serialized_end=652
+  _globals['_STREAMOUTCOMESRESPONSE']._serialized_start=654
+  _globals['_STREAMOUTCOMESRESPONSE']._serialized_end=781
+  _globals['_RECORDOUTCOMESREQUEST']._serialized_start=783
+  _globals['_RECORDOUTCOMESREQUEST']._serialized_end=870
+  _globals['_WRITERESULT']._serialized_start=872
+  _globals['_WRITERESULT']._serialized_end=972
+  _globals['_RECORDOUTCOMESRESPONSE']._serialized_start=974
+  _globals['_RECORDOUTCOMESRESPONSE']._serialized_end=1084
+  _globals['_RECORDDELIVERYOUTCOMESREQUEST']._serialized_start=1086
+  _globals['_RECORDDELIVERYOUTCOMESREQUEST']._serialized_end=1186
+  _globals['_RECORDDELIVERYOUTCOMESRESPONSE']._serialized_start=1188
+  _globals['_RECORDDELIVERYOUTCOMESRESPONSE']._serialized_end=1306
+  _globals['_RECORDSIGNALSREQUEST']._serialized_start=1308
+  _globals['_RECORDSIGNALSREQUEST']._serialized_end=1389
+  _globals['_RECORDSIGNALSRESPONSE']._serialized_start=1391
+  _globals['_RECORDSIGNALSRESPONSE']._serialized_end=1500
+  _globals['_LISTOUTCOMESREQUEST']._serialized_start=1503
+  _globals['_LISTOUTCOMESREQUEST']._serialized_end=1972
+  _globals['_LISTOUTCOMESRESPONSE']._serialized_start=1974
+  _globals['_LISTOUTCOMESRESPONSE']._serialized_end=2072
+  _globals['_LISTDELIVERYOUTCOMESREQUEST']._serialized_start=2075
+  _globals['_LISTDELIVERYOUTCOMESREQUEST']._serialized_end=2484
+  _globals['_LISTDELIVERYOUTCOMESRESPONSE']._serialized_start=2487
+  _globals['_LISTDELIVERYOUTCOMESRESPONSE']._serialized_end=2616
+  _globals['_LISTFAILURECOUNTSREQUEST']._serialized_start=2618
+  _globals['_LISTFAILURECOUNTSREQUEST']._serialized_end=2726
+  _globals['_AGENTCOUNTS']._serialized_start=2728
+  _globals['_AGENTCOUNTS']._serialized_end=2854
+  _globals['_LISTFAILURECOUNTSRESPONSE']._serialized_start=2856
+  _globals['_LISTFAILURECOUNTSRESPONSE']._serialized_end=2933
+  _globals['_WATCHOUTCOMESREQUEST']._serialized_start=2936
+  _globals['_WATCHOUTCOMESREQUEST']._serialized_end=3091
+  _globals['_WATCHOUTCOMESRESPONSE']._serialized_start=3093
+  _globals['_WATCHOUTCOMESRESPONSE']._serialized_end=3182
+  _globals['_FEEDBACKSERVICE']._serialized_start=3185
+  _globals['_FEEDBACKSERVICE']._serialized_end=5385
 # @@protoc_insertion_point(module_scope)

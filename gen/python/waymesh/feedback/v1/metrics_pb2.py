@@ -24,33 +24,36 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from waymesh.mesh.v1 import tenancy_pb2 as waymesh_dot_mesh_dot_v1_dot_tenancy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!waymesh/feedback/v1/metrics.proto\x12\x13waymesh.feedback.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"3\n\x0e\x45rrorTypeCount\x12\x12\n\nerror_type\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"\xee\x06\n\x0c\x41gentMetrics\x12\x12\n\nmetrics_id\x18\x01 \x01(\t\x12\x12\n\nagent_name\x18\x02 \x01(\t\x12\x0e\n\x06window\x18\x03 \x01(\t\x12-\n\x04kind\x18\x04 \x01(\x0e\x32\x1f.waymesh.feedback.v1.WindowKind\x12\x30\n\x0cwindow_start\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwindow_end\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x07 \x01(\r\x12\x10\n\x08outcomes\x18\x08 \x01(\r\x12\x11\n\tsuccesses\x18\t \x01(\r\x12\x10\n\x08\x66\x61ilures\x18\n \x01(\r\x12\x10\n\x08timeouts\x18\x0b \x01(\r\x12\x0f\n\x07partial\x18\x0c \x01(\r\x12\x11\n\tcancelled\x18\r \x01(\r\x12\x0e\n\x06\x65rrors\x18\x0e \x01(\r\x12\x14\n\x0csuccess_rate\x18\x0f \x01(\x01\x12\x14\n\x0c\x66\x61ilure_rate\x18\x10 \x01(\x01\x12\x12\n\nerror_rate\x18\x11 \x01(\x01\x12\x1a\n\x12\x61verage_latency_ms\x18\x12 \x01(\x01\x12\x16\n\x0ep50_latency_ms\x18\x13 \x01(\x01\x12\x16\n\x0ep95_latency_ms\x18\x14 \x01(\x01\x12\x16\n\x0ep99_latency_ms\x18\x15 \x01(\x01\x12\x38\n\x0b\x65rror_types\x18\x16 \x03(\x0b\x32#.waymesh.feedback.v1.ErrorTypeCount\x12\x19\n\x11other_error_types\x18\x17 \x01(\r\x12\x13\n\x0btokens_used\x18\x18 \x01(\x01\x12\x15\n\rcost_estimate\x18\x19 \x01(\x01\x12\x11\n\tworkflows\x18\x1a \x01(\r\x12 \n\x13\x61verage_workflow_ms\x18\x1b \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0fp50_workflow_ms\x18\x1c \x01(\x01H\x01\x88\x01\x01\x12\x1c\n\x0fp95_workflow_ms\x18\x1d \x01(\x01H\x02\x88\x01\x01\x12\x1c\n\x0fp99_workflow_ms\x18\x1e \x01(\x01H\x03\x88\x01\x01\x42\x16\n\x14_average_workflow_msB\x12\n\x10_p50_workflow_msB\x12\n\x10_p95_workflow_msB\x12\n\x10_p99_workflow_ms\"\x9d\x03\n\x13QueryMetricsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12$\n\x0b\x61gent_names\x18\x03 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80\x01\x12\x17\n\x06window\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rtogether_only\x18\x07 \x01(\x08:\x96\x01\xbaH\x92\x01\x1a\x8f\x01\n\x13query_metrics.times\x12&end_time must not be before start_time\x1aP!has(this.start_time) || !has(this.end_time) || this.start_time <= this.end_time\"c\n\x14QueryMetricsResponse\x12\x32\n\x07metrics\x18\x01 \x03(\x0b\x32!.waymesh.feedback.v1.AgentMetrics\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\\\n\nWindowKind\x12\x1b\n\x17WINDOW_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14WINDOW_KIND_TUMBLING\x10\x01\x12\x17\n\x13WINDOW_KIND_HOPPING\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!waymesh/feedback/v1/metrics.proto\x12\x13waymesh.feedback.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dwaymesh/mesh/v1/tenancy.proto\"3\n\x0e\x45rrorTypeCount\x12\x12\n\nerror_type\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"\xf4\x06\n\x0c\x41gentMetrics\x12\x12\n\nmetrics_id\x18\x01 \x01(\t\x12\x18\n\nagent_name\x18\x02 \x01(\tB\x04\xb0\xbb\x18\x01\x12\x0e\n\x06window\x18\x03 \x01(\t\x12-\n\x04kind\x18\x04 \x01(\x0e\x32\x1f.waymesh.feedback.v1.WindowKind\x12\x30\n\x0cwindow_start\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwindow_end\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x07 \x01(\r\x12\x10\n\x08outcomes\x18\x08 \x01(\r\x12\x11\n\tsuccesses\x18\t \x01(\r\x12\x10\n\x08\x66\x61ilures\x18\n \x01(\r\x12\x10\n\x08timeouts\x18\x0b \x01(\r\x12\x0f\n\x07partial\x18\x0c \x01(\r\x12\x11\n\tcancelled\x18\r \x01(\r\x12\x0e\n\x06\x65rrors\x18\x0e \x01(\r\x12\x14\n\x0csuccess_rate\x18\x0f \x01(\x01\x12\x14\n\x0c\x66\x61ilure_rate\x18\x10 \x01(\x01\x12\x12\n\nerror_rate\x18\x11 \x01(\x01\x12\x1a\n\x12\x61verage_latency_ms\x18\x12 \x01(\x01\x12\x16\n\x0ep50_latency_ms\x18\x13 \x01(\x01\x12\x16\n\x0ep95_latency_ms\x18\x14 \x01(\x01\x12\x16\n\x0ep99_latency_ms\x18\x15 \x01(\x01\x12\x38\n\x0b\x65rror_types\x18\x16 \x03(\x0b\x32#.waymesh.feedback.v1.ErrorTypeCount\x12\x19\n\x11other_error_types\x18\x17 \x01(\r\x12\x13\n\x0btokens_used\x18\x18 \x01(\x01\x12\x15\n\rcost_estimate\x18\x19 \x01(\x01\x12\x11\n\tworkflows\x18\x1a \x01(\r\x12 \n\x13\x61verage_workflow_ms\x18\x1b \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0fp50_workflow_ms\x18\x1c \x01(\x01H\x01\x88\x01\x01\x12\x1c\n\x0fp95_workflow_ms\x18\x1d \x01(\x01H\x02\x88\x01\x01\x12\x1c\n\x0fp99_workflow_ms\x18\x1e \x01(\x01H\x03\x88\x01\x01\x42\x16\n\x14_average_workflow_msB\x12\n\x10_p50_workflow_msB\x12\n\x10_p95_workflow_msB\x12\n\x10_p99_workflow_ms\"\xa1\x03\n\x13QueryMetricsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12(\n\x0b\x61gent_names\x18\x03 \x03(\tB\x13\xbaH\x0c\x92\x01\t\x10@\"\x05r\x03\x18\x80\x01\xb0\xbb\x18\x01\x12\x17\n\x06window\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rtogether_only\x18\x07 \x01(\x08:\x96\x01\xbaH\x92\x01\x1a\x8f\x01\n\x13query_metrics.times\x12&end_time must not be before start_time\x1aP!has(this.start_time) || !has(this.end_time) || this.start_time <= this.end_time\"c\n\x14QueryMetricsResponse\x12\x32\n\x07metrics\x18\x01 \x03(\x0b\x32!.waymesh.feedback.v1.AgentMetrics\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\\\n\nWindowKind\x12\x1b\n\x17WINDOW_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14WINDOW_KIND_TUMBLING\x10\x01\x12\x17\n\x13WINDOW_KIND_HOPPING\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'waymesh.feedback.v1.metrics_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_AGENTMETRICS'].fields_by_name['agent_name']._loaded_options = None
+  _globals['_AGENTMETRICS'].fields_by_name['agent_name']._serialized_options = b'\260\273\030\001'
   _globals['_QUERYMETRICSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_QUERYMETRICSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\005*\003\030\350\007'
   _globals['_QUERYMETRICSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_QUERYMETRICSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_QUERYMETRICSREQUEST'].fields_by_name['agent_names']._loaded_options = None
-  _globals['_QUERYMETRICSREQUEST'].fields_by_name['agent_names']._serialized_options = b'\272H\014\222\001\t\020@\"\005r\003\030\200\001'
+  _globals['_QUERYMETRICSREQUEST'].fields_by_name['agent_names']._serialized_options = b'\272H\014\222\001\t\020@\"\005r\003\030\200\001\260\273\030\001'
   _globals['_QUERYMETRICSREQUEST'].fields_by_name['window']._loaded_options = None
   _globals['_QUERYMETRICSREQUEST'].fields_by_name['window']._serialized_options = b'\272H\004r\002\030 '
   _globals['_QUERYMETRICSREQUEST']._loaded_options = None
   _globals['_QUERYMETRICSREQUEST']._serialized_options = b'\272H\222\001\032\217\001\n\023query_metrics.times\022&end_time must not be before start_time\032P!has(this.start_time) || !has(this.end_time) || this.start_time <= this.end_time'
-  _globals['_WINDOWKIND']._serialized_start=1571
-  _globals['_WINDOWKIND']._serialized_end=1663
-  _globals['_ERRORTYPECOUNT']._serialized_start=120
-  _globals['_ERRORTYPECOUNT']._serialized_end=171
-  _globals['_AGENTMETRICS']._serialized_start=174
-  _globals['_AGENTMETRICS']._serialized_end=1052
-  _globals['_QUERYMETRICSREQUEST']._serialized_start=1055
-  _globals['_QUERYMETRICSREQUEST']._serialized_end=1468
-  _globals['_QUERYMETRICSRESPONSE']._serialized_start=1470
-  _globals['_QUERYMETRICSRESPONSE']._serialized_end=1569
+  _globals['_WINDOWKIND']._serialized_start=1612
+  _globals['_WINDOWKIND']._serialized_end=1704
+  _globals['_ERRORTYPECOUNT']._serialized_start=151
+  _globals['_ERRORTYPECOUNT']._serialized_end=202
+  _globals['_AGENTMETRICS']._serialized_start=205
+  _globals['_AGENTMETRICS']._serialized_end=1089
+  _globals['_QUERYMETRICSREQUEST']._serialized_start=1092
+  _globals['_QUERYMETRICSREQUEST']._serialized_end=1509
+  _globals['_QUERYMETRICSRESPONSE']._serialized_start=1511
+  _globals['_QUERYMETRICSRESPONSE']._serialized_end=1610
 # @@protoc_insertion_point(module_scope)

@@ -26,9 +26,10 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from waymesh.gps.v1 import location_pb2 as waymesh_dot_gps_dot_v1_dot_location__pb2
 from waymesh.gps.v1 import vehicle_pb2 as waymesh_dot_gps_dot_v1_dot_vehicle__pb2
+from waymesh.mesh.v1 import tenancy_pb2 as waymesh_dot_mesh_dot_v1_dot_tenancy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18waymesh/gps/v1/gps.proto\x12\x0ewaymesh.gps.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dwaymesh/gps/v1/location.proto\x1a\x1cwaymesh/gps/v1/vehicle.proto\"\xfc\x06\n\x08GpsEvent\x12\x1d\n\tdriver_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1a\n\x08order_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x32\n\x08location\x18\x03 \x01(\x0b\x32\x18.waymesh.gps.v1.LocationB\x06\xbaH\x03\xc8\x01\x01\x12*\n\tspeed_kph\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x9f@)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x39\n\ntrip_stage\x18\x05 \x01(\x0e\x32\x19.waymesh.gps.v1.TripStageB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x43\n\x0ftraffic_density\x18\x06 \x01(\x0e\x32\x1e.waymesh.gps.v1.TrafficDensityB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x37\n\tzone_type\x18\x07 \x01(\x0e\x32\x18.waymesh.gps.v1.ZoneTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x35\n\ttimestamp\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12G\n\ranomaly_flags\x18\t \x03(\x0e\x32\x1b.waymesh.gps.v1.AnomalyFlagB\x13\xbaH\x10\x92\x01\r\x10\x06\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x35\n\x0fheading_degrees\x18\n \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x80v@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12\x35\n\x0f\x61\x63\x63uracy_meters\x18\x0b \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00j\xf8@)\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12\x42\n\x0cvehicle_type\x18\x0c \x01(\x0e\x32\x1b.waymesh.gps.v1.VehicleTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00H\x02\x88\x01\x01\x12!\n\x08\x65vent_id\x18\r \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01H\x03\x88\x01\x01:\x80\x01\xbaH}\x1a{\n\x18gps.order_id_unless_idle\x12\x32order_id may be empty only when trip_stage is idle\x1a+this.order_id != \'\' || this.trip_stage == 1B\x12\n\x10_heading_degreesB\x12\n\x10_accuracy_metersB\x0f\n\r_vehicle_typeB\x0b\n\t_event_id*\xc8\x01\n\tTripStage\x12\x1a\n\x16TRIP_STAGE_UNSPECIFIED\x10\x00\x12\x13\n\x0fTRIP_STAGE_IDLE\x10\x01\x12\x18\n\x14TRIP_STAGE_TO_PICKUP\x10\x02\x12\x18\n\x14TRIP_STAGE_AT_PICKUP\x10\x03\x12\x1d\n\x19TRIP_STAGE_TO_DESTINATION\x10\x04\x12\x1d\n\x19TRIP_STAGE_AT_DESTINATION\x10\x05\x12\x18\n\x14TRIP_STAGE_DELIVERED\x10\x06*\xa1\x01\n\x0eTrafficDensity\x12\x1f\n\x1bTRAFFIC_DENSITY_UNSPECIFIED\x10\x00\x12\x19\n\x15TRAFFIC_DENSITY_LIGHT\x10\x01\x12\x1c\n\x18TRAFFIC_DENSITY_MODERATE\x10\x02\x12\x19\n\x15TRAFFIC_DENSITY_HEAVY\x10\x03\x12\x1a\n\x16TRAFFIC_DENSITY_SEVERE\x10\x04*\xc5\x01\n\x08ZoneType\x12\x19\n\x15ZONE_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15ZONE_TYPE_RESIDENTIAL\x10\x01\x12\x18\n\x14ZONE_TYPE_COMMERCIAL\x10\x02\x12\x18\n\x14ZONE_TYPE_INDUSTRIAL\x10\x03\x12\x13\n\x0fZONE_TYPE_MIXED\x10\x04\x12\x1f\n\x1bZONE_TYPE_BUSINESS_DISTRICT\x10\x05\x12\x19\n\x15ZONE_TYPE_CITY_CENTER\x10\x06*\xe0\x01\n\x0b\x41nomalyFlag\x12\x1c\n\x18\x41NOMALY_FLAG_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41NOMALY_FLAG_GPS_SPOOFING\x10\x01\x12\x1e\n\x1a\x41NOMALY_FLAG_SPEED_ANOMALY\x10\x02\x12\x1e\n\x1a\x41NOMALY_FLAG_LOCATION_JUMP\x10\x03\x12\x16\n\x12\x41NOMALY_FLAG_STALE\x10\x04\x12\x1d\n\x19\x41NOMALY_FLAG_OUT_OF_ORDER\x10\x05\x12\x1d\n\x19\x41NOMALY_FLAG_LOW_ACCURACY\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18waymesh/gps/v1/gps.proto\x12\x0ewaymesh.gps.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dwaymesh/gps/v1/location.proto\x1a\x1cwaymesh/gps/v1/vehicle.proto\x1a\x1dwaymesh/mesh/v1/tenancy.proto\"\x88\x07\n\x08GpsEvent\x12!\n\tdriver_id\x18\x01 \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\x80\x01\xb0\xbb\x18\x01\x12\x1e\n\x08order_id\x18\x02 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\xb0\xbb\x18\x01\x12\x32\n\x08location\x18\x03 \x01(\x0b\x32\x18.waymesh.gps.v1.LocationB\x06\xbaH\x03\xc8\x01\x01\x12*\n\tspeed_kph\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x9f@)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x39\n\ntrip_stage\x18\x05 \x01(\x0e\x32\x19.waymesh.gps.v1.TripStageB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x43\n\x0ftraffic_density\x18\x06 \x01(\x0e\x32\x1e.waymesh.gps.v1.TrafficDensityB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x37\n\tzone_type\x18\x07 \x01(\x0e\x32\x18.waymesh.gps.v1.ZoneTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x35\n\ttimestamp\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12G\n\ranomaly_flags\x18\t \x03(\x0e\x32\x1b.waymesh.gps.v1.AnomalyFlagB\x13\xbaH\x10\x92\x01\r\x10\x06\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x35\n\x0fheading_degrees\x18\n \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x80v@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12\x35\n\x0f\x61\x63\x63uracy_meters\x18\x0b \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00j\xf8@)\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12\x42\n\x0cvehicle_type\x18\x0c \x01(\x0e\x32\x1b.waymesh.gps.v1.VehicleTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00H\x02\x88\x01\x01\x12%\n\x08\x65vent_id\x18\r \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\x80\x01\xb0\xbb\x18\x01H\x03\x88\x01\x01:\x80\x01\xbaH}\x1a{\n\x18gps.order_id_unless_idle\x12\x32order_id may be empty only when trip_stage is idle\x1a+this.order_id != \'\' || this.trip_stage == 1B\x12\n\x10_heading_degreesB\x12\n\x10_accuracy_metersB\x0f\n\r_vehicle_typeB\x0b\n\t_event_id*\xc8\x01\n\tTripStage\x12\x1a\n\x16TRIP_STAGE_UNSPECIFIED\x10\x00\x12\x13\n\x0fTRIP_STAGE_IDLE\x10\x01\x12\x18\n\x14TRIP_STAGE_TO_PICKUP\x10\x02\x12\x18\n\x14TRIP_STAGE_AT_PICKUP\x10\x03\x12\x1d\n\x19TRIP_STAGE_TO_DESTINATION\x10\x04\x12\x1d\n\x19TRIP_STAGE_AT_DESTINATION\x10\x05\x12\x18\n\x14TRIP_STAGE_DELIVERED\x10\x06*\xa1\x01\n\x0eTrafficDensity\x12\x1f\n\x1bTRAFFIC_DENSITY_UNSPECIFIED\x10\x00\x12\x19\n\x15TRAFFIC_DENSITY_LIGHT\x10\x01\x12\x1c\n\x18TRAFFIC_DENSITY_MODERATE\x10\x02\x12\x19\n\x15TRAFFIC_DENSITY_HEAVY\x10\x03\x12\x1a\n\x16TRAFFIC_DENSITY_SEVERE\x10\x04*\xc5\x01\n\x08ZoneType\x12\x19\n\x15ZONE_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15ZONE_TYPE_RESIDENTIAL\x10\x01\x12\x18\n\x14ZONE_TYPE_COMMERCIAL\x10\x02\x12\x18\n\x14ZONE_TYPE_INDUSTRIAL\x10\x03\x12\x13\n\x0fZONE_TYPE_MIXED\x10\x04\x12\x1f\n\x1bZONE_TYPE_BUSINESS_DISTRICT\x10\x05\x12\x19\n\x15ZONE_TYPE_CITY_CENTER\x10\x06*\xe0\x01\n\x0b\x41nomalyFlag\x12\x1c\n\x18\x41NOMALY_FLAG_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41NOMALY_FLAG_GPS_SPOOFING\x10\x01\x12\x1e\n\x1a\x41NOMALY_FLAG_SPEED_ANOMALY\x10\x02\x12\x1e\n\x1a\x41NOMALY_FLAG_LOCATION_JUMP\x10\x03\x12\x16\n\x12\x41NOMALY_FLAG_STALE\x10\x04\x12\x1d\n\x19\x41NOMALY_FLAG_OUT_OF_ORDER\x10\x05\x12\x1d\n\x19\x41NOMALY_FLAG_LOW_ACCURACY\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +37,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'waymesh.gps.v1.gps_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GPSEVENT'].fields_by_name['driver_id']._loaded_options = None
-  _globals['_GPSEVENT'].fields_by_name['driver_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_GPSEVENT'].fields_by_name['driver_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001\260\273\030\001'
   _globals['_GPSEVENT'].fields_by_name['order_id']._loaded_options = None
-  _globals['_GPSEVENT'].fields_by_name['order_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_GPSEVENT'].fields_by_name['order_id']._serialized_options = b'\272H\005r\003\030\200\001\260\273\030\001'
   _globals['_GPSEVENT'].fields_by_name['location']._loaded_options = None
   _globals['_GPSEVENT'].fields_by_name['location']._serialized_options = b'\272H\003\310\001\001'
   _globals['_GPSEVENT'].fields_by_name['speed_kph']._loaded_options = None
@@ -60,17 +61,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GPSEVENT'].fields_by_name['vehicle_type']._loaded_options = None
   _globals['_GPSEVENT'].fields_by_name['vehicle_type']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_GPSEVENT'].fields_by_name['event_id']._loaded_options = None
-  _globals['_GPSEVENT'].fields_by_name['event_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_GPSEVENT'].fields_by_name['event_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001\260\273\030\001'
   _globals['_GPSEVENT']._loaded_options = None
   _globals['_GPSEVENT']._serialized_options = b'\272H}\032{\n\030gps.order_id_unless_idle\0222order_id may be empty only when trip_stage is idle\032+this.order_id != \'\' || this.trip_stage == 1'
-  _globals['_TRIPSTAGE']._serialized_start=1063
-  _globals['_TRIPSTAGE']._serialized_end=1263
-  _globals['_TRAFFICDENSITY']._serialized_start=1266
-  _globals['_TRAFFICDENSITY']._serialized_end=1427
-  _globals['_ZONETYPE']._serialized_start=1430
-  _globals['_ZONETYPE']._serialized_end=1627
-  _globals['_ANOMALYFLAG']._serialized_start=1630
-  _globals['_ANOMALYFLAG']._serialized_end=1854
-  _globals['_GPSEVENT']._serialized_start=168
-  _globals['_GPSEVENT']._serialized_end=1060
+  _globals['_TRIPSTAGE']._serialized_start=1106
+  _globals['_TRIPSTAGE']._serialized_end=1306
+  _globals['_TRAFFICDENSITY']._serialized_start=1309
+  _globals['_TRAFFICDENSITY']._serialized_end=1470
+  _globals['_ZONETYPE']._serialized_start=1473
+  _globals['_ZONETYPE']._serialized_end=1670
+  _globals['_ANOMALYFLAG']._serialized_start=1673
+  _globals['_ANOMALYFLAG']._serialized_end=1897
+  _globals['_GPSEVENT']._serialized_start=199
+  _globals['_GPSEVENT']._serialized_end=1103
 # @@protoc_insertion_point(module_scope)

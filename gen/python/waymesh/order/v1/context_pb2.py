@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from waymesh.gps.v1 import gps_pb2 as waymesh_dot_gps_dot_v1_dot_gps__pb2
 from waymesh.gps.v1 import vehicle_pb2 as waymesh_dot_gps_dot_v1_dot_vehicle__pb2
+from waymesh.mesh.v1 import tenancy_pb2 as waymesh_dot_mesh_dot_v1_dot_tenancy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ewaymesh/order/v1/context.proto\x12\x10waymesh.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18waymesh/gps/v1/gps.proto\x1a\x1cwaymesh/gps/v1/vehicle.proto\"\xfc\x07\n\x0f\x44\x65liveryContext\x12;\n\x07weather\x18\x01 \x01(\x0e\x32\x19.waymesh.order.v1.WeatherB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00H\x00\x88\x01\x01\x12H\n\x0ftraffic_density\x18\x02 \x01(\x0e\x32\x1e.waymesh.gps.v1.TrafficDensityB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00H\x01\x88\x01\x01\x12\x42\n\x0cvehicle_type\x18\x03 \x01(\x0e\x32\x1b.waymesh.gps.v1.VehicleTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00H\x02\x88\x01\x01\x12\x34\n\x0e\x63ourier_rating\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x14@)\x00\x00\x00\x00\x00\x00\x00\x00H\x03\x88\x01\x01\x12\"\n\nbatch_size\x18\x05 \x01(\rB\t\xbaH\x06*\x04\x18\x64(\x01H\x04\x88\x01\x01\x12\"\n\x0bmerchant_id\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01H\x05\x88\x01\x01\x12\x1b\n\x04\x61rea\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01H\x06\x88\x01\x01\x12!\n\nitem_count\x18\x08 \x01(\rB\x08\xbaH\x05*\x03\x18\x90NH\x07\x88\x01\x01\x12)\n\x11\x63ouriers_on_shift\x18\t \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x08\x88\x01\x01\x12%\n\rcouriers_busy\x18\n \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\t\x88\x01\x01\x12#\n\x0bopen_orders\x18\x0b \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\n\x88\x01\x01\x12\x17\n\nis_holiday\x18\x0c \x01(\x08H\x0b\x88\x01\x01\x12W\n\x07numbers\x18\r \x03(\x0b\x32..waymesh.order.v1.DeliveryContext.NumbersEntryB\x16\xbaH\x13\x9a\x01\x10\x10@\"\x06r\x04\x10\x01\x18@*\x04\x12\x02@\x01\x12V\n\x06labels\x18\x0e \x03(\x0b\x32-.waymesh.order.v1.DeliveryContext.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x02\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_weatherB\x12\n\x10_traffic_densityB\x0f\n\r_vehicle_typeB\x11\n\x0f_courier_ratingB\r\n\x0b_batch_sizeB\x0e\n\x0c_merchant_idB\x07\n\x05_areaB\r\n\x0b_item_countB\x14\n\x12_couriers_on_shiftB\x10\n\x0e_couriers_busyB\x0e\n\x0c_open_ordersB\r\n\x0b_is_holiday*\xbb\x01\n\x07Weather\x12\x17\n\x13WEATHER_UNSPECIFIED\x10\x00\x12\x11\n\rWEATHER_CLEAR\x10\x01\x12\x12\n\x0eWEATHER_CLOUDY\x10\x02\x12\x0f\n\x0bWEATHER_FOG\x10\x03\x12\x11\n\rWEATHER_WINDY\x10\x04\x12\x10\n\x0cWEATHER_RAIN\x10\x05\x12\x11\n\rWEATHER_STORM\x10\x06\x12\x10\n\x0cWEATHER_SNOW\x10\x07\x12\x15\n\x11WEATHER_SANDSTORM\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ewaymesh/order/v1/context.proto\x12\x10waymesh.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18waymesh/gps/v1/gps.proto\x1a\x1cwaymesh/gps/v1/vehicle.proto\x1a\x1dwaymesh/mesh/v1/tenancy.proto\"\x80\x08\n\x0f\x44\x65liveryContext\x12;\n\x07weather\x18\x01 \x01(\x0e\x32\x19.waymesh.order.v1.WeatherB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00H\x00\x88\x01\x01\x12H\n\x0ftraffic_density\x18\x02 \x01(\x0e\x32\x1e.waymesh.gps.v1.TrafficDensityB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00H\x01\x88\x01\x01\x12\x42\n\x0cvehicle_type\x18\x03 \x01(\x0e\x32\x1b.waymesh.gps.v1.VehicleTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00H\x02\x88\x01\x01\x12\x34\n\x0e\x63ourier_rating\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x14@)\x00\x00\x00\x00\x00\x00\x00\x00H\x03\x88\x01\x01\x12\"\n\nbatch_size\x18\x05 \x01(\rB\t\xbaH\x06*\x04\x18\x64(\x01H\x04\x88\x01\x01\x12&\n\x0bmerchant_id\x18\x06 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\xb0\xbb\x18\x01H\x05\x88\x01\x01\x12\x1b\n\x04\x61rea\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01H\x06\x88\x01\x01\x12!\n\nitem_count\x18\x08 \x01(\rB\x08\xbaH\x05*\x03\x18\x90NH\x07\x88\x01\x01\x12)\n\x11\x63ouriers_on_shift\x18\t \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x08\x88\x01\x01\x12%\n\rcouriers_busy\x18\n \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\t\x88\x01\x01\x12#\n\x0bopen_orders\x18\x0b \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\n\x88\x01\x01\x12\x17\n\nis_holiday\x18\x0c \x01(\x08H\x0b\x88\x01\x01\x12W\n\x07numbers\x18\r \x03(\x0b\x32..waymesh.order.v1.DeliveryContext.NumbersEntryB\x16\xbaH\x13\x9a\x01\x10\x10@\"\x06r\x04\x10\x01\x18@*\x04\x12\x02@\x01\x12V\n\x06labels\x18\x0e \x03(\x0b\x32-.waymesh.order.v1.DeliveryContext.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x02\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_weatherB\x12\n\x10_traffic_densityB\x0f\n\r_vehicle_typeB\x11\n\x0f_courier_ratingB\r\n\x0b_batch_sizeB\x0e\n\x0c_merchant_idB\x07\n\x05_areaB\r\n\x0b_item_countB\x14\n\x12_couriers_on_shiftB\x10\n\x0e_couriers_busyB\x0e\n\x0c_open_ordersB\r\n\x0b_is_holiday*\xbb\x01\n\x07Weather\x12\x17\n\x13WEATHER_UNSPECIFIED\x10\x00\x12\x11\n\rWEATHER_CLEAR\x10\x01\x12\x12\n\x0eWEATHER_CLOUDY\x10\x02\x12\x0f\n\x0bWEATHER_FOG\x10\x03\x12\x11\n\rWEATHER_WINDY\x10\x04\x12\x10\n\x0cWEATHER_RAIN\x10\x05\x12\x11\n\rWEATHER_STORM\x10\x06\x12\x10\n\x0cWEATHER_SNOW\x10\x07\x12\x15\n\x11WEATHER_SANDSTORM\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,7 +50,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELIVERYCONTEXT'].fields_by_name['batch_size']._loaded_options = None
   _globals['_DELIVERYCONTEXT'].fields_by_name['batch_size']._serialized_options = b'\272H\006*\004\030d(\001'
   _globals['_DELIVERYCONTEXT'].fields_by_name['merchant_id']._loaded_options = None
-  _globals['_DELIVERYCONTEXT'].fields_by_name['merchant_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_DELIVERYCONTEXT'].fields_by_name['merchant_id']._serialized_options = b'\272H\005r\003\030\200\001\260\273\030\001'
   _globals['_DELIVERYCONTEXT'].fields_by_name['area']._loaded_options = None
   _globals['_DELIVERYCONTEXT'].fields_by_name['area']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_DELIVERYCONTEXT'].fields_by_name['item_count']._loaded_options = None
@@ -64,12 +65,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELIVERYCONTEXT'].fields_by_name['numbers']._serialized_options = b'\272H\023\232\001\020\020@\"\006r\004\020\001\030@*\004\022\002@\001'
   _globals['_DELIVERYCONTEXT'].fields_by_name['labels']._loaded_options = None
   _globals['_DELIVERYCONTEXT'].fields_by_name['labels']._serialized_options = b'\272H\024\232\001\021\020@\"\006r\004\020\001\030@*\005r\003\030\200\002'
-  _globals['_WEATHER']._serialized_start=1161
-  _globals['_WEATHER']._serialized_end=1348
-  _globals['_DELIVERYCONTEXT']._serialized_start=138
-  _globals['_DELIVERYCONTEXT']._serialized_end=1158
-  _globals['_DELIVERYCONTEXT_NUMBERSENTRY']._serialized_start=871
-  _globals['_DELIVERYCONTEXT_NUMBERSENTRY']._serialized_end=917
-  _globals['_DELIVERYCONTEXT_LABELSENTRY']._serialized_start=919
-  _globals['_DELIVERYCONTEXT_LABELSENTRY']._serialized_end=964
+  _globals['_WEATHER']._serialized_start=1196
+  _globals['_WEATHER']._serialized_end=1383
+  _globals['_DELIVERYCONTEXT']._serialized_start=169
+  _globals['_DELIVERYCONTEXT']._serialized_end=1193
+  _globals['_DELIVERYCONTEXT_NUMBERSENTRY']._serialized_start=906
+  _globals['_DELIVERYCONTEXT_NUMBERSENTRY']._serialized_end=952
+  _globals['_DELIVERYCONTEXT_LABELSENTRY']._serialized_start=954
+  _globals['_DELIVERYCONTEXT_LABELSENTRY']._serialized_end=999
 # @@protoc_insertion_point(module_scope)

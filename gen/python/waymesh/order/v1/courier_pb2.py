@@ -26,10 +26,11 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from waymesh.gps.v1 import location_pb2 as waymesh_dot_gps_dot_v1_dot_location__pb2
 from waymesh.gps.v1 import vehicle_pb2 as waymesh_dot_gps_dot_v1_dot_vehicle__pb2
+from waymesh.mesh.v1 import tenancy_pb2 as waymesh_dot_mesh_dot_v1_dot_tenancy__pb2
 from waymesh.order.v1 import order_pb2 as waymesh_dot_order_dot_v1_dot_order__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ewaymesh/order/v1/courier.proto\x12\x10waymesh.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dwaymesh/gps/v1/location.proto\x1a\x1cwaymesh/gps/v1/vehicle.proto\x1a\x1cwaymesh/order/v1/order.proto\"\xd5\x03\n\x07\x43ourier\x12\x1d\n\tdriver_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1f\n\x08revision\x18\x02 \x01(\rB\r\xbaH\n*\x08\x18\x80\xa8\xd6\xb9\x07(\x01\x12=\n\x0cvehicle_type\x18\x03 \x01(\x0e\x32\x1b.waymesh.gps.v1.VehicleTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12)\n\x08\x63\x61pacity\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00\x12+\n\x05shift\x18\x05 \x01(\x0b\x32\x1c.waymesh.order.v1.TimeWindow\x12;\n\x06status\x18\x06 \x01(\x0e\x32\x1f.waymesh.order.v1.CourierStatusB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12,\n\x06rating\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x14@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12*\n\x08position\x18\x08 \x01(\x0b\x32\x18.waymesh.gps.v1.Location\x12/\n\x0bposition_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x06skills\x18\n \x03(\tB\x10\xbaH\r\x92\x01\n\x10 \"\x06r\x04\x10\x01\x18@B\t\n\x07_rating*\x9c\x01\n\rCourierStatus\x12\x1e\n\x1a\x43OURIER_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43OURIER_STATUS_OFF_SHIFT\x10\x01\x12\x17\n\x13\x43OURIER_STATUS_IDLE\x10\x02\x12\x17\n\x13\x43OURIER_STATUS_BUSY\x10\x03\x12\x1b\n\x17\x43OURIER_STATUS_ON_BREAK\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ewaymesh/order/v1/courier.proto\x12\x10waymesh.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dwaymesh/gps/v1/location.proto\x1a\x1cwaymesh/gps/v1/vehicle.proto\x1a\x1dwaymesh/mesh/v1/tenancy.proto\x1a\x1cwaymesh/order/v1/order.proto\"\xd9\x03\n\x07\x43ourier\x12!\n\tdriver_id\x18\x01 \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\x80\x01\xb0\xbb\x18\x01\x12\x1f\n\x08revision\x18\x02 \x01(\rB\r\xbaH\n*\x08\x18\x80\xa8\xd6\xb9\x07(\x01\x12=\n\x0cvehicle_type\x18\x03 \x01(\x0e\x32\x1b.waymesh.gps.v1.VehicleTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12)\n\x08\x63\x61pacity\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00\x12+\n\x05shift\x18\x05 \x01(\x0b\x32\x1c.waymesh.order.v1.TimeWindow\x12;\n\x06status\x18\x06 \x01(\x0e\x32\x1f.waymesh.order.v1.CourierStatusB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12,\n\x06rating\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x14@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12*\n\x08position\x18\x08 \x01(\x0b\x32\x18.waymesh.gps.v1.Location\x12/\n\x0bposition_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x06skills\x18\n \x03(\tB\x10\xbaH\r\x92\x01\n\x10 \"\x06r\x04\x10\x01\x18@B\t\n\x07_rating*\x9c\x01\n\rCourierStatus\x12\x1e\n\x1a\x43OURIER_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43OURIER_STATUS_OFF_SHIFT\x10\x01\x12\x17\n\x13\x43OURIER_STATUS_IDLE\x10\x02\x12\x17\n\x13\x43OURIER_STATUS_BUSY\x10\x03\x12\x1b\n\x17\x43OURIER_STATUS_ON_BREAK\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,7 +38,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'waymesh.order.v1.courier_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_COURIER'].fields_by_name['driver_id']._loaded_options = None
-  _globals['_COURIER'].fields_by_name['driver_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_COURIER'].fields_by_name['driver_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001\260\273\030\001'
   _globals['_COURIER'].fields_by_name['revision']._loaded_options = None
   _globals['_COURIER'].fields_by_name['revision']._serialized_options = b'\272H\n*\010\030\200\250\326\271\007(\001'
   _globals['_COURIER'].fields_by_name['vehicle_type']._loaded_options = None
@@ -50,8 +51,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COURIER'].fields_by_name['rating']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000\024@)\000\000\000\000\000\000\000\000'
   _globals['_COURIER'].fields_by_name['skills']._loaded_options = None
   _globals['_COURIER'].fields_by_name['skills']._serialized_options = b'\272H\r\222\001\n\020 \"\006r\004\020\001\030@'
-  _globals['_COURIERSTATUS']._serialized_start=678
-  _globals['_COURIERSTATUS']._serialized_end=834
-  _globals['_COURIER']._serialized_start=206
-  _globals['_COURIER']._serialized_end=675
+  _globals['_COURIERSTATUS']._serialized_start=713
+  _globals['_COURIERSTATUS']._serialized_end=869
+  _globals['_COURIER']._serialized_start=237
+  _globals['_COURIER']._serialized_end=710
 # @@protoc_insertion_point(module_scope)

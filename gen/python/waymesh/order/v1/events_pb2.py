@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from waymesh.mesh.v1 import tenancy_pb2 as waymesh_dot_mesh_dot_v1_dot_tenancy__pb2
 from waymesh.order.v1 import courier_pb2 as waymesh_dot_order_dot_v1_dot_courier__pb2
 from waymesh.order.v1 import order_pb2 as waymesh_dot_order_dot_v1_dot_order__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dwaymesh/order/v1/events.proto\x12\x10waymesh.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1ewaymesh/order/v1/courier.proto\x1a\x1cwaymesh/order/v1/order.proto\"u\n\nOrderEvent\x12(\n\x05order\x18\x01 \x01(\x0b\x32\x17.waymesh.order.v1.OrderH\x00\x12,\n\x07\x63ourier\x18\x02 \x01(\x0b\x32\x19.waymesh.order.v1.CourierH\x00\x42\x0f\n\x06\x65ntity\x12\x05\xbaH\x02\x08\x01\"e\n\x0c\x43\x61ncellation\x12\x1c\n\x08order_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1d\n\x08revision\x18\x02 \x01(\rB\x0b\xbaH\x08*\x06\x18\x80\xa8\xd6\xb9\x07\x12\x18\n\x06reason\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"}\n\x0cOrderCommand\x12)\n\x06upsert\x18\x01 \x01(\x0b\x32\x17.waymesh.order.v1.OrderH\x00\x12\x30\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1e.waymesh.order.v1.CancellationH\x00\x42\x10\n\x07\x63ommand\x12\x05\xbaH\x02\x08\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dwaymesh/order/v1/events.proto\x12\x10waymesh.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1dwaymesh/mesh/v1/tenancy.proto\x1a\x1ewaymesh/order/v1/courier.proto\x1a\x1cwaymesh/order/v1/order.proto\"u\n\nOrderEvent\x12(\n\x05order\x18\x01 \x01(\x0b\x32\x17.waymesh.order.v1.OrderH\x00\x12,\n\x07\x63ourier\x18\x02 \x01(\x0b\x32\x19.waymesh.order.v1.CourierH\x00\x42\x0f\n\x06\x65ntity\x12\x05\xbaH\x02\x08\x01\"i\n\x0c\x43\x61ncellation\x12 \n\x08order_id\x18\x01 \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\x80\x01\xb0\xbb\x18\x01\x12\x1d\n\x08revision\x18\x02 \x01(\rB\x0b\xbaH\x08*\x06\x18\x80\xa8\xd6\xb9\x07\x12\x18\n\x06reason\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"}\n\x0cOrderCommand\x12)\n\x06upsert\x18\x01 \x01(\x0b\x32\x17.waymesh.order.v1.OrderH\x00\x12\x30\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1e.waymesh.order.v1.CancellationH\x00\x42\x10\n\x07\x63ommand\x12\x05\xbaH\x02\x08\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,17 +38,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDEREVENT'].oneofs_by_name['entity']._loaded_options = None
   _globals['_ORDEREVENT'].oneofs_by_name['entity']._serialized_options = b'\272H\002\010\001'
   _globals['_CANCELLATION'].fields_by_name['order_id']._loaded_options = None
-  _globals['_CANCELLATION'].fields_by_name['order_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_CANCELLATION'].fields_by_name['order_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001\260\273\030\001'
   _globals['_CANCELLATION'].fields_by_name['revision']._loaded_options = None
   _globals['_CANCELLATION'].fields_by_name['revision']._serialized_options = b'\272H\010*\006\030\200\250\326\271\007'
   _globals['_CANCELLATION'].fields_by_name['reason']._loaded_options = None
   _globals['_CANCELLATION'].fields_by_name['reason']._serialized_options = b'\272H\005r\003\030\200\004'
   _globals['_ORDERCOMMAND'].oneofs_by_name['command']._loaded_options = None
   _globals['_ORDERCOMMAND'].oneofs_by_name['command']._serialized_options = b'\272H\002\010\001'
-  _globals['_ORDEREVENT']._serialized_start=142
-  _globals['_ORDEREVENT']._serialized_end=259
-  _globals['_CANCELLATION']._serialized_start=261
-  _globals['_CANCELLATION']._serialized_end=362
-  _globals['_ORDERCOMMAND']._serialized_start=364
-  _globals['_ORDERCOMMAND']._serialized_end=489
+  _globals['_ORDEREVENT']._serialized_start=173
+  _globals['_ORDEREVENT']._serialized_end=290
+  _globals['_CANCELLATION']._serialized_start=292
+  _globals['_CANCELLATION']._serialized_end=397
+  _globals['_ORDERCOMMAND']._serialized_start=399
+  _globals['_ORDERCOMMAND']._serialized_end=524
 # @@protoc_insertion_point(module_scope)

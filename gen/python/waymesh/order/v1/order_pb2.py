@@ -25,10 +25,11 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from waymesh.gps.v1 import location_pb2 as waymesh_dot_gps_dot_v1_dot_location__pb2
+from waymesh.mesh.v1 import tenancy_pb2 as waymesh_dot_mesh_dot_v1_dot_tenancy__pb2
 from waymesh.order.v1 import context_pb2 as waymesh_dot_order_dot_v1_dot_context__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cwaymesh/order/v1/order.proto\x12\x10waymesh.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dwaymesh/gps/v1/location.proto\x1a\x1ewaymesh/order/v1/context.proto\"C\n\x08Merchant\x12\x1f\n\x0bmerchant_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"\xf1\x01\n\nTimeWindow\x12,\n\x08\x65\x61rliest\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06latest\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x88\x01\xbaH\x84\x01\x1a\x81\x01\n\x11time_window.order\x12\"latest must not be before earliest\x1aH!has(this.earliest) || !has(this.latest) || this.earliest <= this.latest\"C\n\tOrderItem\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x1c\n\x08quantity\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\x90N(\x01\"\xcd\x07\n\x05Order\x12\x1c\n\x08order_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1f\n\x08revision\x18\x02 \x01(\rB\r\xbaH\n*\x08\x18\x80\xa8\xd6\xb9\x07(\x01\x12\x39\n\x06status\x18\x03 \x01(\x0e\x32\x1d.waymesh.order.v1.OrderStatusB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x30\n\x06pickup\x18\x04 \x01(\x0b\x32\x18.waymesh.gps.v1.LocationB\x06\xbaH\x03\xc8\x01\x01\x12\x31\n\x07\x64ropoff\x18\x05 \x01(\x0b\x32\x18.waymesh.gps.v1.LocationB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x08merchant\x18\x06 \x01(\x0b\x32\x1a.waymesh.order.v1.Merchant\x12\x35\n\tplaced_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x08ready_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x0fpromised_window\x18\t \x01(\x0b\x32\x1c.waymesh.order.v1.TimeWindow\x12\x35\n\x05items\x18\n \x03(\x0b\x32\x1b.waymesh.order.v1.OrderItemB\t\xbaH\x06\x92\x01\x03\x10\xc8\x01\x12%\n\x04size\x18\x0b \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x19\n\x08priority\x18\x0c \x01(\rB\x07\xbaH\x04*\x02\x18\x64\x12\x1b\n\tdriver_id\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x30\n\x0cpicked_up_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65livered_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x07\x63ontext\x18\x10 \x01(\x0b\x32!.waymesh.order.v1.DeliveryContext\x12)\n\x0frequired_skills\x18\x11 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x10\"\x06r\x04\x10\x01\x18@\x12\x1f\n\rcancel_reason\x18\x12 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04:\xa0\x01\xbaH\x9c\x01\x1a\x99\x01\n\x0border.times\x12,delivered_at must not be before picked_up_at\x1a\\!has(this.picked_up_at) || !has(this.delivered_at) || this.picked_up_at <= this.delivered_at*\xb3\x01\n\x0bOrderStatus\x12\x1c\n\x18ORDER_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13ORDER_STATUS_PLACED\x10\x01\x12\x19\n\x15ORDER_STATUS_ASSIGNED\x10\x02\x12\x1a\n\x16ORDER_STATUS_PICKED_UP\x10\x03\x12\x1a\n\x16ORDER_STATUS_DELIVERED\x10\x04\x12\x1a\n\x16ORDER_STATUS_CANCELLED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cwaymesh/order/v1/order.proto\x12\x10waymesh.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dwaymesh/gps/v1/location.proto\x1a\x1dwaymesh/mesh/v1/tenancy.proto\x1a\x1ewaymesh/order/v1/context.proto\"G\n\x08Merchant\x12#\n\x0bmerchant_id\x18\x01 \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\x80\x01\xb0\xbb\x18\x01\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"\xf1\x01\n\nTimeWindow\x12,\n\x08\x65\x61rliest\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06latest\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x88\x01\xbaH\x84\x01\x1a\x81\x01\n\x11time_window.order\x12\"latest must not be before earliest\x1aH!has(this.earliest) || !has(this.latest) || this.earliest <= this.latest\"C\n\tOrderItem\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x1c\n\x08quantity\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\x90N(\x01\"\xd5\x07\n\x05Order\x12 \n\x08order_id\x18\x01 \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\x80\x01\xb0\xbb\x18\x01\x12\x1f\n\x08revision\x18\x02 \x01(\rB\r\xbaH\n*\x08\x18\x80\xa8\xd6\xb9\x07(\x01\x12\x39\n\x06status\x18\x03 \x01(\x0e\x32\x1d.waymesh.order.v1.OrderStatusB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x30\n\x06pickup\x18\x04 \x01(\x0b\x32\x18.waymesh.gps.v1.LocationB\x06\xbaH\x03\xc8\x01\x01\x12\x31\n\x07\x64ropoff\x18\x05 \x01(\x0b\x32\x18.waymesh.gps.v1.LocationB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x08merchant\x18\x06 \x01(\x0b\x32\x1a.waymesh.order.v1.Merchant\x12\x35\n\tplaced_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x08ready_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x0fpromised_window\x18\t \x01(\x0b\x32\x1c.waymesh.order.v1.TimeWindow\x12\x35\n\x05items\x18\n \x03(\x0b\x32\x1b.waymesh.order.v1.OrderItemB\t\xbaH\x06\x92\x01\x03\x10\xc8\x01\x12%\n\x04size\x18\x0b \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x19\n\x08priority\x18\x0c \x01(\rB\x07\xbaH\x04*\x02\x18\x64\x12\x1f\n\tdriver_id\x18\r \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\xb0\xbb\x18\x01\x12\x30\n\x0cpicked_up_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65livered_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x07\x63ontext\x18\x10 \x01(\x0b\x32!.waymesh.order.v1.DeliveryContext\x12)\n\x0frequired_skills\x18\x11 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x10\"\x06r\x04\x10\x01\x18@\x12\x1f\n\rcancel_reason\x18\x12 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04:\xa0\x01\xbaH\x9c\x01\x1a\x99\x01\n\x0border.times\x12,delivered_at must not be before picked_up_at\x1a\\!has(this.picked_up_at) || !has(this.delivered_at) || this.picked_up_at <= this.delivered_at*\xb3\x01\n\x0bOrderStatus\x12\x1c\n\x18ORDER_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13ORDER_STATUS_PLACED\x10\x01\x12\x19\n\x15ORDER_STATUS_ASSIGNED\x10\x02\x12\x1a\n\x16ORDER_STATUS_PICKED_UP\x10\x03\x12\x1a\n\x16ORDER_STATUS_DELIVERED\x10\x04\x12\x1a\n\x16ORDER_STATUS_CANCELLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +37,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'waymesh.order.v1.order_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MERCHANT'].fields_by_name['merchant_id']._loaded_options = None
-  _globals['_MERCHANT'].fields_by_name['merchant_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_MERCHANT'].fields_by_name['merchant_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001\260\273\030\001'
   _globals['_MERCHANT'].fields_by_name['name']._loaded_options = None
   _globals['_MERCHANT'].fields_by_name['name']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_TIMEWINDOW']._loaded_options = None
@@ -46,7 +47,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERITEM'].fields_by_name['quantity']._loaded_options = None
   _globals['_ORDERITEM'].fields_by_name['quantity']._serialized_options = b'\272H\007*\005\030\220N(\001'
   _globals['_ORDER'].fields_by_name['order_id']._loaded_options = None
-  _globals['_ORDER'].fields_by_name['order_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_ORDER'].fields_by_name['order_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001\260\273\030\001'
   _globals['_ORDER'].fields_by_name['revision']._loaded_options = None
   _globals['_ORDER'].fields_by_name['revision']._serialized_options = b'\272H\n*\010\030\200\250\326\271\007(\001'
   _globals['_ORDER'].fields_by_name['status']._loaded_options = None
@@ -64,21 +65,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDER'].fields_by_name['priority']._loaded_options = None
   _globals['_ORDER'].fields_by_name['priority']._serialized_options = b'\272H\004*\002\030d'
   _globals['_ORDER'].fields_by_name['driver_id']._loaded_options = None
-  _globals['_ORDER'].fields_by_name['driver_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_ORDER'].fields_by_name['driver_id']._serialized_options = b'\272H\005r\003\030\200\001\260\273\030\001'
   _globals['_ORDER'].fields_by_name['required_skills']._loaded_options = None
   _globals['_ORDER'].fields_by_name['required_skills']._serialized_options = b'\272H\r\222\001\n\020\020\"\006r\004\020\001\030@'
   _globals['_ORDER'].fields_by_name['cancel_reason']._loaded_options = None
   _globals['_ORDER'].fields_by_name['cancel_reason']._serialized_options = b'\272H\005r\003\030\200\004'
   _globals['_ORDER']._loaded_options = None
   _globals['_ORDER']._serialized_options = b'\272H\234\001\032\231\001\n\013order.times\022,delivered_at must not be before picked_up_at\032\\!has(this.picked_up_at) || !has(this.delivered_at) || this.picked_up_at <= this.delivered_at'
-  _globals['_ORDERSTATUS']._serialized_start=1534
-  _globals['_ORDERSTATUS']._serialized_end=1713
-  _globals['_MERCHANT']._serialized_start=175
-  _globals['_MERCHANT']._serialized_end=242
-  _globals['_TIMEWINDOW']._serialized_start=245
-  _globals['_TIMEWINDOW']._serialized_end=486
-  _globals['_ORDERITEM']._serialized_start=488
-  _globals['_ORDERITEM']._serialized_end=555
-  _globals['_ORDER']._serialized_start=558
-  _globals['_ORDER']._serialized_end=1531
+  _globals['_ORDERSTATUS']._serialized_start=1577
+  _globals['_ORDERSTATUS']._serialized_end=1756
+  _globals['_MERCHANT']._serialized_start=206
+  _globals['_MERCHANT']._serialized_end=277
+  _globals['_TIMEWINDOW']._serialized_start=280
+  _globals['_TIMEWINDOW']._serialized_end=521
+  _globals['_ORDERITEM']._serialized_start=523
+  _globals['_ORDERITEM']._serialized_end=590
+  _globals['_ORDER']._serialized_start=593
+  _globals['_ORDER']._serialized_end=1574
 # @@protoc_insertion_point(module_scope)

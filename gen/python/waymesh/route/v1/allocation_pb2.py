@@ -23,19 +23,28 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from waymesh.mesh.v1 import tenancy_pb2 as waymesh_dot_mesh_dot_v1_dot_tenancy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!waymesh/route/v1/allocation.proto\x12\x10waymesh.route.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"5\n\x11\x41lternativeDriver\x12\x11\n\tdriver_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"\x93\x02\n\nAllocation\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x1a\n\x12\x61ssigned_driver_id\x18\x02 \x01(\t\x12\x18\n\x10\x61llocation_score\x18\x03 \x01(\x01\x12\x39\n\x15\x65stimated_pickup_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\treasoning\x18\x05 \x03(\t\x12@\n\x13\x61lternative_drivers\x18\x06 \x03(\x0b\x32#.waymesh.route.v1.AlternativeDriver\x12-\n\ttimestamp\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"4\n\x10UnallocatedOrder\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!waymesh/route/v1/allocation.proto\x12\x10waymesh.route.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dwaymesh/mesh/v1/tenancy.proto\";\n\x11\x41lternativeDriver\x12\x17\n\tdriver_id\x18\x01 \x01(\tB\x04\xb0\xbb\x18\x01\x12\r\n\x05score\x18\x02 \x01(\x01\"\x9f\x02\n\nAllocation\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xb0\xbb\x18\x01\x12 \n\x12\x61ssigned_driver_id\x18\x02 \x01(\tB\x04\xb0\xbb\x18\x01\x12\x18\n\x10\x61llocation_score\x18\x03 \x01(\x01\x12\x39\n\x15\x65stimated_pickup_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\treasoning\x18\x05 \x03(\t\x12@\n\x13\x61lternative_drivers\x18\x06 \x03(\x0b\x32#.waymesh.route.v1.AlternativeDriver\x12-\n\ttimestamp\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\":\n\x10UnallocatedOrder\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xb0\xbb\x18\x01\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'waymesh.route.v1.allocation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ALTERNATIVEDRIVER']._serialized_start=88
-  _globals['_ALTERNATIVEDRIVER']._serialized_end=141
-  _globals['_ALLOCATION']._serialized_start=144
-  _globals['_ALLOCATION']._serialized_end=419
-  _globals['_UNALLOCATEDORDER']._serialized_start=421
-  _globals['_UNALLOCATEDORDER']._serialized_end=473
+  _globals['_ALTERNATIVEDRIVER'].fields_by_name['driver_id']._loaded_options = None
+  _globals['_ALTERNATIVEDRIVER'].fields_by_name['driver_id']._serialized_options = b'\260\273\030\001'
+  _globals['_ALLOCATION'].fields_by_name['order_id']._loaded_options = None
+  _globals['_ALLOCATION'].fields_by_name['order_id']._serialized_options = b'\260\273\030\001'
+  _globals['_ALLOCATION'].fields_by_name['assigned_driver_id']._loaded_options = None
+  _globals['_ALLOCATION'].fields_by_name['assigned_driver_id']._serialized_options = b'\260\273\030\001'
+  _globals['_UNALLOCATEDORDER'].fields_by_name['order_id']._loaded_options = None
+  _globals['_UNALLOCATEDORDER'].fields_by_name['order_id']._serialized_options = b'\260\273\030\001'
+  _globals['_ALTERNATIVEDRIVER']._serialized_start=119
+  _globals['_ALTERNATIVEDRIVER']._serialized_end=178
+  _globals['_ALLOCATION']._serialized_start=181
+  _globals['_ALLOCATION']._serialized_end=468
+  _globals['_UNALLOCATEDORDER']._serialized_start=470
+  _globals['_UNALLOCATEDORDER']._serialized_end=528
 # @@protoc_insertion_point(module_scope)

@@ -25,15 +25,20 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from waymesh.gps.v1 import location_pb2 as waymesh_dot_gps_dot_v1_dot_location__pb2
+from waymesh.mesh.v1 import tenancy_pb2 as waymesh_dot_mesh_dot_v1_dot_tenancy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cwaymesh/route/v1/route.proto\x12\x10waymesh.route.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dwaymesh/gps/v1/location.proto\"\xdc\x01\n\x04Stop\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.waymesh.route.v1.StopKind\x12*\n\x08location\x18\x03 \x01(\x0b\x32\x18.waymesh.gps.v1.Location\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cwait_minutes\x18\x05 \x01(\x01\x12\x18\n\x10lateness_minutes\x18\x06 \x01(\x01\x12\x12\n\ndistance_m\x18\x07 \x01(\x01\"\x95\x01\n\tRoutePlan\x12%\n\x05stops\x18\x01 \x03(\x0b\x32\x16.waymesh.route.v1.Stop\x12\x18\n\x10\x64uration_minutes\x18\x02 \x01(\x01\x12\x12\n\ndistance_m\x18\x03 \x01(\x01\x12\x18\n\x10lateness_minutes\x18\x04 \x01(\x01\x12\x19\n\x11\x66ood_wait_minutes\x18\x05 \x01(\x01\"~\n\x10RouteAlternative\x12)\n\x04plan\x18\x01 \x01(\x0b\x32\x1b.waymesh.route.v1.RoutePlan\x12\x15\n\rextra_minutes\x18\x02 \x01(\x01\x12\x18\n\x10\x65xtra_distance_m\x18\x03 \x01(\x01\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x97\x02\n\x11RouteOptimization\x12\x11\n\tdriver_id\x18\x01 \x01(\t\x12.\n\x0eoriginal_route\x18\x02 \x03(\x0b\x32\x16.waymesh.route.v1.Stop\x12/\n\x0foptimized_route\x18\x03 \x03(\x0b\x32\x16.waymesh.route.v1.Stop\x12\x14\n\x0ctime_savings\x18\x04 \x01(\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12-\n\ttimestamp\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13original_distance_m\x18\x07 \x01(\x01\x12\x1c\n\x14optimized_distance_m\x18\x08 \x01(\x01\"R\n\x10TravelTimeMatrix\x12\x1f\n\x0b\x64urations_s\x18\x01 \x03(\rB\n\xbaH\x07\x92\x01\x04\x08\x01\x10Q\x12\x1d\n\x0b\x64istances_m\x18\x02 \x03(\rB\x08\xbaH\x05\x92\x01\x02\x10Q\"3\n\x05Plane\x12*\n\tspeed_kph\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\xc0r@)\x9a\x99\x99\x99\x99\x99\xb9?\"\xf9\x03\n\x0bRouteLimits\x12+\n\x13max_orders_on_board\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\x64(\x01H\x00\x88\x01\x01\x12:\n\x14max_duration_minutes\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x80\x96@!\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12\x33\n\rmax_length_km\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x8f@!\x00\x00\x00\x00\x00\x00\x00\x00H\x02\x88\x01\x01\x12;\n\x15max_food_wait_minutes\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x80\x96@)\x00\x00\x00\x00\x00\x00\x00\x00H\x03\x88\x01\x01\x12<\n\x16pickup_service_minutes\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00^@)\x00\x00\x00\x00\x00\x00\x00\x00H\x04\x88\x01\x01\x12=\n\x17\x64ropoff_service_minutes\x18\x06 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00^@)\x00\x00\x00\x00\x00\x00\x00\x00H\x05\x88\x01\x01\x42\x16\n\x14_max_orders_on_boardB\x17\n\x15_max_duration_minutesB\x10\n\x0e_max_length_kmB\x18\n\x16_max_food_wait_minutesB\x19\n\x17_pickup_service_minutesB\x1a\n\x18_dropoff_service_minutes*R\n\x08StopKind\x12\x19\n\x15STOP_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10STOP_KIND_PICKUP\x10\x01\x12\x15\n\x11STOP_KIND_DROPOFF\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cwaymesh/route/v1/route.proto\x12\x10waymesh.route.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dwaymesh/gps/v1/location.proto\x1a\x1dwaymesh/mesh/v1/tenancy.proto\"\xe2\x01\n\x04Stop\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xb0\xbb\x18\x01\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.waymesh.route.v1.StopKind\x12*\n\x08location\x18\x03 \x01(\x0b\x32\x18.waymesh.gps.v1.Location\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cwait_minutes\x18\x05 \x01(\x01\x12\x18\n\x10lateness_minutes\x18\x06 \x01(\x01\x12\x12\n\ndistance_m\x18\x07 \x01(\x01\"\x95\x01\n\tRoutePlan\x12%\n\x05stops\x18\x01 \x03(\x0b\x32\x16.waymesh.route.v1.Stop\x12\x18\n\x10\x64uration_minutes\x18\x02 \x01(\x01\x12\x12\n\ndistance_m\x18\x03 \x01(\x01\x12\x18\n\x10lateness_minutes\x18\x04 \x01(\x01\x12\x19\n\x11\x66ood_wait_minutes\x18\x05 \x01(\x01\"~\n\x10RouteAlternative\x12)\n\x04plan\x18\x01 \x01(\x0b\x32\x1b.waymesh.route.v1.RoutePlan\x12\x15\n\rextra_minutes\x18\x02 \x01(\x01\x12\x18\n\x10\x65xtra_distance_m\x18\x03 \x01(\x01\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x9d\x02\n\x11RouteOptimization\x12\x17\n\tdriver_id\x18\x01 \x01(\tB\x04\xb0\xbb\x18\x01\x12.\n\x0eoriginal_route\x18\x02 \x03(\x0b\x32\x16.waymesh.route.v1.Stop\x12/\n\x0foptimized_route\x18\x03 \x03(\x0b\x32\x16.waymesh.route.v1.Stop\x12\x14\n\x0ctime_savings\x18\x04 \x01(\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12-\n\ttimestamp\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13original_distance_m\x18\x07 \x01(\x01\x12\x1c\n\x14optimized_distance_m\x18\x08 \x01(\x01\"R\n\x10TravelTimeMatrix\x12\x1f\n\x0b\x64urations_s\x18\x01 \x03(\rB\n\xbaH\x07\x92\x01\x04\x08\x01\x10Q\x12\x1d\n\x0b\x64istances_m\x18\x02 \x03(\rB\x08\xbaH\x05\x92\x01\x02\x10Q\"3\n\x05Plane\x12*\n\tspeed_kph\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\xc0r@)\x9a\x99\x99\x99\x99\x99\xb9?\"\xf9\x03\n\x0bRouteLimits\x12+\n\x13max_orders_on_board\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\x64(\x01H\x00\x88\x01\x01\x12:\n\x14max_duration_minutes\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x80\x96@!\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12\x33\n\rmax_length_km\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x8f@!\x00\x00\x00\x00\x00\x00\x00\x00H\x02\x88\x01\x01\x12;\n\x15max_food_wait_minutes\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x80\x96@)\x00\x00\x00\x00\x00\x00\x00\x00H\x03\x88\x01\x01\x12<\n\x16pickup_service_minutes\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00^@)\x00\x00\x00\x00\x00\x00\x00\x00H\x04\x88\x01\x01\x12=\n\x17\x64ropoff_service_minutes\x18\x06 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00^@)\x00\x00\x00\x00\x00\x00\x00\x00H\x05\x88\x01\x01\x42\x16\n\x14_max_orders_on_boardB\x17\n\x15_max_duration_minutesB\x10\n\x0e_max_length_kmB\x18\n\x16_max_food_wait_minutesB\x19\n\x17_pickup_service_minutesB\x1a\n\x18_dropoff_service_minutes*R\n\x08StopKind\x12\x19\n\x15STOP_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10STOP_KIND_PICKUP\x10\x01\x12\x15\n\x11STOP_KIND_DROPOFF\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'waymesh.route.v1.route_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_STOP'].fields_by_name['order_id']._loaded_options = None
+  _globals['_STOP'].fields_by_name['order_id']._serialized_options = b'\260\273\030\001'
+  _globals['_ROUTEOPTIMIZATION'].fields_by_name['driver_id']._loaded_options = None
+  _globals['_ROUTEOPTIMIZATION'].fields_by_name['driver_id']._serialized_options = b'\260\273\030\001'
   _globals['_TRAVELTIMEMATRIX'].fields_by_name['durations_s']._loaded_options = None
   _globals['_TRAVELTIMEMATRIX'].fields_by_name['durations_s']._serialized_options = b'\272H\007\222\001\004\010\001\020Q'
   _globals['_TRAVELTIMEMATRIX'].fields_by_name['distances_m']._loaded_options = None
@@ -52,20 +57,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTELIMITS'].fields_by_name['pickup_service_minutes']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000^@)\000\000\000\000\000\000\000\000'
   _globals['_ROUTELIMITS'].fields_by_name['dropoff_service_minutes']._loaded_options = None
   _globals['_ROUTELIMITS'].fields_by_name['dropoff_service_minutes']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000^@)\000\000\000\000\000\000\000\000'
-  _globals['_STOPKIND']._serialized_start=1573
-  _globals['_STOPKIND']._serialized_end=1655
-  _globals['_STOP']._serialized_start=144
-  _globals['_STOP']._serialized_end=364
-  _globals['_ROUTEPLAN']._serialized_start=367
-  _globals['_ROUTEPLAN']._serialized_end=516
-  _globals['_ROUTEALTERNATIVE']._serialized_start=518
-  _globals['_ROUTEALTERNATIVE']._serialized_end=644
-  _globals['_ROUTEOPTIMIZATION']._serialized_start=647
-  _globals['_ROUTEOPTIMIZATION']._serialized_end=926
-  _globals['_TRAVELTIMEMATRIX']._serialized_start=928
-  _globals['_TRAVELTIMEMATRIX']._serialized_end=1010
-  _globals['_PLANE']._serialized_start=1012
-  _globals['_PLANE']._serialized_end=1063
-  _globals['_ROUTELIMITS']._serialized_start=1066
-  _globals['_ROUTELIMITS']._serialized_end=1571
+  _globals['_STOPKIND']._serialized_start=1616
+  _globals['_STOPKIND']._serialized_end=1698
+  _globals['_STOP']._serialized_start=175
+  _globals['_STOP']._serialized_end=401
+  _globals['_ROUTEPLAN']._serialized_start=404
+  _globals['_ROUTEPLAN']._serialized_end=553
+  _globals['_ROUTEALTERNATIVE']._serialized_start=555
+  _globals['_ROUTEALTERNATIVE']._serialized_end=681
+  _globals['_ROUTEOPTIMIZATION']._serialized_start=684
+  _globals['_ROUTEOPTIMIZATION']._serialized_end=969
+  _globals['_TRAVELTIMEMATRIX']._serialized_start=971
+  _globals['_TRAVELTIMEMATRIX']._serialized_end=1053
+  _globals['_PLANE']._serialized_start=1055
+  _globals['_PLANE']._serialized_end=1106
+  _globals['_ROUTELIMITS']._serialized_start=1109
+  _globals['_ROUTELIMITS']._serialized_end=1614
 # @@protoc_insertion_point(module_scope)

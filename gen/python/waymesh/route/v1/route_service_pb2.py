@@ -27,6 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from waymesh.gps.v1 import location_pb2 as waymesh_dot_gps_dot_v1_dot_location__pb2
 from waymesh.mesh.v1 import degradation_pb2 as waymesh_dot_mesh_dot_v1_dot_degradation__pb2
+from waymesh.mesh.v1 import tenancy_pb2 as waymesh_dot_mesh_dot_v1_dot_tenancy__pb2
 from waymesh.order.v1 import courier_pb2 as waymesh_dot_order_dot_v1_dot_courier__pb2
 from waymesh.order.v1 import events_pb2 as waymesh_dot_order_dot_v1_dot_events__pb2
 from waymesh.order.v1 import order_pb2 as waymesh_dot_order_dot_v1_dot_order__pb2
@@ -35,7 +36,7 @@ from waymesh.route.v1 import route_pb2 as waymesh_dot_route_dot_v1_dot_route__pb
 from waymesh.task.v1 import task_pb2 as waymesh_dot_task_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$waymesh/route/v1/route_service.proto\x12\x10waymesh.route.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1dwaymesh/gps/v1/location.proto\x1a!waymesh/mesh/v1/degradation.proto\x1a\x1ewaymesh/order/v1/courier.proto\x1a\x1dwaymesh/order/v1/events.proto\x1a\x1cwaymesh/order/v1/order.proto\x1a!waymesh/route/v1/allocation.proto\x1a\x1cwaymesh/route/v1/route.proto\x1a\x1awaymesh/task/v1/task.proto\"K\n\x13UpsertOrdersRequest\x12\x34\n\x06orders\x18\x01 \x03(\x0b\x32\x17.waymesh.order.v1.OrderB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"b\n\x0cUpsertResult\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\r\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\"Z\n\x14UpsertOrdersResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.waymesh.route.v1.UpsertResult\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"Q\n\x15UpsertCouriersRequest\x12\x38\n\x08\x63ouriers\x18\x01 \x03(\x0b\x32\x19.waymesh.order.v1.CourierB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"\\\n\x16UpsertCouriersResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.waymesh.route.v1.UpsertResult\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"R\n\x12\x43\x61ncelOrderRequest\x12<\n\x0c\x63\x61ncellation\x18\x01 \x01(\x0b\x32\x1e.waymesh.order.v1.CancellationB\x06\xbaH\x03\xc8\x01\x01\"P\n\x13\x43\x61ncelOrderResponse\x12&\n\x05order\x18\x01 \x01(\x0b\x32\x17.waymesh.order.v1.Order\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"/\n\x0fGetOrderRequest\x12\x1c\n\x08order_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"l\n\x10GetOrderResponse\x12&\n\x05order\x18\x01 \x01(\x0b\x32\x17.waymesh.order.v1.Order\x12\x30\n\nallocation\x18\x02 \x01(\x0b\x32\x1c.waymesh.route.v1.Allocation\"\xa7\x04\n\x14OptimizeRouteRequest\x12\x1b\n\tdriver_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\'\n\x05start\x18\x02 \x01(\x0b\x32\x18.waymesh.gps.v1.Location\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x06orders\x18\x04 \x03(\x0b\x32\x17.waymesh.order.v1.OrderB\x08\xbaH\x05\x92\x01\x02\x10\x04\x12*\n\x07\x63ourier\x18\x05 \x01(\x0b\x32\x19.waymesh.order.v1.Courier\x12-\n\x06limits\x18\x06 \x01(\x0b\x32\x1d.waymesh.route.v1.RouteLimits\x12\x34\n\x06matrix\x18\x07 \x01(\x0b\x32\".waymesh.route.v1.TravelTimeMatrixH\x00\x12(\n\x05plane\x18\x08 \x01(\x0b\x32\x17.waymesh.route.v1.PlaneH\x00\x12!\n\x10max_alternatives\x18\t \x01(\rB\x07\xbaH\x04*\x02\x18\x05:x\xbaHu\x1as\n\x16route.courier_or_start\x12\x30must name a courier by driver_id or give a start\x1a\'this.driver_id != \'\' || has(this.start)B\x0e\n\x0ctravel_times\"\xea\x01\n\x15OptimizeRouteResponse\x12\x39\n\x0coptimization\x18\x01 \x01(\x0b\x32#.waymesh.route.v1.RouteOptimization\x12)\n\x04plan\x18\x02 \x01(\x0b\x32\x1b.waymesh.route.v1.RoutePlan\x12\x38\n\x0c\x61lternatives\x18\x03 \x03(\x0b\x32\".waymesh.route.v1.RouteAlternative\x12\x31\n\x0b\x64\x65gradation\x18\x04 \x01(\x0b\x32\x1c.waymesh.mesh.v1.Degradation\"\x81\x01\n\x16\x41llocateDriversRequest\x12\'\n\torder_ids\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x10\xe8\x07\x18\x01\"\x07r\x05\x10\x01\x18\x80\x01\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12-\n\x06limits\x18\x03 \x01(\x0b\x32\x1d.waymesh.route.v1.RouteLimits\"\xb8\x01\n\x17\x41llocateDriversResponse\x12\x31\n\x0b\x61llocations\x18\x01 \x03(\x0b\x32\x1c.waymesh.route.v1.Allocation\x12\x37\n\x0bunallocated\x18\x02 \x03(\x0b\x32\".waymesh.route.v1.UnallocatedOrder\x12\x31\n\x0b\x64\x65gradation\x18\x03 \x01(\x0b\x32\x1c.waymesh.mesh.v1.Degradation2\xc6\x07\n\x0cRouteService\x12\x8f\x01\n\x0cUpsertOrders\x12%.waymesh.route.v1.UpsertOrdersRequest\x1a&.waymesh.route.v1.UpsertOrdersResponse\"0\x90\x02\x02\xa2\xbb\x18)\n\rupsert_orders\x1a\x18\x43reate or change orders.\x12\x99\x01\n\x0eUpsertCouriers\x12\'.waymesh.route.v1.UpsertCouriersRequest\x1a(.waymesh.route.v1.UpsertCouriersResponse\"4\x90\x02\x02\xa2\xbb\x18-\n\x0fupsert_couriers\x1a\x1a\x43reate or change couriers.\x12\xab\x01\n\x0b\x43\x61ncelOrder\x12$.waymesh.route.v1.CancelOrderRequest\x1a%.waymesh.route.v1.CancelOrderResponse\"O\x90\x02\x02\xa2\xbb\x18H\n\x0c\x63\x61ncel_order\x12\x0c\x63\x61ncellation\x1a*Cancel an order that is not picked up yet.\x12\x88\x01\n\x08GetOrder\x12!.waymesh.route.v1.GetOrderRequest\x1a\".waymesh.route.v1.GetOrderResponse\"5\x90\x02\x01\xa2\xbb\x18.\n\tget_order\x1a!Get one order and its allocation.\x12\xa8\x01\n\rOptimizeRoute\x12&.waymesh.route.v1.OptimizeRouteRequest\x1a\'.waymesh.route.v1.OptimizeRouteResponse\"F\x90\x02\x01\xa2\xbb\x18?\n\x0eoptimize_route\x1a-Find the best order of stops for one courier.\x12\xa3\x01\n\x0f\x41llocateDrivers\x12(.waymesh.route.v1.AllocateDriversRequest\x1a).waymesh.route.v1.AllocateDriversResponse\";\x90\x02\x02\xa2\xbb\x18\x34\n\x10\x61llocate_drivers\x1a Give waiting orders to couriers.b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$waymesh/route/v1/route_service.proto\x12\x10waymesh.route.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1dwaymesh/gps/v1/location.proto\x1a!waymesh/mesh/v1/degradation.proto\x1a\x1dwaymesh/mesh/v1/tenancy.proto\x1a\x1ewaymesh/order/v1/courier.proto\x1a\x1dwaymesh/order/v1/events.proto\x1a\x1cwaymesh/order/v1/order.proto\x1a!waymesh/route/v1/allocation.proto\x1a\x1cwaymesh/route/v1/route.proto\x1a\x1awaymesh/task/v1/task.proto\"K\n\x13UpsertOrdersRequest\x12\x34\n\x06orders\x18\x01 \x03(\x0b\x32\x17.waymesh.order.v1.OrderB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"h\n\x0cUpsertResult\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xb0\xbb\x18\x01\x12\x10\n\x08revision\x18\x02 \x01(\r\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\"Z\n\x14UpsertOrdersResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.waymesh.route.v1.UpsertResult\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"Q\n\x15UpsertCouriersRequest\x12\x38\n\x08\x63ouriers\x18\x01 \x03(\x0b\x32\x19.waymesh.order.v1.CourierB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"\\\n\x16UpsertCouriersResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.waymesh.route.v1.UpsertResult\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"R\n\x12\x43\x61ncelOrderRequest\x12<\n\x0c\x63\x61ncellation\x18\x01 \x01(\x0b\x32\x1e.waymesh.order.v1.CancellationB\x06\xbaH\x03\xc8\x01\x01\"P\n\x13\x43\x61ncelOrderResponse\x12&\n\x05order\x18\x01 \x01(\x0b\x32\x17.waymesh.order.v1.Order\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"3\n\x0fGetOrderRequest\x12 \n\x08order_id\x18\x01 \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\x80\x01\xb0\xbb\x18\x01\"l\n\x10GetOrderResponse\x12&\n\x05order\x18\x01 \x01(\x0b\x32\x17.waymesh.order.v1.Order\x12\x30\n\nallocation\x18\x02 \x01(\x0b\x32\x1c.waymesh.route.v1.Allocation\"\xab\x04\n\x14OptimizeRouteRequest\x12\x1f\n\tdriver_id\x18\x01 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\xb0\xbb\x18\x01\x12\'\n\x05start\x18\x02 \x01(\x0b\x32\x18.waymesh.gps.v1.Location\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x06orders\x18\x04 \x03(\x0b\x32\x17.waymesh.order.v1.OrderB\x08\xbaH\x05\x92\x01\x02\x10\x04\x12*\n\x07\x63ourier\x18\x05 \x01(\x0b\x32\x19.waymesh.order.v1.Courier\x12-\n\x06limits\x18\x06 \x01(\x0b\x32\x1d.waymesh.route.v1.RouteLimits\x12\x34\n\x06matrix\x18\x07 \x01(\x0b\x32\".waymesh.route.v1.TravelTimeMatrixH\x00\x12(\n\x05plane\x18\x08 \x01(\x0b\x32\x17.waymesh.route.v1.PlaneH\x00\x12!\n\x10max_alternatives\x18\t \x01(\rB\x07\xbaH\x04*\x02\x18\x05:x\xbaHu\x1as\n\x16route.courier_or_start\x12\x30must name a courier by driver_id or give a start\x1a\'this.driver_id != \'\' || has(this.start)B\x0e\n\x0ctravel_times\"\xea\x01\n\x15OptimizeRouteResponse\x12\x39\n\x0coptimization\x18\x01 \x01(\x0b\x32#.waymesh.route.v1.RouteOptimization\x12)\n\x04plan\x18\x02 \x01(\x0b\x32\x1b.waymesh.route.v1.RoutePlan\x12\x38\n\x0c\x61lternatives\x18\x03 \x03(\x0b\x32\".waymesh.route.v1.RouteAlternative\x12\x31\n\x0b\x64\x65gradation\x18\x04 \x01(\x0b\x32\x1c.waymesh.mesh.v1.Degradation\"\x85\x01\n\x16\x41llocateDriversRequest\x12+\n\torder_ids\x18\x01 \x03(\tB\x18\xbaH\x11\x92\x01\x0e\x10\xe8\x07\x18\x01\"\x07r\x05\x10\x01\x18\x80\x01\xb0\xbb\x18\x01\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12-\n\x06limits\x18\x03 \x01(\x0b\x32\x1d.waymesh.route.v1.RouteLimits\"\xb8\x01\n\x17\x41llocateDriversResponse\x12\x31\n\x0b\x61llocations\x18\x01 \x03(\x0b\x32\x1c.waymesh.route.v1.Allocation\x12\x37\n\x0bunallocated\x18\x02 \x03(\x0b\x32\".waymesh.route.v1.UnallocatedOrder\x12\x31\n\x0b\x64\x65gradation\x18\x03 \x01(\x0b\x32\x1c.waymesh.mesh.v1.Degradation2\xc6\x07\n\x0cRouteService\x12\x8f\x01\n\x0cUpsertOrders\x12%.waymesh.route.v1.UpsertOrdersRequest\x1a&.waymesh.route.v1.UpsertOrdersResponse\"0\x90\x02\x02\xa2\xbb\x18)\n\rupsert_orders\x1a\x18\x43reate or change orders.\x12\x99\x01\n\x0eUpsertCouriers\x12\'.waymesh.route.v1.UpsertCouriersRequest\x1a(.waymesh.route.v1.UpsertCouriersResponse\"4\x90\x02\x02\xa2\xbb\x18-\n\x0fupsert_couriers\x1a\x1a\x43reate or change couriers.\x12\xab\x01\n\x0b\x43\x61ncelOrder\x12$.waymesh.route.v1.CancelOrderRequest\x1a%.waymesh.route.v1.CancelOrderResponse\"O\x90\x02\x02\xa2\xbb\x18H\n\x0c\x63\x61ncel_order\x12\x0c\x63\x61ncellation\x1a*Cancel an order that is not picked up yet.\x12\x88\x01\n\x08GetOrder\x12!.waymesh.route.v1.GetOrderRequest\x1a\".waymesh.route.v1.GetOrderResponse\"5\x90\x02\x01\xa2\xbb\x18.\n\tget_order\x1a!Get one order and its allocation.\x12\xa8\x01\n\rOptimizeRoute\x12&.waymesh.route.v1.OptimizeRouteRequest\x1a\'.waymesh.route.v1.OptimizeRouteResponse\"F\x90\x02\x01\xa2\xbb\x18?\n\x0eoptimize_route\x1a-Find the best order of stops for one courier.\x12\xa3\x01\n\x0f\x41llocateDrivers\x12(.waymesh.route.v1.AllocateDriversRequest\x1a).waymesh.route.v1.AllocateDriversResponse\";\x90\x02\x02\xa2\xbb\x18\x34\n\x10\x61llocate_drivers\x1a Give waiting orders to couriers.b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,14 +45,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_UPSERTORDERSREQUEST'].fields_by_name['orders']._loaded_options = None
   _globals['_UPSERTORDERSREQUEST'].fields_by_name['orders']._serialized_options = b'\272H\010\222\001\005\010\001\020\350\007'
+  _globals['_UPSERTRESULT'].fields_by_name['id']._loaded_options = None
+  _globals['_UPSERTRESULT'].fields_by_name['id']._serialized_options = b'\260\273\030\001'
   _globals['_UPSERTCOURIERSREQUEST'].fields_by_name['couriers']._loaded_options = None
   _globals['_UPSERTCOURIERSREQUEST'].fields_by_name['couriers']._serialized_options = b'\272H\010\222\001\005\010\001\020\350\007'
   _globals['_CANCELORDERREQUEST'].fields_by_name['cancellation']._loaded_options = None
   _globals['_CANCELORDERREQUEST'].fields_by_name['cancellation']._serialized_options = b'\272H\003\310\001\001'
   _globals['_GETORDERREQUEST'].fields_by_name['order_id']._loaded_options = None
-  _globals['_GETORDERREQUEST'].fields_by_name['order_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_GETORDERREQUEST'].fields_by_name['order_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001\260\273\030\001'
   _globals['_OPTIMIZEROUTEREQUEST'].fields_by_name['driver_id']._loaded_options = None
-  _globals['_OPTIMIZEROUTEREQUEST'].fields_by_name['driver_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_OPTIMIZEROUTEREQUEST'].fields_by_name['driver_id']._serialized_options = b'\272H\005r\003\030\200\001\260\273\030\001'
   _globals['_OPTIMIZEROUTEREQUEST'].fields_by_name['orders']._loaded_options = None
   _globals['_OPTIMIZEROUTEREQUEST'].fields_by_name['orders']._serialized_options = b'\272H\005\222\001\002\020\004'
   _globals['_OPTIMIZEROUTEREQUEST'].fields_by_name['max_alternatives']._loaded_options = None
@@ -59,7 +62,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPTIMIZEROUTEREQUEST']._loaded_options = None
   _globals['_OPTIMIZEROUTEREQUEST']._serialized_options = b'\272Hu\032s\n\026route.courier_or_start\0220must name a courier by driver_id or give a start\032\'this.driver_id != \'\' || has(this.start)'
   _globals['_ALLOCATEDRIVERSREQUEST'].fields_by_name['order_ids']._loaded_options = None
-  _globals['_ALLOCATEDRIVERSREQUEST'].fields_by_name['order_ids']._serialized_options = b'\272H\021\222\001\016\020\350\007\030\001\"\007r\005\020\001\030\200\001'
+  _globals['_ALLOCATEDRIVERSREQUEST'].fields_by_name['order_ids']._serialized_options = b'\272H\021\222\001\016\020\350\007\030\001\"\007r\005\020\001\030\200\001\260\273\030\001'
   _globals['_ROUTESERVICE'].methods_by_name['UpsertOrders']._loaded_options = None
   _globals['_ROUTESERVICE'].methods_by_name['UpsertOrders']._serialized_options = b'\220\002\002\242\273\030)\n\rupsert_orders\032\030Create or change orders.'
   _globals['_ROUTESERVICE'].methods_by_name['UpsertCouriers']._loaded_options = None
@@ -72,32 +75,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTESERVICE'].methods_by_name['OptimizeRoute']._serialized_options = b'\220\002\001\242\273\030?\n\016optimize_route\032-Find the best order of stops for one courier.'
   _globals['_ROUTESERVICE'].methods_by_name['AllocateDrivers']._loaded_options = None
   _globals['_ROUTESERVICE'].methods_by_name['AllocateDrivers']._serialized_options = b'\220\002\002\242\273\0304\n\020allocate_drivers\032 Give waiting orders to couriers.'
-  _globals['_UPSERTORDERSREQUEST']._serialized_start=397
-  _globals['_UPSERTORDERSREQUEST']._serialized_end=472
-  _globals['_UPSERTRESULT']._serialized_start=474
-  _globals['_UPSERTRESULT']._serialized_end=572
-  _globals['_UPSERTORDERSRESPONSE']._serialized_start=574
-  _globals['_UPSERTORDERSRESPONSE']._serialized_end=664
-  _globals['_UPSERTCOURIERSREQUEST']._serialized_start=666
-  _globals['_UPSERTCOURIERSREQUEST']._serialized_end=747
-  _globals['_UPSERTCOURIERSRESPONSE']._serialized_start=749
-  _globals['_UPSERTCOURIERSRESPONSE']._serialized_end=841
-  _globals['_CANCELORDERREQUEST']._serialized_start=843
-  _globals['_CANCELORDERREQUEST']._serialized_end=925
-  _globals['_CANCELORDERRESPONSE']._serialized_start=927
-  _globals['_CANCELORDERRESPONSE']._serialized_end=1007
-  _globals['_GETORDERREQUEST']._serialized_start=1009
-  _globals['_GETORDERREQUEST']._serialized_end=1056
-  _globals['_GETORDERRESPONSE']._serialized_start=1058
-  _globals['_GETORDERRESPONSE']._serialized_end=1166
-  _globals['_OPTIMIZEROUTEREQUEST']._serialized_start=1169
-  _globals['_OPTIMIZEROUTEREQUEST']._serialized_end=1720
-  _globals['_OPTIMIZEROUTERESPONSE']._serialized_start=1723
-  _globals['_OPTIMIZEROUTERESPONSE']._serialized_end=1957
-  _globals['_ALLOCATEDRIVERSREQUEST']._serialized_start=1960
-  _globals['_ALLOCATEDRIVERSREQUEST']._serialized_end=2089
-  _globals['_ALLOCATEDRIVERSRESPONSE']._serialized_start=2092
-  _globals['_ALLOCATEDRIVERSRESPONSE']._serialized_end=2276
-  _globals['_ROUTESERVICE']._serialized_start=2279
-  _globals['_ROUTESERVICE']._serialized_end=3245
+  _globals['_UPSERTORDERSREQUEST']._serialized_start=428
+  _globals['_UPSERTORDERSREQUEST']._serialized_end=503
+  _globals['_UPSERTRESULT']._serialized_start=505
+  _globals['_UPSERTRESULT']._serialized_end=609
+  _globals['_UPSERTORDERSRESPONSE']._serialized_start=611
+  _globals['_UPSERTORDERSRESPONSE']._serialized_end=701
+  _globals['_UPSERTCOURIERSREQUEST']._serialized_start=703
+  _globals['_UPSERTCOURIERSREQUEST']._serialized_end=784
+  _globals['_UPSERTCOURIERSRESPONSE']._serialized_start=786
+  _globals['_UPSERTCOURIERSRESPONSE']._serialized_end=878
+  _globals['_CANCELORDERREQUEST']._serialized_start=880
+  _globals['_CANCELORDERREQUEST']._serialized_end=962
+  _globals['_CANCELORDERRESPONSE']._serialized_start=964
+  _globals['_CANCELORDERRESPONSE']._serialized_end=1044
+  _globals['_GETORDERREQUEST']._serialized_start=1046
+  _globals['_GETORDERREQUEST']._serialized_end=1097
+  _globals['_GETORDERRESPONSE']._serialized_start=1099
+  _globals['_GETORDERRESPONSE']._serialized_end=1207
+  _globals['_OPTIMIZEROUTEREQUEST']._serialized_start=1210
+  _globals['_OPTIMIZEROUTEREQUEST']._serialized_end=1765
+  _globals['_OPTIMIZEROUTERESPONSE']._serialized_start=1768
+  _globals['_OPTIMIZEROUTERESPONSE']._serialized_end=2002
+  _globals['_ALLOCATEDRIVERSREQUEST']._serialized_start=2005
+  _globals['_ALLOCATEDRIVERSREQUEST']._serialized_end=2138
+  _globals['_ALLOCATEDRIVERSRESPONSE']._serialized_start=2141
+  _globals['_ALLOCATEDRIVERSRESPONSE']._serialized_end=2325
+  _globals['_ROUTESERVICE']._serialized_start=2328
+  _globals['_ROUTESERVICE']._serialized_end=3294
 # @@protoc_insertion_point(module_scope)
