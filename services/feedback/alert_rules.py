@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,6 +18,8 @@ SeverityName = Literal["info", "warning", "error", "critical"]
 SignalName = Literal[
     "breaker_open", "health_failing", "courier_silent", "gps_anomaly", "coverage_drift", "lateness_risk"
 ]
+# What rules on signals are called; no other rule is called so.
+SIGNALS: Final = frozenset(get_args(SignalName))
 Metric = Literal[
     "failure_rate", "error_rate", "average_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms"
 ]

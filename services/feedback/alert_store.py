@@ -13,6 +13,7 @@ from waymesh.feedback.v1.signal_pb2 import Signal
 
 from services.feedback.alerts import Condition, Facts, Holder, Phase
 from services.feedback.store import Place
+from services.mesh.principal import DEFAULT_TENANT, MESH_TENANT
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -31,9 +32,10 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An alert as it is stored."""
+    """An alert as it is stored, itself with plain ids, and the key and the subject that it is kept by."""
 
     key: str
+    subject: str
     alert: Alert
     published: bool
 
@@ -61,14 +63,20 @@ async def move(connection: asyncpg.Connection, signal: int, token: str, *, befor
 async def signals(
     connection: asyncpg.Connection, after: int, upto: int, limit: int
 ) -> list[tuple[int, Signal]]:
-    """Signals by number, oldest first."""
+    """Signals by number, oldest first, with qualified subjects."""
     rows = await connection.fetch(
-        "SELECT number, body FROM signals WHERE number > $1 AND number <= $2 ORDER BY number LIMIT $3",
+        "SELECT number, subject, body FROM signals"
+        " WHERE number > $1 AND number <= $2 ORDER BY number LIMIT $3",
         after,
         upto,
         limit,
     )
-    return [(row["number"], Signal.FromString(row["body"])) for row in rows]
+    found = []
+    for number, subject, body in rows:
+        signal = Signal.FromString(body)
+        signal.subject = subject
+        found.append((number, signal))
+    return found
 
 
 async def conditions(connection: asyncpg.Connection) -> dict[str, Condition]:
@@ -79,11 +87,8 @@ async def conditions(connection: asyncpg.Connection) -> dict[str, Condition]:
 
 async def open_alerts(connection: asyncpg.Connection) -> dict[str, Kept]:
     """The alerts that go on, by key."""
-    rows = await connection.fetch("SELECT alert_key, body, published FROM alerts WHERE state = 1")
-    return {
-        row["alert_key"]: Kept(row["alert_key"], Alert.FromString(row["body"]), row["published"])
-        for row in rows
-    }
+    rows = await connection.fetch("SELECT alert_key, subject, body, published FROM alerts WHERE state = 1")
+    return {key: Kept(key, subject, Alert.FromString(body), told) for key, subject, body, told in rows}
 
 
 async def silences(connection: asyncpg.Connection, now: datetime) -> dict[str, datetime]:
@@ -137,7 +142,7 @@ async def write_alerts(connection: asyncpg.Connection, changed: Sequence[Kept]) 
         [one.alert.alert_id for one in changed],
         [one.key for one in changed],
         [one.alert.rule for one in changed],
-        [one.alert.subject for one in changed],
+        [one.subject for one in changed],
         [int(one.alert.state) for one in changed],
         [one.alert.raised_at.ToDatetime(UTC) for one in changed],
         [
@@ -166,8 +171,9 @@ async def discard(connection: asyncpg.Connection, before: datetime, limit: int) 
 
 @dataclass(frozen=True, slots=True)
 class AlertFilter:
-    """Which alerts; None or empty means all."""
+    """Which alerts; None or empty means all, of a tenant or of the mesh. `subject` is qualified."""
 
+    tenant: str = DEFAULT_TENANT
     states: Sequence[AlertState.ValueType] = ()
     rule: str = ""
     subject: str = ""
@@ -178,13 +184,18 @@ class AlertFilter:
 async def newest(
     pool: asyncpg.Pool, wanted: AlertFilter, limit: int, before: Place | None, now: datetime
 ) -> list[tuple[Place, Alert]]:
-    """Alerts that match, newest raised first, after the place where the last page ended."""
+    """Alerts that match, newest raised first, after the place where the last page ended.
+
+    With qualified subjects; their keys are plain, but for the mesh.
+    """
+    of_mesh = wanted.tenant == MESH_TENANT
     where: list[str] = []
     values: list[Any] = [now]
     conditions_: list[tuple[str, Any]] = [
         ("a.state = ANY({}::smallint[])", [int(one) for one in wanted.states] or None),
         ("a.rule = {}", wanted.rule or None),
         ("a.subject = {}", wanted.subject or None),
+        ("tenant_of(a.subject) = {}", None if wanted.subject or of_mesh else wanted.tenant),
         ("a.raised_at >= {}", wanted.start),
         ("a.raised_at < {}", wanted.end),
     ]
@@ -197,13 +208,15 @@ async def newest(
         where.append(f"(a.raised_at, a.number) < (${len(values) - 1}, ${len(values)})")
     values.append(limit)
     rows = await pool.fetch(
-        "SELECT a.raised_at, a.number, a.body, s.until FROM alerts a"
+        "SELECT a.raised_at, a.number, a.alert_key, a.subject, a.body, s.until FROM alerts a"
         " LEFT JOIN silences s ON s.alert_key = a.alert_key AND s.until > $1"
         f" {'WHERE ' + ' AND '.join(where) if where else ''}"
         f" ORDER BY a.raised_at DESC, a.number DESC LIMIT ${len(values)}",
         *values,
     )
-    return [(Place(row["raised_at"], row["number"]), _shown(row["body"], row["until"])) for row in rows]
+    return [
+        (Place(row["raised_at"], row["number"]), _shown(row, row["until"], of_mesh=of_mesh)) for row in rows
+    ]
 
 
 async def silence(
@@ -214,8 +227,12 @@ async def silence(
     comment: str,
     author: str,
     now: datetime,
+    of_mesh: bool = False,
 ) -> Alert | None:
-    """Keeps a key quiet until then, or no longer (None); its newest alert. In the caller's transaction."""
+    """Keeps a key quiet until then, or no longer (None); its newest alert. In the caller's transaction.
+
+    `key` is that with the qualified subject.
+    """
     # The number first: who waits for its row here sees all of the one before.
     await connection.execute("UPDATE heads SET last = last + 1 WHERE kind = 'silence'")
     await connection.execute("DELETE FROM silences WHERE until < $1", now - _KEEP_SILENCES)
@@ -232,14 +249,19 @@ async def silence(
         author,
         now,
     )
-    body = await connection.fetchval(
-        "SELECT body FROM alerts WHERE alert_key = $1 ORDER BY raised_at DESC, number DESC LIMIT 1", key
+    row = await connection.fetchrow(
+        "SELECT alert_key, subject, body FROM alerts WHERE alert_key = $1"
+        " ORDER BY raised_at DESC, number DESC LIMIT 1",
+        key,
     )
-    return None if body is None else _shown(body, until)
+    return None if row is None else _shown(row, until, of_mesh=of_mesh)
 
 
-def _shown(body: bytes, until: datetime | None) -> Alert:
-    alert = Alert.FromString(body)
+def _shown(row: asyncpg.Record, until: datetime | None, *, of_mesh: bool) -> Alert:
+    alert = Alert.FromString(row["body"])
+    alert.subject = row["subject"]
+    if of_mesh:
+        alert.alert_key = row["alert_key"]
     if until is None:
         alert.ClearField("silenced_until")
     else:

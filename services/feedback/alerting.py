@@ -1,5 +1,7 @@
 """Alerts of the one leader: signals and figures in, alerts stored and events for the topic out.
 
+Subjects are qualified, so alerts of two tenants never meet; what is told of them is plain.
+
 Everything happens in the leader's transaction: the signals judged, the alerts that change, the conditions
 behind them and the events commit together or not at all, so each alert is raised once and resolved once,
 whatever dies.
@@ -25,13 +27,16 @@ from services.feedback.alert_store import Kept
 from services.feedback.alerts import Change, Condition, Heard, key_of
 from services.feedback.board import Figure, latency_limits
 from services.mesh.events import Message as BusMessage
+from services.mesh.events import tenants
 from services.mesh.events.topics import AGENT_ALERTS
+from services.mesh.principal import DEFAULT_TENANT
+from services.mesh.tenancy import plain, tenant_of
 
 _log = logging.getLogger(__name__)
 
 # Conditions of signals in memory beyond which a signal of a subject that is not known makes no further one:
 # subjects that somebody makes up have an end. Those that are over are forgotten after an hour. Each rule has
-# an equal share for itself, whatever others take up.
+# an equal share for itself, and each tenant of that of a rule, whatever others take up.
 CONDITIONS: Final = 20_000
 # Signals judged in one transaction; the rest waits for the next, which is due at once.
 _BATCH: Final = 2_000
@@ -94,8 +99,8 @@ class Alerting:
         self._discard_at: datetime | None = None
         self._make_id = make_id
         self._conditions: dict[str, Condition] = {}
-        # How many of them each rule has.
-        self._known: Counter[str] = Counter()
+        # How many of them each rule has, by tenant.
+        self._known: Counter[tuple[str, str]] = Counter()
         # Keys of conditions that figures make, which are measured again each time.
         self._measured: set[str] = set()
         self._open: dict[str, Kept] = {}
@@ -127,7 +132,7 @@ class Alerting:
         self._conditions = await alert_store.conditions(connection)
         self._open = await alert_store.open_alerts(connection)
         self._held = {key for key, kept in self._open.items() if not kept.published}
-        self._known = Counter(one.rule for one in self._conditions.values())
+        self._known = Counter(map(_whose, self._conditions.values()))
         self._measured = set()
         self._timers, self._timed = [], {}
         self._latest = None
@@ -208,11 +213,10 @@ class Alerting:
             return
         before = self._conditions.get(key_of(rule.name, signal.source, signal.subject))
         if before is None:
-            signals = len(self._conditions) - len(self._measured)
-            if signals >= self._most and self._known[rule.name] >= self._share:
+            before = Condition(rule.name, signal.source, signal.subject)
+            if not self._has_room(before):
                 self._refused += 1
                 return
-            before = Condition(rule.name, signal.source, signal.subject)
         heard = Heard(
             holder=dict(signal.labels).get("process", ""),
             at=signal.timestamp.ToDatetime(UTC),
@@ -222,6 +226,13 @@ class Alerting:
             labels=signal.labels,
         )
         self._take(work, before, alerts.hear(rule, before, heard, work.now))
+
+    def _has_room(self, condition: Condition) -> bool:
+        if len(self._conditions) - len(self._measured) < self._most:
+            return True
+        whose = _whose(condition)
+        tenants_ = {tenant for (rule, tenant), count in self._known.items() if rule == whose[0] and count}
+        return self._known[whose] < self._share // len(tenants_ | {whose[1]})
 
     def _look(self, view: MetricsView, now: datetime, behind: bool) -> list[tuple[Condition, alerts.Step]]:
         """What changes by figures that are above, and by those of agents that were: of few, mostly."""
@@ -269,7 +280,7 @@ class Alerting:
             if not self._silenced(key, work.now):
                 self._held.discard(key)
                 self._keep(work, replace(self._open[key], published=True))
-                work.messages.append(self._message(key, self._open[key].alert, work.now))
+                work.messages.append(self._message(self._open[key], work.now))
 
     def _without_rule(self, work: _Work) -> None:
         if not self._behind:
@@ -306,26 +317,27 @@ class Alerting:
         if alerts.forgettable(after, work.now):
             if self._conditions.pop(key, None) is not None:
                 work.conditions[key] = None
-                self._known[after.rule] -= 1
+                self._known[_whose(after)] -= 1
             self._measured.discard(key)
         elif after is not before:
-            self._known[after.rule] += key not in self._conditions
+            self._known[_whose(after)] += key not in self._conditions
             self._conditions[key] = work.conditions[key] = after
             self._watch(key, after)
         if change is Change.RAISED:
             published = not self._silenced(key, work.now)
+            subject = plain(after.subject)
             alert = Alert(
                 alert_id=self._make_id(),
-                alert_key=key,
+                alert_key=key_of(after.rule, after.source, subject),
                 rule=after.rule,
-                subject=after.subject,
+                subject=subject,
                 source=after.source or _OWN,
                 state=_FIRING,
             )
             alert.raised_at.FromDatetime(work.now)
-            self._keep(work, Kept(key, _with_facts(alert, after.facts), published))
+            self._keep(work, Kept(key, after.subject, _with_facts(alert, after.facts), published))
             if published:
-                work.messages.append(self._message(key, self._open[key].alert, work.now))
+                work.messages.append(self._message(self._open[key], work.now))
             else:
                 self._held.add(key)
         elif key in self._open and after.facts != before.facts:
@@ -339,23 +351,29 @@ class Alerting:
             self._held.discard(key)
             # Whoever was told that it began is told that it is over, silence or not; nobody else.
             if kept.published:
-                work.messages.append(self._message(key, kept.alert, work.now))
+                work.messages.append(self._message(kept, work.now))
 
     def _keep(self, work: _Work, kept: Kept) -> None:
         self._open[kept.key] = work.alerts[kept.alert.alert_id] = kept
 
-    def _message(self, key: str, alert: Alert, now: datetime) -> BusMessage:
-        told = Alert()
-        told.CopyFrom(alert)
-        if self._silenced(key, now):
-            told.silenced_until.FromDatetime(self._silences[key])
+    def _message(self, kept: Kept, now: datetime) -> BusMessage:
+        told, tenant = Alert(), tenant_of(kept.subject)
+        told.CopyFrom(kept.alert)
+        if self._silenced(kept.key, now):
+            told.silenced_until.FromDatetime(self._silences[kept.key])
         return BusMessage(
             topic=AGENT_ALERTS,
-            key=key,
+            key=told.alert_key if tenant == DEFAULT_TENANT else kept.key,
             value=told.SerializeToString(deterministic=True),
-            event_id=f"{alert.alert_id}/{'firing' if alert.state == _FIRING else 'resolved'}",
+            event_id=f"{told.alert_id}/{'firing' if told.state == _FIRING else 'resolved'}",
             type=Alert.DESCRIPTOR.full_name,
+            headers=tenants.headers(tenant),
         )
+
+
+def _whose(condition: Condition) -> tuple[str, str]:
+    """The rule, and the tenant."""
+    return condition.rule, tenant_of(condition.subject)
 
 
 def _with_facts(alert: Alert, facts: alerts.Facts) -> Alert:

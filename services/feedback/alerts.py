@@ -16,6 +16,7 @@ from typing import Final
 from waymesh.feedback.v1.outcome_pb2 import Severity
 
 from services.feedback.alert_rules import MetricRule, SignalRule
+from services.mesh.tenancy import plain
 
 # What was heard of a subject is kept for this long after it is over, so that an older signal that comes late
 # does not raise it again.
@@ -73,7 +74,9 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One subject of one rule. `since` is when a phase began that ends by time: PENDING or CALMING."""
+    """One subject, by its qualified id, of one rule. `since` is when a phase began that ends by time: PENDING
+    or CALMING.
+    """
 
     rule: str
     source: str
@@ -227,7 +230,8 @@ def forgettable(condition: Condition, now: datetime) -> bool:
 def key_of(rule: str, source: str, subject: str) -> str:
     """The alert_key: `rule/agent` for what outcomes tell (no source), else `rule/source/subject`.
 
-    A slash within the source is written %2F, so that no two subjects share a key.
+    With a qualified subject it is the key that alerts are kept by, with a plain one that which its tenant
+    knows. A slash within the source is written %2F, so that no two subjects share a key.
     """
     if not source:
         return f"{rule}/{subject}"
@@ -284,7 +288,8 @@ def _long_enough(since: datetime | None, seconds: float, now: datetime) -> bool:
     return since is not None and now - since >= timedelta(seconds=seconds)
 
 
-def _measured(rule: MetricRule, agent: str, value: float, outcomes: int) -> Facts:
+def _measured(rule: MetricRule, subject: str, value: float, outcomes: int) -> Facts:
+    agent = plain(subject)
     return Facts(
         severity=_LEVELS[rule.severity],
         message=(
@@ -297,7 +302,8 @@ def _measured(rule: MetricRule, agent: str, value: float, outcomes: int) -> Fact
     )
 
 
-def _calm(rule: MetricRule, agent: str, value: float, outcomes: int) -> str:
+def _calm(rule: MetricRule, subject: str, value: float, outcomes: int) -> str:
+    agent = plain(subject)
     if outcomes == 0:
         return f"{agent} has no outcomes in {rule.window} any more"
     return f"{rule.metric} of {agent} is back at {rule.shown(value)} in {rule.window}"

@@ -12,6 +12,7 @@ from services.feedback.store import Fate
 from services.mesh.chain.server.validation import check
 from services.mesh.errors import InvalidArgument
 from services.mesh.events import EventBus, PoisonMessage, Record, decode_value
+from services.mesh.events.tenants import tenant_of
 
 _log = logging.getLogger(__name__)
 
@@ -27,16 +28,20 @@ class OutcomeConsumer:
 
     async def handle(self, connection: asyncpg.Connection, records: Sequence[Record]) -> None:
         """Stores one batch; what breaks the contract or contradicts itself goes to the dead letters."""
-        read: list[tuple[Record, OutcomeEvent]] = []
+        read: list[tuple[Record, str, OutcomeEvent]] = []
         dead: list[tuple[Record, str]] = []
         for record in records:
             try:
-                read.append((record, self._read(record)))
+                read.append((record, tenant_of(record), self._read(record)))
             except PoisonMessage as poison:
                 dead.append((record, poison.reason))
-        fates = await self._intake.outcomes_from_topic(connection, [event for _, event in read])
+        fates = await self._intake.outcomes_from_topic(
+            connection, [event for *_, event in read], [tenant for _, tenant, _ in read]
+        )
         dead += [
-            (record, CONFLICT) for (record, _), fate in zip(read, fates, strict=True) if fate is Fate.CONFLICT
+            (record, CONFLICT)
+            for (record, *_), fate in zip(read, fates, strict=True)
+            if fate is Fate.CONFLICT
         ]
         # Last, for the locks they take; one by one, since most batches have none.
         for record, reason in dead:

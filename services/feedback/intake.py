@@ -1,4 +1,7 @@
-"""Records in: each once, in group commits; outcomes are published in the transaction that stores them."""
+"""Records in: each once, in group commits; outcomes are published in the transaction that stores them.
+
+Who sends them is a tenant, whose ids are plain, or the mesh, which sends those of several tenants at once.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,18 +19,20 @@ from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_CONFLICTING_CONTENT
 from services.feedback import store
 from services.feedback.outcome_rows import OutcomeRow, outcome_row
 from services.feedback.outcome_store import store_outcomes
+from services.feedback.owners import outcome_taken
 from services.feedback.plain import is_plain
-from services.feedback.records import DELIVERIES, SIGNALS, Kind, Row, row
+from services.feedback.records import DELIVERIES, SIGNALS, Kind, Row, owner, row
 from services.feedback.store import Fate
-from services.mesh import request_id
 from services.mesh.chain.server.validation import check
 from services.mesh.errors import AlreadyExists, InvalidArgument
-from services.mesh.events import EventBus
+from services.mesh.events import EventBus, tenants
 from services.mesh.events import Message as BusMessage
 from services.mesh.events.topics import AGENT_OUTCOMES
 from services.mesh.feedback.outcome import without_secrets
 from services.mesh.feedback.signals import without_secrets as signal_without_secrets
+from services.mesh.principal import DEFAULT_TENANT
 from services.mesh.store import GroupCommit, Store
+from services.mesh.tenancy import qualify
 
 M = TypeVar("M", bound=Message)
 
@@ -64,53 +69,73 @@ class Intake:
         for group in (self._outcomes, self._deliveries, self._signals):
             await group.close()
 
-    async def outcomes(self, events: Sequence[OutcomeEvent]) -> Sequence[Fate]:
-        """Stores and publishes what is new, redacted; durable on return. The events keep the contract."""
-        return await self._add(await self._outcomes_of(events, None))
+    async def outcomes(self, events: Sequence[OutcomeEvent], sender: str = DEFAULT_TENANT) -> Sequence[Fate]:
+        """Stores and publishes what is new, redacted; durable on return. The events keep the contract.
+
+        Their ids are plain then, whoever sends them.
+        """
+        return await self._add(await self._outcomes_of(events, None, sender))
 
     async def unchecked_outcomes(
-        self, events: Sequence[OutcomeEvent]
+        self, events: Sequence[OutcomeEvent], sender: str = DEFAULT_TENANT
     ) -> tuple[Sequence[Fate | None], Mapping[int, InvalidArgument]]:
         """The same of events of which each may break the contract: no fate then, but what is wrong."""
         refused: dict[int, InvalidArgument] = {}
-        fates = await self._add(await self._outcomes_of(events, refused))
+        fates = await self._add(await self._outcomes_of(events, refused, sender))
         if not refused:
             return fates, refused
         taken = iter(fates)
         return [None if place in refused else next(taken) for place in range(len(events))], refused
 
-    async def deliveries(self, outcomes: Sequence[DeliveryOutcome]) -> Sequence[Fate]:
-        """Stores what is new; durable on return."""
-        return await self._deliveries.add([row(DELIVERIES, outcome) for outcome in outcomes])
+    async def deliveries(
+        self, outcomes: Sequence[DeliveryOutcome], sender: str = DEFAULT_TENANT
+    ) -> Sequence[Fate]:
+        """Stores what is new; durable on return. Their ids are plain then."""
+        rows = []
+        for outcome in outcomes:
+            tenant = owner(DELIVERIES, outcome, sender)
+            rows.append(row(DELIVERIES, outcome, tenant))
+        return await self._deliveries.add(rows)
 
-    async def signals(self, signals: Sequence[Signal]) -> Sequence[Fate]:
-        """Stores what is new, redacted; durable on return."""
-        fates = await self._signals.add([row(SIGNALS, signal_without_secrets(one)) for one in signals])
+    async def signals(self, signals: Sequence[Signal], sender: str = DEFAULT_TENANT) -> Sequence[Fate]:
+        """Stores what is new, redacted; durable on return. Their ids are plain then."""
+        rows = []
+        for signal in signals:
+            tenant = owner(SIGNALS, signal, sender)
+            rows.append(row(SIGNALS, signal_without_secrets(signal), tenant))
+        fates = await self._signals.add(rows)
         if Fate.STORED in fates:
             self.stored.ring()
         return fates
 
     async def outcomes_from_topic(
-        self, connection: asyncpg.Connection, events: Sequence[OutcomeEvent]
+        self,
+        connection: asyncpg.Connection,
+        events: Sequence[OutcomeEvent],
+        whose: Sequence[str] | None = None,
     ) -> Sequence[Fate]:
-        """Stores what is new in the reader's transaction; it is on the topic already."""
-        for event in events:
+        """Stores what is new in the reader's transaction; it is on the topic already.
+
+        `whose`: the tenant of each; all are the default one's without.
+        """
+        rows = []
+        for tenant, event in zip(whose or [DEFAULT_TENANT] * len(events), events, strict=True):
             event.DiscardUnknownFields()
-        rows = [outcome_row(event if is_plain(event) else without_secrets(event)) for event in events]
+            rows.append(outcome_row(event if is_plain(event) else without_secrets(event), tenant))
         return await store_outcomes(connection, rows, self._now())
 
     async def _outcomes_of(
-        self, events: Sequence[OutcomeEvent], refused: dict[int, InvalidArgument] | None
+        self, events: Sequence[OutcomeEvent], refused: dict[int, InvalidArgument] | None, sender: str
     ) -> list[_Outcome]:
         """Ready to be stored; those that break the contract are put into `refused`, if they may."""
-        headers = request_id.headers()
         outcomes: list[_Outcome] = []
         for place, event in enumerate(events):
             if place and place % _SLICE == 0:
                 await asyncio.sleep(0)
             event.DiscardUnknownFields()  # nobody can tell whether there are secrets in them
+            tenant = outcome_taken(event, sender)
             if is_plain(event):
-                outcomes.append(_outcome(event, headers))
+                outcomes.append(_outcome(event, tenant))
                 continue
             if refused is not None:
                 try:
@@ -118,7 +143,7 @@ class Intake:
                 except InvalidArgument as error:
                     refused[place] = error
                     continue
-            outcomes.append(_outcome(without_secrets(event), headers))
+            outcomes.append(_outcome(without_secrets(event), tenant))
         return outcomes
 
     async def _add(self, outcomes: Sequence[_Outcome]) -> Sequence[Fate]:
@@ -141,10 +166,10 @@ class Intake:
         return None if self._clock is None else self._clock()
 
 
-def _outcome(event: OutcomeEvent, headers: Mapping[str, str]) -> _Outcome:
-    made = outcome_row(event)
-    message = BusMessage(AGENT_OUTCOMES, event.run_id, made.body, made.id, _TYPE, headers=headers)
-    return _Outcome(made, message)
+def _outcome(event: OutcomeEvent, tenant: str) -> _Outcome:
+    made = outcome_row(event, tenant)
+    key, headers = qualify(tenant, event.run_id), tenants.headers(tenant)
+    return _Outcome(made, BusMessage(AGENT_OUTCOMES, key, made.body, made.id, _TYPE, headers=headers))
 
 
 def _plainly(

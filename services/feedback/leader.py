@@ -24,10 +24,11 @@ from services.feedback.intake import Bell
 from services.feedback.metrics_spec import SECOND, WindowSpec
 from services.feedback.metrics_store import Position
 from services.feedback.windows import FLUSH_COST, QUIET_COST, Windows
-from services.mesh.events import EventBus, Message
+from services.mesh.events import EventBus, Message, tenants
 from services.mesh.events.topics import AGENT_METRICS
 from services.mesh.store import Store, is_transient
 from services.mesh.telemetry import Telemetry
+from services.mesh.tenancy import tenant_of
 
 _log = logging.getLogger(__name__)
 
@@ -247,9 +248,10 @@ def _message(window: AgentMetrics) -> Message:
     return Message(
         topic=AGENT_METRICS,
         key=window.agent_name,
-        value=window.SerializeToString(),
+        value=store.told(window).SerializeToString(),
         event_id=window.metrics_id,
         type=AgentMetrics.DESCRIPTOR.full_name,
+        headers=tenants.headers(tenant_of(window.agent_name)),
     )
 
 

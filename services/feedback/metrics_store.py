@@ -15,6 +15,9 @@ from services.feedback.metrics_columns import ABSENT, MOST_MS, Columns, Ints
 from services.feedback.metrics_spec import LONGEST
 from services.feedback.panes import Span
 from services.feedback.store import Place
+from services.feedback.totals import MESH_TOTAL
+from services.mesh.principal import DEFAULT_TENANT, MESH_TENANT
+from services.mesh.tenancy import plain
 
 # PostgreSQL counts time in microseconds from 2000 on.
 _EPOCH_2000: Final = 946_684_800_000_000
@@ -56,7 +59,7 @@ WHERE workflow_id = ANY($1::text[]) AND workflow_id <> '' AND number > $2 AND nu
 GROUP BY workflow_id
 """
 _TOO_LATE: Final = "INSERT INTO outcomes_too_late SELECT * FROM unnest($1::bigint[])"
-_STORED: Final = "SELECT body FROM windows WHERE end_at > $1"
+_STORED: Final = "SELECT agent_name, body FROM windows WHERE end_at > $1"
 _DISCARD: Final = """
 DELETE FROM windows WHERE ctid = ANY (ARRAY(
   SELECT ctid FROM windows WHERE made_at < $1 ORDER BY made_at LIMIT $2
@@ -72,13 +75,23 @@ DELETE FROM outcomes_too_late WHERE number IN (
 # A window's mark among those of its start, for page tokens: an agent's name would not fit.
 _MARK: Final = "hashtextextended(window_name || '/' || agent_name, 0) & 9223372036854775807"
 _MARKED: Final = f"SELECT start_at, agent_name, window_name FROM windows WHERE start_at = $1 AND {_MARK} = $2"
+# Where there is no tenant but the default one, what is its own is the mesh's.
+_OF_MESH: Final = f"""(agent_name = '{MESH_TOTAL}' OR (agent_name = '' AND NOT EXISTS (
+  SELECT FROM windows AS m WHERE m.window_name = windows.window_name AND m.start_at = windows.start_at
+    AND m.agent_name = '{MESH_TOTAL}')))"""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowFilter:
-    """Which windows; None or empty means all. `start` and `end`: those that share any time with these."""
+    """Which windows; None or empty means all, of a tenant or of the mesh.
 
+    `agents` are qualified; `together`: of all agents together, of the tenant or of the mesh. `start` and
+    `end`: those that share any time with these.
+    """
+
+    tenant: str = DEFAULT_TENANT
     agents: Sequence[str] = ()
+    together: bool = False
     window: str = ""
     start: datetime | None = None
     end: datetime | None = None
@@ -178,19 +191,32 @@ async def write(connection: asyncpg.Connection, windows: Sequence[AgentMetrics])
         [one.window_end.ToDatetime(UTC) for one in windows],
         [one.agent_name for one in windows],
         [one.revision for one in windows],
-        [one.SerializeToString() for one in windows],
+        [told(one).SerializeToString() for one in windows],
     )
+
+
+def told(window: AgentMetrics) -> AgentMetrics:
+    """The window as its tenant knows it, and as it is stored: with the plain name of the agent."""
+    if "/" not in window.agent_name:
+        return window
+    found = AgentMetrics()
+    found.CopyFrom(window)
+    _rename(found, plain(window.agent_name))
+    return found
 
 
 async def stored(connection: asyncpg.Connection, ends_after: int) -> Iterable[AgentMetrics]:
     """Windows that end after this time, in Unix microseconds."""
-    return [_read(body) for (body,) in await connection.fetch(_STORED, _time(ends_after))]
+    return [_read(agent, body) for agent, body in await connection.fetch(_STORED, _time(ends_after))]
 
 
 async def newest(
     pool: asyncpg.Pool, wanted: WindowFilter, limit: int, after: WindowKey | None
 ) -> list[tuple[Place, AgentMetrics]]:
-    """Windows that match, the newest start first, then by agent and window, that follow `after`."""
+    """Windows that match, the newest start first, then by agent and window, that follow `after`.
+
+    With qualified names of agents.
+    """
     values: list[object] = [limit]
     where: list[str] = []
 
@@ -199,8 +225,12 @@ async def newest(
         values.extend(of)
         where.append(condition.format(*(f"${place}" for place in places)))
 
-    if wanted.agents:
+    if wanted.together and wanted.tenant == MESH_TENANT:
+        such(_OF_MESH)
+    elif wanted.agents:
         such("agent_name = ANY({}::text[])", list(wanted.agents))
+    elif wanted.tenant != MESH_TENANT:
+        such("tenant_of(agent_name) = {}", wanted.tenant)
     if wanted.window:
         such("window_name = {}", wanted.window)
     if wanted.start is not None:
@@ -211,12 +241,12 @@ async def newest(
     if after is not None:
         such("start_at <= {0} AND (start_at < {0} OR (agent_name, window_name) > ({1}, {2}))", *after)
     rows = await pool.fetch(
-        f"SELECT start_at, {_MARK} AS mark, body FROM windows"
+        f"SELECT start_at, {_MARK} AS mark, agent_name, body FROM windows"
         f" {'WHERE ' + ' AND '.join(where) if where else ''}"
         " ORDER BY start_at DESC, agent_name, window_name LIMIT $1",
         *values,
     )
-    return [(Place(start, mark), _read(body)) for start, mark, body in rows]
+    return [(Place(start, mark), _read(agent, body)) for start, mark, agent, body in rows]
 
 
 async def window_at(pool: asyncpg.Pool, place: Place) -> WindowKey | None:
@@ -231,9 +261,17 @@ async def discard(connection: asyncpg.Connection, made_before: datetime, limit: 
     return max(int(tag.rpartition(" ")[2]) for tag in gone)
 
 
-def _read(body: bytes) -> AgentMetrics:
+def _rename(window: AgentMetrics, agent_name: str) -> None:
+    """Its identity ends with the name of the agent."""
+    window.metrics_id = window.metrics_id.removesuffix(window.agent_name) + agent_name
+    window.agent_name = agent_name
+
+
+def _read(agent_name: str, body: bytes) -> AgentMetrics:
     """A window as it was written; sums that ran over before amounts had bounds are the most there may be."""
     found = AgentMetrics.FromString(body)
+    if found.agent_name != agent_name:
+        _rename(found, agent_name)
     for field, value in found.ListFields():
         if isinstance(value, float) and not math.isfinite(value):
             setattr(found, field.name, MOST_MS)

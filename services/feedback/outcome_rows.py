@@ -15,6 +15,9 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
+from services.mesh.principal import DEFAULT_TENANT
+from services.mesh.tenancy import qualify
+
 OUTCOME_COLUMNS: Final = (
     "number", "stored_at", "at", "status", "severity", "latency_ms", "tokens_used", "cost_estimate",
     "started", "ended", "id", "agent_name", "workflow_id", "error_type", "body",
@@ -42,14 +45,18 @@ class OutcomeRow:
     """An outcome ready to be stored."""
 
     id: str
+    """Qualified, as other ids in columns; the body has plain ones."""
     digest: bytes
     body: bytes
     packed: bytes
     """The columns from `at` on."""
 
 
-def outcome_row(event: OutcomeEvent) -> OutcomeRow:
-    """The event as a row. The same content gives the same digest, whatever the order of map entries."""
+def outcome_row(event: OutcomeEvent, tenant: str = DEFAULT_TENANT) -> OutcomeRow:
+    """The event, with plain ids, as a row of the tenant.
+
+    The same content gives the same digest, whatever the order of map entries.
+    """
     body = event.SerializeToString(deterministic=True)
     values = [
         _FIXED.pack(
@@ -63,12 +70,14 @@ def outcome_row(event: OutcomeEvent) -> OutcomeRow:
         _BIGINT.pack(8, _micros(event.start_time)) if event.HasField("start_time") else _NULL,
         _BIGINT.pack(8, _micros(event.end_time)) if event.HasField("end_time") else _NULL,
     ]  # fmt: skip
-    for text in (event.event_id, event.agent_name, event.workflow_id, event.error_type):
+    one = qualify(tenant, event.event_id)
+    agent_name, workflow_id = qualify(tenant, event.agent_name), qualify(tenant, event.workflow_id)
+    for text in (one, agent_name, workflow_id, event.error_type):
         raw = text.encode()
         values += (_LENGTH.pack(len(raw)), raw)
     values += (_LENGTH.pack(len(body)), body)
     digest = hashlib.sha256(body).digest()[:_DIGEST_BYTES]
-    return OutcomeRow(event.event_id, digest, body, b"".join(values))
+    return OutcomeRow(one, digest, body, b"".join(values))
 
 
 def pack_outcomes(rows: Iterable[OutcomeRow], first: int, stored_at: datetime) -> bytes:

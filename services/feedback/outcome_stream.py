@@ -7,7 +7,9 @@ from typing import Final
 from waymesh.feedback.v1 import feedback_service_pb2 as pb
 
 from services.feedback.intake import Intake, conflict
+from services.feedback.owners import sent
 from services.feedback.store import Fate
+from services.mesh import principal
 from services.mesh.errors import MeshError, to_status
 
 # Batches of one stream that may wait for their commit: one is being written, others gather for the next.
@@ -52,17 +54,18 @@ async def answers(
 
 
 async def _take(request: pb.StreamOutcomesRequest, intake: Intake) -> pb.StreamOutcomesResponse:
-    events = request.events
-    fates, invalid = await intake.unchecked_outcomes(events)
+    events, sender = request.events, principal.current().tenant
+    ids = [sent(sender, event.event_id) for event in events]
+    fates, invalid = await intake.unchecked_outcomes(events, sender)
     refused: dict[int, MeshError] = {**invalid}
     if Fate.CONFLICT in fates:
-        refused |= {n: conflict(events[n].event_id) for n, fate in enumerate(fates) if fate is Fate.CONFLICT}
+        refused |= {n: conflict(ids[n]) for n, fate in enumerate(fates) if fate is Fate.CONFLICT}
     return pb.StreamOutcomesResponse(
         cursor=request.cursor,
         stored=fates.count(Fate.STORED),
         duplicates=fates.count(Fate.DUPLICATE),
         refused=[
-            pb.WriteResult(index=place, id=events[place].event_id, error=to_status(error))
+            pb.WriteResult(index=place, id=ids[place], error=to_status(error))
             for place, error in sorted(refused.items())
         ],
     )

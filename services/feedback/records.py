@@ -1,4 +1,7 @@
-"""Deliveries and signals as rows: identity, digest of the content, the columns that are filtered by."""
+"""Deliveries and signals as rows: identity, digest of the content, the columns that are filtered by.
+
+Ids in columns are qualified, those in bodies plain: see owners.py.
+"""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +14,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome
 from waymesh.feedback.v1.signal_pb2 import Signal
 
+from services.feedback.owners import taken
+from services.mesh.principal import DEFAULT_TENANT, MESH_TENANT
+from services.mesh.tenancy import plain_copy, qualify
+
 M = TypeVar("M", bound=Message)
 
 
@@ -18,13 +25,16 @@ M = TypeVar("M", bound=Message)
 class Kind(Generic[M]):
     """How one kind is kept: its name in `heads`, its table, its class, its columns besides the common ones.
 
-    `columns` maps a column to its PostgreSQL type and to how it is read from the message.
+    `columns` maps a column to its PostgreSQL type and to how it is read from the message. `ids` are fields
+    that hold ids of a tenant; `told_by` is the one that tells whose a record is.
     """
 
     name: str
     table: str
     message: type[M]
     identity: Callable[[M], str]
+    ids: tuple[str, ...]
+    told_by: str
     at: Callable[[M], Timestamp]
     columns: Mapping[str, tuple[str, Callable[[M], Any]]]
 
@@ -45,6 +55,8 @@ DELIVERIES: Final[Kind[DeliveryOutcome]] = Kind(
     "deliveries",
     DeliveryOutcome,
     lambda outcome: outcome.outcome_id,
+    ("outcome_id", "order_id", "driver_id"),
+    "order_id",
     lambda outcome: outcome.delivered_at,
     {
         "order_id": ("text", lambda outcome: outcome.order_id),
@@ -56,6 +68,8 @@ SIGNALS: Final[Kind[Signal]] = Kind(
     "signals",
     Signal,
     lambda signal: signal.signal_id,
+    ("signal_id", "subject"),
+    "subject",
     lambda signal: signal.timestamp,
     {
         "kind": ("smallint", lambda signal: signal.kind),
@@ -66,15 +80,29 @@ SIGNALS: Final[Kind[Signal]] = Kind(
 )
 
 
-def row(kind: Kind[M], message: M) -> Row:
-    """The message as a row. The same content gives the same digest, whatever the order of map entries."""
+def owner(kind: Kind[M], message: M, sender: str) -> str:
+    """Whose a record is that `sender` sends, a tenant or the mesh; its ids become plain, in place."""
+    found = taken(message, sender, kind.told_by, kind.ids)
+    if sender == MESH_TENANT and isinstance(message, DeliveryOutcome) and message.HasField("context"):
+        message.context.CopyFrom(plain_copy(message.context))
+    return found
+
+
+def row(kind: Kind[M], message: M, tenant: str = DEFAULT_TENANT) -> Row:
+    """The message, with plain ids, as a row of the tenant.
+
+    The same content gives the same digest, whatever the order of map entries.
+    """
     message.DiscardUnknownFields()  # nobody can tell whether there are secrets in them
     body = message.SerializeToString(deterministic=True)
     return Row(
-        id=kind.identity(message),
+        id=qualify(tenant, kind.identity(message)),
         digest=hashlib.sha256(body).digest(),
         at=kind.at(message).ToDatetime(UTC),
-        values=tuple(read(message) for _, read in kind.columns.values()),
+        values=tuple(
+            qualify(tenant, read(message)) if name in kind.ids else read(message)
+            for name, (_, read) in kind.columns.items()
+        ),
         body=body,
     )
 

@@ -15,8 +15,9 @@ from services.feedback.days import Days
 from services.feedback.intake import Intake
 from services.feedback.leader import Leader
 from services.feedback.plain import are_plain
-from services.feedback.service import FeedbackServicer
+from services.feedback.service import AS_THEY_ARE, FeedbackServicer
 from services.feedback.settings import FeedbackSettings
+from services.mesh import principal
 from services.mesh.chain.server import validation
 from services.mesh.errors import Unavailable, translate
 from services.mesh.events.topics import AGENT_OUTCOMES
@@ -36,7 +37,7 @@ class Feedback(GrpcService[FeedbackSettings]):
     """One process's feedback."""
 
     def __init__(self, settings: FeedbackSettings, dsn: str) -> None:
-        super().__init__(NAME, settings, dsn)
+        super().__init__(NAME, settings, dsn, qualified=True, as_they_are=AS_THEY_ARE)
         self._intake: Intake | None = None
 
     async def record_signals(self, signals: Sequence[Signal]) -> None:
@@ -44,7 +45,7 @@ class Feedback(GrpcService[FeedbackSettings]):
         if self._intake is None:
             raise Unavailable("feedback has not started")
         try:
-            await self._intake.signals(signals)
+            await self._intake.signals(signals, principal.current().tenant)
         except Exception as error:
             raise translate(error) from error
 
@@ -60,7 +61,7 @@ class Feedback(GrpcService[FeedbackSettings]):
         lifecycle.on_stop(intake.close)
 
         async def send(events: Sequence[OutcomeEvent]) -> None:
-            await intake.outcomes(events)
+            await intake.outcomes(events, principal.MESH_TENANT)
 
         pipeline = FeedbackPipeline(
             send=send,

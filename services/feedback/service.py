@@ -20,8 +20,10 @@ from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 from services.feedback import alert_answers, metrics_answers, outcome_stream, store
 from services.feedback.cursors import number_token, parse_number, parse_place, place_token
 from services.feedback.intake import Intake, conflict
+from services.feedback.owners import sent, shown
 from services.feedback.records import DELIVERIES
 from services.feedback.store import Fate, Filter
+from services.mesh import principal
 from services.mesh.cursors import not_kept
 from services.mesh.errors import to_status
 from services.mesh.store import Store
@@ -31,6 +33,18 @@ _WATCH_BATCH: Final = 500
 # Outcomes stored by another replica are seen at the latest after this long, in seconds.
 _POLL_S: Final = 0.5
 _DEFAULT_SPAN: Final = timedelta(hours=1)
+_SERVICE: Final = pb.DESCRIPTOR.services_by_name["FeedbackService"]
+# Their handlers take records with plain ids, as they are stored.
+AS_THEY_ARE: Final = tuple(
+    f"/{_SERVICE.full_name}/{name}"
+    for name in (
+        "RecordOutcome",
+        "RecordOutcomes",
+        "StreamOutcomes",
+        "RecordDeliveryOutcomes",
+        "RecordSignals",
+    )
+)
 
 
 class FeedbackServicer(FeedbackServiceServicer):
@@ -48,8 +62,9 @@ class FeedbackServicer(FeedbackServiceServicer):
     async def RecordOutcome(  # noqa: N802 - the contract's name
         self, request: pb.RecordOutcomeRequest, context: Any
     ) -> pb.RecordOutcomeResponse:
-        one = request.event.event_id
-        told = _results([one], await self._intake.outcomes([request.event]))
+        sender = principal.current().tenant
+        one = sent(sender, request.event.event_id)
+        told = _results([one], await self._intake.outcomes([request.event], sender))
         return pb.RecordOutcomeResponse(event_id=one, duplicate=told["duplicate"])
 
     def StreamOutcomes(  # noqa: N802 - the contract's name
@@ -60,28 +75,32 @@ class FeedbackServicer(FeedbackServiceServicer):
     async def RecordOutcomes(  # noqa: N802 - the contract's name
         self, request: pb.RecordOutcomesRequest, context: Any
     ) -> pb.RecordOutcomesResponse:
-        fates = await self._intake.outcomes(request.events)
-        return pb.RecordOutcomesResponse(**_results([event.event_id for event in request.events], fates))
+        sender = principal.current().tenant
+        ids = [sent(sender, event.event_id) for event in request.events]
+        return pb.RecordOutcomesResponse(**_results(ids, await self._intake.outcomes(request.events, sender)))
 
     async def RecordDeliveryOutcomes(  # noqa: N802 - the contract's name
         self, request: pb.RecordDeliveryOutcomesRequest, context: Any
     ) -> pb.RecordDeliveryOutcomesResponse:
-        fates = await self._intake.deliveries(request.outcomes)
-        ids = [outcome.outcome_id for outcome in request.outcomes]
+        sender = principal.current().tenant
+        ids = [sent(sender, outcome.outcome_id) for outcome in request.outcomes]
+        fates = await self._intake.deliveries(request.outcomes, sender)
         return pb.RecordDeliveryOutcomesResponse(**_results(ids, fates))
 
     async def RecordSignals(  # noqa: N802 - the contract's name
         self, request: pb.RecordSignalsRequest, context: Any
     ) -> pb.RecordSignalsResponse:
-        fates = await self._intake.signals(request.signals)
-        return pb.RecordSignalsResponse(**_results([one.signal_id for one in request.signals], fates))
+        sender = principal.current().tenant
+        ids = [sent(sender, one.signal_id) for one in request.signals]
+        return pb.RecordSignalsResponse(**_results(ids, await self._intake.signals(request.signals, sender)))
 
     async def ListOutcomes(  # noqa: N802 - the contract's name
         self, request: pb.ListOutcomesRequest, context: Any
     ) -> pb.ListOutcomesResponse:
-        size = request.page_size or _PAGE
-        before = parse_place(request.page_token, "page_token", request) if request.page_token else None
+        size, tenant, token = request.page_size or _PAGE, principal.current().tenant, request.page_token
+        before = parse_place(token, "page_token", request, tenant) if token else None
         wanted = Filter(
+            tenant=tenant,
             statuses=request.statuses,
             agent_name=request.agent_name,
             workflow_id=request.workflow_id,
@@ -92,30 +111,30 @@ class FeedbackServicer(FeedbackServiceServicer):
         found = await store.newest_outcomes(self._database.pool, wanted, size + 1, before)
         page = found[:size]
         return pb.ListOutcomesResponse(
-            events=[OutcomeEvent.FromString(body) for _, body in page],
-            next_page_token=place_token(page[-1][0], request) if len(found) > size else "",
+            events=[shown(OutcomeEvent, one.tenant, one.body) for one in page],
+            next_page_token=place_token(page[-1].place, request, tenant) if len(found) > size else "",
         )
 
     async def ListDeliveryOutcomes(  # noqa: N802 - the contract's name
         self, request: pb.ListDeliveryOutcomesRequest, context: Any
     ) -> pb.ListDeliveryOutcomesResponse:
-        size = request.page_size or _PAGE
-        token = request.page_token
+        size, tenant, token = request.page_size or _PAGE, principal.current().tenant, request.page_token
         after = await self._reached(token, "page_token", DELIVERIES.name) if token else 0
         found = await store.deliveries_after(
             self._database.pool,
             after,
             size + 1,
+            tenant=tenant,
             order_id=request.order_id,
             driver_id=request.driver_id,
             start=_time(request.HasField("start_time"), request.start_time),
             end=_time(request.HasField("end_time"), request.end_time),
         )
         page = found[:size]
-        last = page[-1][0] if page else after
+        last = page[-1].number if page else after
         return pb.ListDeliveryOutcomesResponse(
-            outcomes=[DeliveryOutcome.FromString(body) for _, body in page],
-            next_page_token=number_token(last) if last else "",
+            outcomes=[shown(DeliveryOutcome, one.tenant, one.body) for one in page],
+            next_page_token=number_token(last, tenant) if last else "",
             has_more=len(found) > size,
         )
 
@@ -139,25 +158,28 @@ class FeedbackServicer(FeedbackServiceServicer):
     ) -> pb.ListFailureCountsResponse:
         start = _time(request.HasField("start_time"), request.start_time)
         counts = await store.failure_counts(
-            self._database.pool, start or datetime.now(UTC) - _DEFAULT_SPAN, request.agent_name
+            self._database.pool,
+            start or datetime.now(UTC) - _DEFAULT_SPAN,
+            principal.current().tenant,
+            request.agent_name,
         )
         return pb.ListFailureCountsResponse(agents=[pb.AgentCounts(**one._asdict()) for one in counts])
 
     async def WatchOutcomes(  # noqa: N802 - the contract's name
         self, request: pb.WatchOutcomesRequest, context: Any
     ) -> AsyncIterator[pb.WatchOutcomesResponse]:
-        pool = self._database.pool
-        wanted = Filter(statuses=request.statuses, agent_name=request.agent_name)
+        pool, tenant = self._database.pool, principal.current().tenant
+        wanted = Filter(tenant=tenant, statuses=request.statuses, agent_name=request.agent_name)
         if request.cursor:
             seen = await self._reached(request.cursor, "cursor", store.OUTCOME)
         else:
             seen = await store.last_number(pool, store.OUTCOME)
-        yield pb.WatchOutcomesResponse(cursor=number_token(seen))
+        yield pb.WatchOutcomesResponse(cursor=number_token(seen, tenant))
         while True:
             found, upto = await store.outcomes_after(pool, seen, wanted, _WATCH_BATCH)
-            for number, body in found:
+            for one in found:
                 yield pb.WatchOutcomesResponse(
-                    event=OutcomeEvent.FromString(body), cursor=number_token(number)
+                    event=shown(OutcomeEvent, one.tenant, one.body), cursor=number_token(one.number, tenant)
                 )
             seen = upto
             if len(found) < _WATCH_BATCH:
@@ -165,7 +187,7 @@ class FeedbackServicer(FeedbackServiceServicer):
 
     async def _reached(self, token: str, field: str, kind: str) -> int:
         """The number in a token. Raises InvalidArgument if it is not ours, OutOfRange if it is ahead."""
-        number = parse_number(token, field)
+        number = parse_number(token, field, principal.current().tenant)
         if number > await store.last_number(self._database.pool, kind):
             raise not_kept(token, field)
         return number

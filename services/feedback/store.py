@@ -1,4 +1,4 @@
-"""All SQL of feedback."""
+"""SQL of records: what is stored, and lists of it, which are of one tenant or of all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 
 from services.feedback.records import DELIVERIES, Kind, Row, first_of_each
+from services.mesh.principal import DEFAULT_TENANT, MESH_TENANT
+from services.mesh.tenancy import tenant_of
 
 # Name of the kind in `heads`; outcome_store.py writes it.
 OUTCOME: Final = "outcome"
@@ -24,8 +26,9 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which outcomes; None or empty means all."""
+    """Which outcomes; None or empty means all, of a tenant or of the mesh. Names are qualified."""
 
+    tenant: str = DEFAULT_TENANT
     statuses: Sequence[int] = ()
     agent_name: str = ""
     workflow_id: str = ""
@@ -38,6 +41,20 @@ class Place(NamedTuple):
 
     at: datetime
     number: int
+
+
+class Stored(NamedTuple):
+    """A record as it lies in the store: whose it is, and itself with plain ids."""
+
+    number: int
+    at: datetime
+    tenant: str
+    body: bytes
+
+    @property
+    def place(self) -> Place:
+        """Where it stands among all, newest first."""
+        return Place(self.at, self.number)
 
 
 class Counts(NamedTuple):
@@ -98,24 +115,24 @@ async def last_number(pool: asyncpg.Pool, kind: str) -> int:
 
 async def newest_outcomes(
     pool: asyncpg.Pool, wanted: Filter, limit: int, before: Place | None
-) -> list[tuple[Place, bytes]]:
-    """Bodies of outcomes that match, newest first, after the place where the last page ended."""
+) -> list[Stored]:
+    """Outcomes that match, newest first, after the place where the last page ended."""
     where, values = _conditions(wanted)
     if before is not None:
         values += [before.at, before.number]
         where.append(f"(at, number) < (${len(values) - 1}, ${len(values)})")
     values.append(limit)
     rows = await pool.fetch(
-        f"SELECT at, number, body FROM outcomes {_where(where)}"
+        f"SELECT number, at, id, body FROM outcomes {_where(where)}"
         f" ORDER BY at DESC, number DESC LIMIT ${len(values)}",
         *values,
     )
-    return [(Place(found["at"], found["number"]), found["body"]) for found in rows]
+    return [_stored(found) for found in rows]
 
 
 async def outcomes_after(
     pool: asyncpg.Pool, number: int, wanted: Filter, limit: int
-) -> tuple[list[tuple[int, bytes]], int]:
+) -> tuple[list[Stored], int]:
     """Matching outcomes numbered above `number`, oldest first, and the number up to which all is seen now."""
     where, values = _conditions(wanted)
     values.append(number)
@@ -125,10 +142,10 @@ async def outcomes_after(
     values.append(last)
     where.append(f"number <= ${len(values)}")
     rows = await pool.fetch(
-        f"SELECT number, body FROM outcomes {_where(where)} ORDER BY number LIMIT {limit:d}", *values
+        f"SELECT number, at, id, body FROM outcomes {_where(where)} ORDER BY number LIMIT {limit:d}", *values
     )
-    found = [(one["number"], one["body"]) for one in rows]
-    return found, found[-1][0] if len(found) == limit else max(last, number)
+    found = [_stored(one) for one in rows]
+    return found, found[-1].number if len(found) == limit else max(last, number)
 
 
 async def deliveries_after(
@@ -136,14 +153,17 @@ async def deliveries_after(
     number: int,
     limit: int,
     *,
+    tenant: str = DEFAULT_TENANT,
     order_id: str = "",
     driver_id: str = "",
     start: datetime | None = None,
     end: datetime | None = None,
-) -> list[tuple[int, bytes]]:
+) -> list[Stored]:
     """Matching deliveries numbered above `number`, in the order in which they were stored."""
-    where, values = ["number > $1"], [number]
+    where: list[str] = ["number > $1"]
+    values: list[Any] = [number]
     conditions: list[tuple[str, Any]] = [
+        ("tenant_of(id) =", None if order_id or driver_id else _only(tenant)),
         ("order_id =", order_id or None),
         ("driver_id =", driver_id or None),
         ("at >=", start),
@@ -151,26 +171,28 @@ async def deliveries_after(
     ]
     _extend(where, values, conditions)
     rows = await pool.fetch(
-        f"SELECT number, body FROM {DELIVERIES.table} {_where(where)} ORDER BY number LIMIT {limit:d}",
+        f"SELECT number, at, id, body FROM {DELIVERIES.table} {_where(where)}"
+        f" ORDER BY number LIMIT {limit:d}",
         *values,
     )
-    return [(found["number"], found["body"]) for found in rows]
+    return [_stored(found) for found in rows]
 
 
-async def failure_counts(pool: asyncpg.Pool, start: datetime, agent_name: str) -> list[Counts]:
+async def failure_counts(pool: asyncpg.Pool, start: datetime, tenant: str, agent_name: str) -> list[Counts]:
     """Outcomes since `start` by agent and how they ended (numbers of OutcomeStatus)."""
+    conditions, values = _conditions(Filter(tenant=tenant, agent_name=agent_name, start=start))
+    where = _where(conditions)
     rows = await pool.fetch(
-        """
+        f"""
         SELECT agent_name, count(*) AS total,
                count(*) FILTER (WHERE status = 2) AS failures,
                count(*) FILTER (WHERE status = 4) AS timeouts,
                count(*) FILTER (WHERE status = 5) AS cancelled,
                count(*) FILTER (WHERE status = 3) AS partial
-        FROM outcomes WHERE at >= $1 AND ($2 = '' OR agent_name = $2)
+        FROM outcomes {where}
         GROUP BY agent_name ORDER BY agent_name
         """,
-        start,
-        agent_name,
+        *values,
     )
     return [Counts(*found.values()) for found in rows]
 
@@ -185,6 +207,8 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
         where,
         values,
         [
+            # What a qualified name is of is of its tenant.
+            ("tenant_of(id) =", None if wanted.agent_name or wanted.workflow_id else _only(wanted.tenant)),
             ("agent_name =", wanted.agent_name or None),
             ("workflow_id =", wanted.workflow_id or None),
             ("at >=", wanted.start),
@@ -192,6 +216,14 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
         ],
     )
     return where, values
+
+
+def _only(tenant: str) -> str | None:
+    return None if tenant == MESH_TENANT else tenant
+
+
+def _stored(row: asyncpg.Record) -> Stored:
+    return Stored(row["number"], row["at"], tenant_of(row["id"]), row["body"])
 
 
 def _extend(where: list[str], values: list[Any], conditions: Sequence[tuple[str, Any]]) -> None:

@@ -5,6 +5,9 @@ more than the lateness before the watermark when it comes is too late: it change
 ends as long before is final. One stamped more than a day after it came changes nothing either: it would be
 kept until then. A workflow belongs to the window that holds the time of its newest outcome.
 
+Agents and workflows are known by qualified names, and each tenant has windows of all its agents together; so
+has the mesh where there are several tenants. The watermark is the mesh's.
+
 Nothing here knows the time or does I/O; all times are Unix microseconds.
 """
 
@@ -14,7 +17,6 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -24,10 +26,14 @@ from waymesh.feedback.v1.metrics_pb2 import AgentMetrics, WindowKind
 from services.feedback.board import Board, Figure
 from services.feedback.metrics_columns import Columns
 from services.feedback.metrics_spec import SECOND, WindowSpec
-from services.feedback.panes import Pane, Span, Workflows, add_workflows, fill, metrics, same
-from services.feedback.percentiles import Values
+from services.feedback.panes import Pane, Span, add_workflows, fill, metrics, same
+from services.feedback.shelf import Shelf
+from services.feedback.totals import MESH_TOTAL, is_total, total_of
+from services.mesh.principal import DEFAULT_TENANT
+from services.mesh.tenancy import tenant_of
 
-TOGETHER: Final = ""
+# What stands for all agents of the default tenant.
+TOGETHER: Final = total_of(DEFAULT_TENANT)
 # Before any outcome: far enough, and what is taken from it does not overflow.
 NEVER: Final = -(2**62)
 
@@ -41,9 +47,8 @@ _HOPPING: Final = WindowKind.WINDOW_KIND_HOPPING
 AHEAD: Final = 86_400 * SECOND
 # Hardly any workflow goes on after so long a pause.
 REST: Final = 30 * SECOND
-# Agents that are told apart in one pane: the first that come. In all there may be so many panes per agent.
+# Agents of a tenant that are told apart in one pane: the first that come.
 AGENTS: Final = 10_000
-_PANES_PER_AGENT: Final = 20
 # What putting open windows together may take of one flush while outcomes wait and while none do, what
 # publishing closed ones may, and what one window takes; in nanoseconds, about.
 FLUSH_COST: Final = 5_000_000
@@ -108,16 +113,11 @@ class Windows:
         self._grace = grace
         self._pause = pause
         self._limits = tuple(limits)
-        self._agents = agents
         self._rest = rest
         self._settled_to = NEVER
         self._longest = max(spec.size for spec in specs)
-        # By start: what came of each agent, and the workflows whose newest outcome lies there.
-        self._panes: dict[int, dict[str, Pane]] = {}
-        self._apart = 0
-        # Panes with outcomes of agents that are not told apart.
-        self._crowds: set[int] = set()
-        self._flows: dict[int, Workflows] = {}
+        self._shelf = Shelf(agents, len(self._limits))
+        self._panes = self._shelf.panes
         self._workflows: dict[str, Span] = {}
         # Agents whose panes have changed and whose windows do not know it yet.
         self._changed: dict[int, set[str]] = {}
@@ -262,7 +262,7 @@ class Windows:
             found = [
                 (agent, [pane for of in panes if (pane := of.get(agent)) is not None])
                 for agent in moved
-                if agent != TOGETHER
+                if not is_total(agent)
             ]
             board.put([one for one in found if one[1]])
         self._moved = set()
@@ -299,16 +299,12 @@ class Windows:
     def _made(self, window: _Window, agent: str, revision: int) -> AgentMetrics | None:
         """The row as it stands now; None if what it was made of is not kept any more."""
         starts = range(window.start, window.end, self.pane)
-        panes = [
-            pane
-            for start in starts
-            if (of := self._panes.get(start)) is not None and (pane := of.get(agent)) is not None
-        ]
+        panes = self._shelf.named(starts, agent)
         if not panes:
             return None
         found = metrics(panes)
-        if agent == TOGETHER:
-            add_workflows(found, [flows for start in starts if (flows := self._flows.get(start)) is not None])
+        if is_total(agent):
+            add_workflows(found, self._shelf.named_flows(starts, agent))
         start = _EPOCH.replace(tzinfo=None) + timedelta(microseconds=window.start)
         found.metrics_id = f"{window.spec.name}/{start.isoformat()}Z/{revision}/{agent}"
         found.agent_name = agent
@@ -328,28 +324,27 @@ class Windows:
         starts, place = np.unique(columns.at // self.pane * self.pane, return_inverse=True)
         codes: dict[str, int] = {}
         code = np.array([codes.setdefault(name, len(codes)) for name in columns.agent_name], dtype=np.int64)
+        agents, at = list(codes), starts.tolist()
+        tenants: dict[str, int] = {}
+        whose = np.array([tenants.setdefault(tenant_of(name), len(tenants)) for name in agents])
+        totals, total = np.unique(place * len(tenants) + whose[code], return_inverse=True)
+        names = list(tenants)
+        together = []
+        for n, one in (divmod(key, len(names)) for key in totals.tolist()):
+            together.append(self._shelf.total(at[n], names[one]))
+            self._change(at[n], total_of(names[one]))
         groups, group = np.unique(place * len(codes) + code, return_inverse=True)
-        agents = list(codes)
-        per_start = [(start, self._of(start)) for start in starts.tolist()]
         panes = []
         # What takes in those that are not told apart: the first agents that came have the places.
         crowd = Pane.empty(len(self._limits))
-        for key in groups.tolist():
-            n, one = divmod(key, len(codes))
-            start, by_agent = per_start[n]
-            pane = self._pane(by_agent, agents[one])
+        for n, one in (divmod(key, len(agents)) for key in groups.tolist()):
+            pane = self._shelf.agent(at[n], names[whose[one]], agents[one])
             panes.append(crowd if pane is None else pane)
             if pane is not None:
-                self._change(start, agents[one])
-            elif start not in self._crowds:
-                # From here on those of all agents together are more than theirs.
-                self._crowds.add(start)
-                by_agent[TOGETHER].latencies.runs()
+                self._change(at[n], agents[one])
         fill(panes, group, columns, self._limits)
-        fill([by_agent[TOGETHER] for _, by_agent in per_start], place, columns, self._limits)
+        fill(together, total, columns, self._limits)
         self.crowded += sum(crowd.statuses)
-        for start in starts.tolist():
-            self._change(start, TOGETHER)
         ids = [n for n, workflow_id in enumerate(columns.workflow_id) if workflow_id]
         if ids:
             self._add_workflows(columns, ids)
@@ -364,17 +359,16 @@ class Windows:
             if span == before:
                 continue
             spans[workflow_id] = span
+            tenant = tenant_of(workflow_id)
             start = span.newest // self.pane * self.pane
             if before is not None:
                 left = before.newest // self.pane * self.pane
-                if left in self._flows:
-                    self._flows[left].remove(workflow_id, before)
-                    self._change(left, TOGETHER)
-            flows = self._flows.get(start)
-            if flows is None:
-                flows = self._flows[start] = Workflows()
-            flows.put(workflow_id, span)
-            self._change(start, TOGETHER)
+                flows = self._shelf.known_flows(left, tenant)
+                if flows is not None:
+                    flows.remove(workflow_id, before)
+                    self._change(left, total_of(tenant))
+            self._shelf.flows(start, tenant).put(workflow_id, span)
+            self._change(start, total_of(tenant))
 
     def _change(self, start: int, agent: str) -> None:
         changed = self._changed.get(start)
@@ -386,8 +380,10 @@ class Windows:
     def _expand(self, now: int) -> None:
         """Tells windows that can still change of the panes that have."""
         final_to = self.final_to
-        for pane, agents in self._changed.items():
-            self._moved |= agents
+        for pane, changed in self._changed.items():
+            self._moved |= changed
+            totals = [total for total in self._shelf.totals(pane) if total in changed]
+            foreign = any(total != TOGETHER for total in totals)
             for spec in self.specs.values():
                 for start in spec.starts(pane, pane + self.pane):
                     if start + spec.size <= final_to or not _FIRST <= start <= _LAST - spec.size:
@@ -395,6 +391,8 @@ class Windows:
                     window = self._windows.get((spec.name, start))
                     if window is None:
                         window = self._windows[spec.name, start] = _Window(spec, start)
+                    of_mesh = foreign or (totals and MESH_TOTAL in window.rows)
+                    agents = {*changed, MESH_TOTAL} if of_mesh else changed
                     self._waiting.extend((window, agent) for agent in agents - window.changed)
                     window.changed |= agents
                     for agent in agents:
@@ -420,15 +418,7 @@ class Windows:
             for agent in sorted(window.changed | window.open):
                 self._publish(window, agent, now, self._final)
             del self._windows[window.spec.name, window.start]
-        for start in [start for start in self._panes if start < kept_from]:
-            by_agent = self._panes.pop(start)
-            self._apart -= len(by_agent)
-            # The latencies of all together know this; else only a full garbage collection would free it.
-            by_agent.clear()
-            self._crowds.discard(start)
-            flows = self._flows.pop(start, None)
-            if flows is not None:
-                left.extend(flows.ids())
+        left.extend(self._shelf.forget_before(kept_from))
 
     def _settle(self) -> None:
         """Lets go of what hardly anything comes for any more, once a pane."""
@@ -436,37 +426,11 @@ class Windows:
         if upto <= self._settled_to:
             return
         self._settled_to = upto
-        for start, flows in self._flows.items():
-            if start < upto:
-                for workflow_id in flows.settle():
-                    del self._workflows[workflow_id]
         # Windows that are open are put together all the while.
-        for start, by_agent in self._panes.items():
-            if start < upto - self._longest and start not in self._crowds:
-                by_agent[TOGETHER].latencies.leave_to(partial(_apart, by_agent))
+        for workflow_id in self._shelf.settle(upto, upto - self._longest):
+            del self._workflows[workflow_id]
 
     def _is_known(self, workflow_id: str, span: Span) -> bool:
         """Whether the pane of its newest outcome tells it apart."""
-        flows = self._flows.get(span.newest // self.pane * self.pane)
+        flows = self._shelf.known_flows(span.newest // self.pane * self.pane, tenant_of(workflow_id))
         return flows is not None and workflow_id in flows
-
-    def _of(self, start: int) -> dict[str, Pane]:
-        """What came in the pane that begins there; of all together at least."""
-        found = self._panes.get(start)
-        if found is None:
-            found = self._panes[start] = {TOGETHER: Pane.empty(len(self._limits))}
-            self._apart += 1
-        return found
-
-    def _pane(self, by_agent: dict[str, Pane], agent: str) -> Pane | None:
-        """None: there are too many already."""
-        pane = by_agent.get(agent)
-        if pane is None and len(by_agent) <= self._agents and self._apart < _PANES_PER_AGENT * self._agents:
-            pane = by_agent[agent] = Pane.empty(len(self._limits))
-            self._apart += 1
-        return pane
-
-
-def _apart(by_agent: Mapping[str, Pane]) -> Iterable[Values]:
-    """Latencies of the agents that are told apart."""
-    return [pane.latencies for agent, pane in by_agent.items() if agent != TOGETHER]

@@ -53,7 +53,7 @@ class Kept:
 
     async def listed(self) -> list[str]:
         found = await store.newest_outcomes(self.pool, Filter(), 1000, None)
-        return [OutcomeEvent.FromString(body).event_id for _, body in found]
+        return [OutcomeEvent.FromString(one.body).event_id for one in found]
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ async def test_a_write_does_not_fail_because_its_day_is_not_there(kept: Kept) ->
         assert await kept.intake.outcomes([event(f"e{days}")]) == [Fate.STORED]
     assert len(await kept.partitions()) == 3
     numbers, last = await store.outcomes_after(kept.pool, 0, Filter(), 10)
-    assert ([number for number, _ in numbers], last) == ([1, 2, 3], 3)
+    assert ([one.number for one in numbers], last) == ([1, 2, 3], 3)
 
 
 async def test_an_id_is_known_across_days_whatever_time_it_comes_with(kept: Kept) -> None:
@@ -181,7 +181,7 @@ async def test_outcomes_of_before_there_were_days_are_kept(database: str, tmp_pa
     assert await intake.outcomes([event("a"), event("b")]) == [Fate.DUPLICATE, Fate.STORED]
     assert await intake.outcomes([event("a", at=6)]) == [Fate.CONFLICT]
     found, _ = await store.outcomes_after(after.pool, 0, Filter(), 10)
-    assert found[0] == (1, body)
+    assert (found[0].number, found[0].body) == (1, body)
     await intake.close()
     await bus.close()
     await after.close()

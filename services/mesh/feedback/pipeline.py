@@ -14,7 +14,7 @@ from prometheus_client import Counter
 from waymesh.feedback.v1 import feedback_service_pb2, feedback_service_pb2_grpc
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus
 
-from services.mesh import outboxes
+from services.mesh import outboxes, principal, tenancy
 from services.mesh.client import ClientFactory
 from services.mesh.errors import MeshError
 from services.mesh.feedback.outcome import fit_to_record, unreadable
@@ -52,6 +52,10 @@ _REFUSED: Final = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.A
 
 class FeedbackPipeline:
     """Takes outcomes at once, delivers them in batches, and never in the caller's way.
+
+    An event belongs to whom the work at hand is done for when it is recorded; what is done for the mesh is
+    the default tenant's. From then on its ids are qualified, in the spool as well, so that it stays theirs in
+    a batch with others, and whoever delivers it: batches are sent for the mesh.
 
     An event is acknowledged by its receipt once it is durable: when the service has answered, or when it is
     in the spool. While the service is away, and until the spool is empty again, new events join the spool, so
@@ -114,7 +118,8 @@ class FeedbackPipeline:
 
         async def send(events: Sequence[OutcomeEvent]) -> Collection[int]:
             request = feedback_service_pb2.RecordOutcomesRequest(events=events)
-            answer = await stub.RecordOutcomes(request, timeout=_TIMEOUT_S)
+            with principal.acting(principal.MESH):
+                answer = await stub.RecordOutcomes(request, timeout=_TIMEOUT_S)
             return {result.index for result in answer.results if result.HasField("error")}
 
         async def ask(request: feedback_service_pb2.ListOutcomesRequest) -> Sequence[OutcomeEvent]:
@@ -155,6 +160,7 @@ class FeedbackPipeline:
             return self._refused(event)
         if unreadable(event):
             self._count("unreadable", 1)
+        tenancy.qualify_message(event, _owner())
         self._recent.append(event)
         receipt = Receipt(event, event.ByteSize())
         if self._closed or not self._waiting.put(receipt):
@@ -173,6 +179,7 @@ class FeedbackPipeline:
     ) -> list[OutcomeEvent]:
         """The newest `count` (≤ 1,000) that match, newest first; this process's own if feedback is away.
 
+        Of the tenant that the work at hand is done for, with plain ids.
         `status` is a value of the contract or its word, such as `failure`. Raises ValueError for other words.
         """
         count = max(0, min(count, _MAX_RPC))
@@ -190,11 +197,14 @@ class FeedbackPipeline:
                 return list(await self._ask(request))
             except MeshError as error:
                 _log.info("recent outcomes come from memory: %s", error)
+        tenant = _owner()
+        agent = None if agent_name is None else tenancy.qualify(tenant, agent_name)
         matching = (
-            event
+            tenancy.plain_message(event, tenant)
             for event in reversed(self._recent)
-            if (status is None or event.status == status)
-            and (agent_name is None or event.agent_name == agent_name)
+            if tenancy.tenant_of(event.event_id) == tenant
+            and (status is None or event.status == status)
+            and (agent is None or event.agent_name == agent)
         )
         return [event for _, event in zip(range(count), matching, strict=False)]
 
@@ -399,6 +409,12 @@ class FeedbackPipeline:
             setattr(self, what, getattr(self, what) + number)
             if self._metric is not None:
                 self._metric.labels(what).inc(number)
+
+
+def _owner() -> str:
+    """Whose is what happens now."""
+    tenant = principal.current().tenant
+    return principal.DEFAULT_TENANT if tenant == principal.MESH_TENANT else tenant
 
 
 def _released(looking: asyncio.Future[Leftover | None]) -> None:

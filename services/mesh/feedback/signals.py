@@ -3,6 +3,9 @@
 Nothing here waits or fails: signals go into a bounded queue that a background task empties. A signal that
 finds the queue full pushes out the oldest, for the newest says most. What goes on is told again now and then,
 so that feedback need not take a process that died for one in which all has been well since.
+
+A signal belongs to the tenant of its subject, and is sent for it; what a process notices about itself and its
+peers belongs to the default tenant, which is the operators'.
 """
 
 import asyncio
@@ -14,17 +17,18 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 from waymesh.feedback.v1.outcome_pb2 import Severity
 from waymesh.feedback.v1.signal_pb2 import Signal, SignalKind
 
-from services.mesh import logs
+from services.mesh import logs, principal, tenancy
 from services.mesh.breaker import Breaker, State
 from services.mesh.errors import MeshError
 from services.mesh.feedback.clip import clip_text
 from services.mesh.feedback.outcome import UNNAMED, recordable, recordable_name
+from services.mesh.principal import DEFAULT_TENANT
 from services.mesh.redact import redact
 
 Send = Callable[[Sequence[Signal]], Awaitable[object]]
@@ -48,6 +52,13 @@ _MAX_NAME: Final = 64
 _MAX_VALUE: Final = 512
 
 
+class _Owned(NamedTuple):
+    """A signal with plain ids, and whose it is."""
+
+    tenant: str
+    signal: Signal
+
+
 class SignalSender:
     """Queue and sender of the signals of one process; run `run` in the background."""
 
@@ -65,14 +76,14 @@ class SignalSender:
         self._remind_s = remind_s
         # In containers every process has the same number.
         self._process = f"{socket.gethostname()[:_MAX_NAME]}-{os.getpid()}"
-        self._lasting: dict[tuple[int, str], Signal] = {}
-        self._queue: deque[Signal] = deque(maxlen=_QUEUE)
+        self._lasting: dict[tuple[int, str], _Owned] = {}
+        self._queue: deque[_Owned] = deque(maxlen=_QUEUE)
         self._some = asyncio.Event()
 
     @property
     def queued(self) -> Sequence[Signal]:
         """What has not been sent yet, oldest first."""
-        return tuple(self._queue)
+        return tuple(one.signal for one in self._queue)
 
     def breaker_changed(self, breaker: Breaker, old: State, new: State) -> None:
         """A listener of breakers: one that was closed opens, one that was not closes."""
@@ -82,7 +93,7 @@ class SignalSender:
         state = "open" if active else "closed"
         self.put(
             SignalKind.SIGNAL_KIND_BREAKER_OPEN,
-            f"{breaker.target}{breaker.method}",
+            tenancy.qualify(DEFAULT_TENANT, f"{breaker.target}{breaker.method}"),
             Severity.SEVERITY_ERROR if active else Severity.SEVERITY_INFO,
             active=active,
             message=f"the breaker of {breaker.method} at {breaker.target} is {state}",
@@ -95,7 +106,7 @@ class SignalSender:
         active = failure is not None
         self.put(
             SignalKind.SIGNAL_KIND_HEALTH_FAILING,
-            check,
+            tenancy.qualify(DEFAULT_TENANT, check),
             Severity.SEVERITY_ERROR if active else Severity.SEVERITY_INFO,
             active=active,
             message=f"health check {check} of {self._source} {'fails' if active else 'passes again'}",
@@ -116,23 +127,26 @@ class SignalSender:
     ) -> None:
         """Queues a signal. Never raises, never waits; whoever noticed it has other things to do.
 
+        `subject` is qualified; ids of its tenant in the other texts become plain.
         What `lasts` is told again every few minutes until it is told to be over. A label `process` says that
         each replica notices this for itself: it is over when it is over in all of them.
         """
         try:
-            said = {**labels, "request_id": logs.request_id.get()}
+            tenant, about = tenancy.split(subject)
+            facts = {name: tenancy.plain_text(text, tenant) for name, text in labels.items()}
+            said = {**facts, "request_id": logs.request_id.get()}
             signal = Signal(
                 signal_id=str(uuid.uuid4()),
                 kind=kind,
                 source=self._source,
-                subject=recordable_name(clip_text(subject), _NAME_LIMITS["subject"]),
+                subject=recordable_name(clip_text(about), _NAME_LIMITS["subject"]),
                 severity=severity,
                 active=active,
-                message=recordable(clip_text(message))[:_MAX_MESSAGE],
+                message=recordable(clip_text(tenancy.plain_text(message, tenant)))[:_MAX_MESSAGE],
                 labels=dict(islice(_labels(said), _MAX_LABELS)),
             )
             signal.timestamp.FromMicroseconds(round(self._wall() * 1e6))
-            self._queue.append(without_secrets(signal))
+            self._queue.append(_Owned(tenant, without_secrets(signal)))
             self._some.set()
             self._lasting.pop((kind, subject), None)
             if lasts and active and len(self._lasting) < _LASTING:
@@ -145,9 +159,11 @@ class SignalSender:
         pause_s = _BACKOFF_S[0]
         while True:
             await self._wait()
-            batch = [self._queue[place] for place in range(min(len(self._queue), _BATCH))]
+            tenant = self._queue[0].tenant
+            batch = [one.signal for one in islice(self._queue, _BATCH) if one.tenant == tenant]
             try:
-                await self._send(batch)
+                with principal.acting(principal.Principal(tenant)):
+                    await self._send(batch)
             except MeshError as error:
                 if error.code not in _REFUSED:
                     _log.warning("feedback takes no signals: %s", error)
@@ -157,8 +173,9 @@ class SignalSender:
                 _log.error("feedback refuses signals: %s", error)
             pause_s = _BACKOFF_S[0]
             done = {signal.signal_id for signal in batch}
-            while self._queue and self._queue[0].signal_id in done:
-                self._queue.popleft()
+            left = [one for one in self._queue if one.signal.signal_id not in done]
+            self._queue.clear()
+            self._queue.extend(left)
             if not self._queue:
                 self._some.clear()
 
@@ -173,15 +190,15 @@ class SignalSender:
 
     def _remind(self) -> None:
         now = self._wall()
-        for key, signal in self._lasting.items():
+        for key, (tenant, signal) in self._lasting.items():
             if now - signal.timestamp.seconds < self._remind_s:
                 continue
             again = Signal()
             again.CopyFrom(signal)
             again.signal_id = str(uuid.uuid4())
             again.timestamp.FromMicroseconds(round(now * 1e6))
-            self._lasting[key] = again
-            self._queue.append(again)
+            self._lasting[key] = _Owned(tenant, again)
+            self._queue.append(self._lasting[key])
             self._some.set()
 
 

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus
 from waymesh.task.v1 import task_pb2
 
-from services.mesh import json_codec, logs
+from services.mesh import json_codec, logs, principal, tenancy
 from services.mesh.feedback import outcome
 from services.mesh.feedback.actions import Action, DispatchResult
 from services.mesh.feedback.dispatcher import is_callers, status_of
@@ -192,6 +192,14 @@ class _Recorder:
         if message is None or not self._capture or message.ByteSize() > _MAX_CAPTURED_BYTES:
             return None
         try:
-            return json_codec.to_dict(message)
+            return json_codec.to_dict(_as_asked(message))
         except ValueError:  # a time that JSON has not; the rest of the outcome is worth keeping
             return outcome.UNREADABLE
+
+
+def _as_asked(message: Message) -> Message:
+    """A request or an answer with ids as the caller knows them."""
+    try:
+        return tenancy.plain_message(message, principal.current().tenant)
+    except tenancy.ForeignTenantError:  # they are plain: not every service keeps things by qualified ones
+        return message

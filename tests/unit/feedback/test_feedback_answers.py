@@ -21,7 +21,7 @@ class Intake:
     def __init__(self, fates: Sequence[Fate]) -> None:
         self._fates = fates
 
-    async def outcomes(self, _events: Sequence[OutcomeEvent]) -> Sequence[Fate]:
+    async def outcomes(self, _events: Sequence[OutcomeEvent], _sender: str) -> Sequence[Fate]:
         return self._fates
 
 
