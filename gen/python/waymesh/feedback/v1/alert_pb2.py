@@ -28,7 +28,7 @@ from waymesh.feedback.v1 import outcome_pb2 as waymesh_dot_feedback_dot_v1_dot_o
 from waymesh.mesh.v1 import tenancy_pb2 as waymesh_dot_mesh_dot_v1_dot_tenancy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fwaymesh/feedback/v1/alert.proto\x12\x13waymesh.feedback.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!waymesh/feedback/v1/outcome.proto\x1a\x1dwaymesh/mesh/v1/tenancy.proto\"\xad\x04\n\x05\x41lert\x12\x10\n\x08\x61lert_id\x18\x01 \x01(\t\x12\x17\n\talert_key\x18\x02 \x01(\tB\x04\xb0\xbb\x18\x01\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x15\n\x07subject\x18\x04 \x01(\tB\x04\xb0\xbb\x18\x01\x12\x0e\n\x06source\x18\x05 \x01(\t\x12/\n\x08severity\x18\x06 \x01(\x0e\x32\x1d.waymesh.feedback.v1.Severity\x12.\n\x05state\x18\x07 \x01(\x0e\x32\x1f.waymesh.feedback.v1.AlertState\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x12\n\x05value\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tthreshold\x18\n \x01(\x01H\x01\x88\x01\x01\x12-\n\traised_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bresolved_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0boccurrences\x18\r \x01(\r\x12\x32\n\x0esilenced_until\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x06labels\x18\x0f \x03(\x0b\x32&.waymesh.feedback.v1.Alert.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_valueB\x0c\n\n_threshold\"\xbd\x03\n\x11ListAlertsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x42\n\x06states\x18\x03 \x03(\x0e\x32\x1f.waymesh.feedback.v1.AlertStateB\x11\xbaH\x0e\x92\x01\x0b\x10\x02\"\x07\x82\x01\x04\x10\x01 \x00\x12\x15\n\x04rule\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\x07subject\x18\x05 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x02\xb0\xbb\x18\x01\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x94\x01\xbaH\x90\x01\x1a\x8d\x01\n\x11list_alerts.times\x12&end_time must not be before start_time\x1aP!has(this.start_time) || !has(this.end_time) || this.start_time <= this.end_time\"Y\n\x12ListAlertsResponse\x12*\n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x1a.waymesh.feedback.v1.Alert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xea\x03\n\x13SilenceAlertRequest\x12\x33\n\talert_key\x18\x01 \x01(\tB \xbaH\x19r\x17\x10\x01\x18\x80\x06\x92\x02\x0fp95_latency/eta\xb0\xbb\x18\x01\x12\x35\n\nduration_s\x18\x02 \x01(\x01\x42\x1c\xbaH\x19\x12\x14\x19\x00\x00\x00\x00\x80\xc6\x43\x41)\x00\x00\x00\x00\x00\x00\x00\x00@\x01\xc8\x01\x01H\x00\x88\x01\x01\x12\x19\n\x07\x63omment\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\xbc\x02\n\x06\x61uthor\x18\x04 \x01(\tB\xab\x02\xbaH\xa7\x02r\x03\x18\x80\x01\xba\x01\x98\x01\n\x19\x61uthor.control_characters\x12 must not have control characters\x1aY!this.matches(\'[\\u0001-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]\')\xba\x01\x82\x01\n\x0c\x61uthor.blank\x12\x11must not be blank\x1a_this == \'\' || this.matches(\'[^ \\u00a0\\u1680\\u2000-\\u200b\\u2028\\u2029\\u202f\\u205f\\u3000\\ufeff]\')B\r\n\x0b_duration_s\"\x8e\x01\n\x14SilenceAlertResponse\x12\x17\n\talert_key\x18\x01 \x01(\tB\x04\xb0\xbb\x18\x01\x12\x32\n\x0esilenced_until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x61lert\x18\x03 \x01(\x0b\x32\x1a.waymesh.feedback.v1.Alert*[\n\nAlertState\x12\x1b\n\x17\x41LERT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41LERT_STATE_FIRING\x10\x01\x12\x18\n\x14\x41LERT_STATE_RESOLVED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fwaymesh/feedback/v1/alert.proto\x12\x13waymesh.feedback.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!waymesh/feedback/v1/outcome.proto\x1a\x1dwaymesh/mesh/v1/tenancy.proto\"\xa7\x04\n\x05\x41lert\x12\x10\n\x08\x61lert_id\x18\x01 \x01(\t\x12\x11\n\talert_key\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x15\n\x07subject\x18\x04 \x01(\tB\x04\xb0\xbb\x18\x01\x12\x0e\n\x06source\x18\x05 \x01(\t\x12/\n\x08severity\x18\x06 \x01(\x0e\x32\x1d.waymesh.feedback.v1.Severity\x12.\n\x05state\x18\x07 \x01(\x0e\x32\x1f.waymesh.feedback.v1.AlertState\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x12\n\x05value\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tthreshold\x18\n \x01(\x01H\x01\x88\x01\x01\x12-\n\traised_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bresolved_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0boccurrences\x18\r \x01(\r\x12\x32\n\x0esilenced_until\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x06labels\x18\x0f \x03(\x0b\x32&.waymesh.feedback.v1.Alert.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_valueB\x0c\n\n_threshold\"\xbd\x03\n\x11ListAlertsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x42\n\x06states\x18\x03 \x03(\x0e\x32\x1f.waymesh.feedback.v1.AlertStateB\x11\xbaH\x0e\x92\x01\x0b\x10\x02\"\x07\x82\x01\x04\x10\x01 \x00\x12\x15\n\x04rule\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\x07subject\x18\x05 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x02\xb0\xbb\x18\x01\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x94\x01\xbaH\x90\x01\x1a\x8d\x01\n\x11list_alerts.times\x12&end_time must not be before start_time\x1aP!has(this.start_time) || !has(this.end_time) || this.start_time <= this.end_time\"Y\n\x12ListAlertsResponse\x12*\n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x1a.waymesh.feedback.v1.Alert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe6\x03\n\x13SilenceAlertRequest\x12/\n\talert_key\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18\x80\x06\x92\x02\x0fp95_latency/eta\x12\x35\n\nduration_s\x18\x02 \x01(\x01\x42\x1c\xbaH\x19\x12\x14\x19\x00\x00\x00\x00\x80\xc6\x43\x41)\x00\x00\x00\x00\x00\x00\x00\x00@\x01\xc8\x01\x01H\x00\x88\x01\x01\x12\x19\n\x07\x63omment\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\xbc\x02\n\x06\x61uthor\x18\x04 \x01(\tB\xab\x02\xbaH\xa7\x02r\x03\x18\x80\x01\xba\x01\x98\x01\n\x19\x61uthor.control_characters\x12 must not have control characters\x1aY!this.matches(\'[\\u0001-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]\')\xba\x01\x82\x01\n\x0c\x61uthor.blank\x12\x11must not be blank\x1a_this == \'\' || this.matches(\'[^ \\u00a0\\u1680\\u2000-\\u200b\\u2028\\u2029\\u202f\\u205f\\u3000\\ufeff]\')B\r\n\x0b_duration_s\"\x88\x01\n\x14SilenceAlertResponse\x12\x11\n\talert_key\x18\x01 \x01(\t\x12\x32\n\x0esilenced_until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x61lert\x18\x03 \x01(\x0b\x32\x1a.waymesh.feedback.v1.Alert*[\n\nAlertState\x12\x1b\n\x17\x41LERT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41LERT_STATE_FIRING\x10\x01\x12\x18\n\x14\x41LERT_STATE_RESOLVED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ALERT_LABELSENTRY']._loaded_options = None
   _globals['_ALERT_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_ALERT'].fields_by_name['alert_key']._loaded_options = None
-  _globals['_ALERT'].fields_by_name['alert_key']._serialized_options = b'\260\273\030\001'
   _globals['_ALERT'].fields_by_name['subject']._loaded_options = None
   _globals['_ALERT'].fields_by_name['subject']._serialized_options = b'\260\273\030\001'
   _globals['_LISTALERTSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -54,27 +52,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTALERTSREQUEST']._loaded_options = None
   _globals['_LISTALERTSREQUEST']._serialized_options = b'\272H\220\001\032\215\001\n\021list_alerts.times\022&end_time must not be before start_time\032P!has(this.start_time) || !has(this.end_time) || this.start_time <= this.end_time'
   _globals['_SILENCEALERTREQUEST'].fields_by_name['alert_key']._loaded_options = None
-  _globals['_SILENCEALERTREQUEST'].fields_by_name['alert_key']._serialized_options = b'\272H\031r\027\020\001\030\200\006\222\002\017p95_latency/eta\260\273\030\001'
+  _globals['_SILENCEALERTREQUEST'].fields_by_name['alert_key']._serialized_options = b'\272H\031r\027\020\001\030\200\006\222\002\017p95_latency/eta'
   _globals['_SILENCEALERTREQUEST'].fields_by_name['duration_s']._loaded_options = None
   _globals['_SILENCEALERTREQUEST'].fields_by_name['duration_s']._serialized_options = b'\272H\031\022\024\031\000\000\000\000\200\306CA)\000\000\000\000\000\000\000\000@\001\310\001\001'
   _globals['_SILENCEALERTREQUEST'].fields_by_name['comment']._loaded_options = None
   _globals['_SILENCEALERTREQUEST'].fields_by_name['comment']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_SILENCEALERTREQUEST'].fields_by_name['author']._loaded_options = None
   _globals['_SILENCEALERTREQUEST'].fields_by_name['author']._serialized_options = b'\272H\247\002r\003\030\200\001\272\001\230\001\n\031author.control_characters\022 must not have control characters\032Y!this.matches(\'[\\u0001-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]\')\272\001\202\001\n\014author.blank\022\021must not be blank\032_this == \'\' || this.matches(\'[^ \\u00a0\\u1680\\u2000-\\u200b\\u2028\\u2029\\u202f\\u205f\\u3000\\ufeff]\')'
-  _globals['_SILENCEALERTRESPONSE'].fields_by_name['alert_key']._loaded_options = None
-  _globals['_SILENCEALERTRESPONSE'].fields_by_name['alert_key']._serialized_options = b'\260\273\030\001'
-  _globals['_ALERTSTATE']._serialized_start=1921
-  _globals['_ALERTSTATE']._serialized_end=2012
+  _globals['_ALERTSTATE']._serialized_start=1905
+  _globals['_ALERTSTATE']._serialized_end=1996
   _globals['_ALERT']._serialized_start=185
-  _globals['_ALERT']._serialized_end=742
-  _globals['_ALERT_LABELSENTRY']._serialized_start=673
-  _globals['_ALERT_LABELSENTRY']._serialized_end=718
-  _globals['_LISTALERTSREQUEST']._serialized_start=745
-  _globals['_LISTALERTSREQUEST']._serialized_end=1190
-  _globals['_LISTALERTSRESPONSE']._serialized_start=1192
-  _globals['_LISTALERTSRESPONSE']._serialized_end=1281
-  _globals['_SILENCEALERTREQUEST']._serialized_start=1284
-  _globals['_SILENCEALERTREQUEST']._serialized_end=1774
-  _globals['_SILENCEALERTRESPONSE']._serialized_start=1777
-  _globals['_SILENCEALERTRESPONSE']._serialized_end=1919
+  _globals['_ALERT']._serialized_end=736
+  _globals['_ALERT_LABELSENTRY']._serialized_start=667
+  _globals['_ALERT_LABELSENTRY']._serialized_end=712
+  _globals['_LISTALERTSREQUEST']._serialized_start=739
+  _globals['_LISTALERTSREQUEST']._serialized_end=1184
+  _globals['_LISTALERTSRESPONSE']._serialized_start=1186
+  _globals['_LISTALERTSRESPONSE']._serialized_end=1275
+  _globals['_SILENCEALERTREQUEST']._serialized_start=1278
+  _globals['_SILENCEALERTREQUEST']._serialized_end=1764
+  _globals['_SILENCEALERTRESPONSE']._serialized_start=1767
+  _globals['_SILENCEALERTRESPONSE']._serialized_end=1903
 # @@protoc_insertion_point(module_scope)

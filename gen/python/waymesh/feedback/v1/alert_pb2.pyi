@@ -92,7 +92,8 @@ class Alert(_message.Message):
     """Identity of this one time."""
     alert_key: _builtins.str
     """What it is about, the same each time: rule and agent in one, such as `p95_latency/eta`; for signals rule, source
-    and subject, such as `courier_silent/eta/driver_1`. In a source, % is written %25 and / is written %2F.
+    and subject, such as `courier_silent/eta/driver_1`. In a source, % is written %25 and / is written %2F. Two tenants
+    may have the same; to whom all tenants' alerts are told, the agent or subject in it is told as `tenant/name`.
     """
     rule: _builtins.str
     """The rule that raised it, such as `error_rate` or `courier_silent`."""

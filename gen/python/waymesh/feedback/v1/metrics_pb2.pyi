@@ -76,8 +76,8 @@ class AgentMetrics(_message.Message):
     the window closes, and again with a higher revision whenever outcomes that came late have changed it.
 
     Outcomes stamped more than a day after they came are in no window, as those that came too late. Of each minute or
-    less (the time that all windows begin and end by), the first 10,000 agents have windows of their own; outcomes of any
-    further agent count for all agents together only.
+    less (the time that all windows begin and end by), the first 10,000 agents of a tenant have windows of their own;
+    outcomes of any further agent count for all agents together only.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
