@@ -178,7 +178,7 @@ UNMARKED = {
     "waymesh.feedback.v1.Alert.alert_id": "random, and nothing is looked up by it",
     "waymesh.feedback.v1.AgentMetrics.metrics_id": "made of plain names, and nothing is looked up by it",
     **{
-        f"waymesh.feedback.v1.{kind}.alert_key": "made of a rule and a subject; feedback qualifies the subject"
+        f"waymesh.feedback.v1.{kind}.alert_key": "made of a rule and a subject, which feedback qualifies"
         for kind in ("Alert", "SilenceAlertRequest", "SilenceAlertResponse")
     },
 }
