@@ -15,7 +15,7 @@ BENCH := $(VENV)/.bench
 AUDIT := .tools/audit
 SBOM := .build/sbom/waymesh.cdx.json
 
-.PHONY: help run test chaos lint format gen lock bench sbom audit clean
+.PHONY: help run test chaos lint format gen lock bench sbom audit prometheus collector clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -78,8 +78,23 @@ $(AUDIT)/.made: requirements/audit.txt | $(UV)
 	@$(UV) pip sync --quiet --python $(AUDIT)/bin/python --require-hashes requirements/audit.txt
 	@touch $@
 
+prometheus: .tools/prometheus ## fetch Prometheus and promtool from the system's package index, for their tests
+
+collector: .tools/go/bin/otelcol ## build the OpenTelemetry collector, for its tests; needs Go
+
 clean: ## remove environments and caches
 	@rm -rf $(VENV) .tools .build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Unpacked, not installed: the package would start a server. A build of 3.8.1 (tools/go/prometheus) comes before it.
+.tools/prometheus:
+	@echo "setting up $@ (once)"
+	@rm -rf $@.new && mkdir -p $@.new/deb
+	@cd $@.new/deb && apt-get download -qq prometheus 2>/dev/null && dpkg-deb -x prometheus_*.deb .. && rm -r ../deb
+	@mv $@.new $@
+
+.tools/go/bin/otelcol: tools/go/otelcol/go.mod tools/go/otelcol/go.sum tools/go/otelcol/main.go
+	@echo "building $@ (once, minutes)"
+	@cd tools/go/otelcol && go build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ .
 
 .tools/uv/bin/uv:
 	@echo "setting up .tools/uv, which installs the rest (once)"

@@ -1,0 +1,1 @@
+"""What deploy/observability is made with, and the programs that its tests run."""
