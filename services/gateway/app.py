@@ -10,6 +10,7 @@ from typing import Final
 import grpc
 
 from services.gateway import faults
+from services.gateway.authorize import refusal
 from services.gateway.edge import Edge
 from services.gateway.events import ERROR, event
 from services.gateway.exchange import Answer, Exchange, Handler, Headers, Pieces, Receive, Scope, Send
@@ -145,6 +146,8 @@ class App:
         raise faults.method_not_allowed([*methods, "HEAD"] if "GET" in methods else list(methods))
 
     def _failure(self, exchange: Exchange, error: MeshError) -> Answer:
+        if exchange.grpc:
+            return refusal(error)
         status = faults.status_of(error)
         body = faults.fields_of(
             error,

@@ -11,9 +11,10 @@ from waymesh.feedback.v1.feedback_service_pb2 import RecordSignalsRequest
 from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
 from waymesh.feedback.v1.signal_pb2 import Signal
 
-from services.gateway import tasks
+from services.gateway import rpcs, tasks
 from services.gateway.app import App
 from services.gateway.authority import Authority
+from services.gateway.authorize import Authorize
 from services.gateway.caller import callers, stream_callers
 from services.gateway.cors import Cors
 from services.gateway.edge import Edge
@@ -95,7 +96,8 @@ class Gateway:
             max_body_bytes=settings.max_body_bytes,
             timeout_ms=settings.timeout_ms,
         )
-        public = App(NAME, edge, routes, rest.find)
+        authorize = Authorize(edge, self.authority, rpcs.load())
+        public = App(NAME, edge, routes, lambda exchange: authorize.find(exchange) or rest.find(exchange))
         self.public = self.http.add(settings.bind_host, settings.port, public)
         ports = {"agent-demo": settings.agent_demo_port, "agent-custom": settings.agent_custom_port}
         self.runtimes: dict[str, Listener] = {}
