@@ -1,12 +1,12 @@
 """Says to Envoy who may call an RPC, and as whom: its external authorization, in the form that speaks HTTP.
 
-Envoy asks `/authorize` + the path of the call, with the caller's key. 200 comes with the headers that the call
-is to carry, each of them every time, so that nothing a caller has sent is left in its place. Everything else is
-the answer for the caller, as gRPC has it: Envoy makes a trailers-only response of a refusal, and what it is
-told of `grpc-status`, `grpc-message` and details it leaves as it is.
+Envoy asks `/authorize` + the path of the call, with the caller's key. 200 comes with the headers that the
+call is to carry, each of them every time, so that nothing a caller has sent is left in its place. Everything
+else is the answer for the caller, as gRPC has it: Envoy makes a trailers-only response of a refusal, and what
+it is told of `grpc-status`, `grpc-message` and details it leaves as it is.
 
-The content type must not be among the headers that Envoy passes on: while we are away, Envoy answers itself to
-a request that it takes for gRPC, with status 200, which it would then take for our permission.
+The content type must not be among the headers that Envoy passes on: while we are away, Envoy answers itself
+to a request that it takes for gRPC, with status 200, which it would then take for our permission.
 """
 
 from collections.abc import Mapping
