@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from gateway_rig import GPS, KEY, Client, gateway
 from key_commands import keys
+from key_rotation import rotate_under_load
 
 from services.gateway.keys import Snapshot, digest_of
 from services.mesh.store import connect
@@ -151,6 +152,39 @@ async def test_keys_come_and_go_under_load_without_a_dropped_request(database: s
         stop.set()
         await asyncio.gather(*loads)
         assert done > 100
+
+
+async def test_a_key_is_rotated_under_load_without_a_failed_request(database: str) -> None:
+    limits = {"rate_per_s": 1_000_000, "rate_burst": 1_000_000}
+    async with (
+        gateway(database_url=database, **limits) as one,
+        gateway(database_url=database, api_key=None, **limits) as other,
+    ):
+        tally = await rotate_under_load(
+            database, [one, other], rate_per_s=200, rotations=2, requests=300, spread_s=0.5
+        )
+    assert tally.failed == []
+    assert tally.rotations >= 2
+
+
+async def test_a_successor_is_what_its_key_was_and_the_old_one_ends(database: str) -> None:
+    async with gateway(database_url=database) as rig:
+        client = rig.client()
+        words = ("--tenant", "acme", "--scope", "report_*", "--burst", "7", "--under-way", "3")
+        _, old, _ = await keys(database, "add", "partner", *words)
+        code, new, told = await keys(database, "rotate", "partner", "--overlap", "2s")
+        assert code == 0
+        assert "is valid now and is not shown again" in told
+        assert await status(client, new.strip()) == 200
+        await refused(client, old.strip())
+        assert await status(client, new.strip()) == 200
+        store = rig.gateway.keys.store
+        assert store is not None
+        first, second = [key for key in await store.all() if key.name == "partner"]
+        kept = ("tenant", "scopes", "rate", "under_way")
+        assert [getattr(first, each) for each in kept] == [getattr(second, each) for each in kept]
+        assert (second.tenant, second.scopes, second.under_way) == ("acme", ("report_*",), 3)
+        assert second.expires_at is None
 
 
 async def test_many_wrong_keys_do_not_become_many_queries(database: str) -> None:
