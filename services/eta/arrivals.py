@@ -12,13 +12,14 @@ from waymesh.order.v1.events_pb2 import OrderEvent
 from services.eta.advance import case_of
 from services.eta.cases import Case
 from services.eta.consumer import FixConsumer
+from services.eta.counting import counts_of
 from services.eta.couriers import CourierTable
 from services.eta.holders import believed
 from services.eta.orders import KnownOrder, OrderBook
 from services.eta.partition import Partition
-from services.eta.store import Counts, EtaStore
+from services.eta.store import EtaStore
 from services.eta.tracks import Track
-from services.mesh.events import Record, decode_value
+from services.mesh.events import Record, tenants
 
 # The replica that holds the partition answers at once; the others see to it only if it did not.
 _GRACE_S: Final = 1.0
@@ -53,7 +54,7 @@ class OrderArrivals:
 
     async def handle(self, records: list[Record]) -> None:
         """Take in what route accepted."""
-        changed = self._book.apply([decode_value(record, OrderEvent) for record in records])
+        changed = self._book.apply([tenants.read(record, OrderEvent) for record in records])
         if changed:
             self._changed.put_nowait(changed)
 
@@ -165,7 +166,7 @@ class OrderArrivals:
             return
         predicted = await self._consumer.predict(conn, state, cases, delivered)
         await self._store.save_tracks(conn, state.number, touched)
-        await self._consumer.finish(conn, state, Counts(predictions=len(cases)))
+        await self._consumer.finish(conn, state, counts_of(predicted.predictions))
         await self._consumer.publish(conn, state, predicted)
         state.trim(delivered)
 

@@ -11,6 +11,7 @@ from services.eta.couriers import NEVER
 from services.eta.learning import Learned
 from services.eta.orders import KnownOrder
 from services.eta.predict import Phase, Trips
+from services.mesh.tenancy import tenant_of
 
 _NOWHERE: Final = (float("nan"), float("nan"))
 
@@ -77,6 +78,7 @@ def trips_of(cases: Sequence[Case], learned: Learned) -> Trips:
         prep_min=minutes[:, 1],
         dwell_min=minutes[:, 2],
         handover_min=minutes[:, 3],
+        tenant=[tenant_of(case.order.order_id) for case in cases],
     )
 
 
@@ -102,9 +104,10 @@ def _usual(case: Case, learned: Learned) -> tuple[float, float, float, float]:
     merchant, area = case.order.merchant_id, case.order.area
     if asked is not None:
         merchant, area = asked.merchant_id or merchant, asked.area or area
+    tenant = tenant_of(case.order.order_id)
     return (
-        learned.usual("assign", merchant=merchant, area=area),
-        learned.usual("prep", merchant=merchant, area=area),
-        learned.usual("dwell", merchant=merchant, area=area),
-        learned.usual("handover", merchant=merchant, area=area),
+        learned.usual("assign", tenant=tenant, merchant=merchant, area=area),
+        learned.usual("prep", tenant=tenant, merchant=merchant, area=area),
+        learned.usual("dwell", tenant=tenant, merchant=merchant, area=area),
+        learned.usual("handover", tenant=tenant, merchant=merchant, area=area),
     )

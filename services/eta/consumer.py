@@ -18,11 +18,11 @@ import numpy as np
 from waymesh.eta.v1.eta_pb2 import EtaPrediction
 
 from services.eta.activity import Activity
-from services.eta.advance import Advance, advance
+from services.eta.advance import advance
 from services.eta.answers import answer
 from services.eta.cases import Case
+from services.eta.counting import counted
 from services.eta.decoding import Decoded, decode
-from services.eta.fixes import FLAGS
 from services.eta.learning import Learned
 from services.eta.orders import OrderBook, micros
 from services.eta.partition import Partition
@@ -31,9 +31,10 @@ from services.eta.seen import repeats
 from services.eta.signals import Signals
 from services.eta.store import Counts, EtaStore
 from services.eta.tracks import Track
-from services.mesh import logs, request_id
-from services.mesh.events import PROTOBUF, EventBus, Message, Record, causes_of
+from services.mesh import logs
+from services.mesh.events import PROTOBUF, EventBus, Message, Record, causes_of, tenants
 from services.mesh.events.dead_letters import dead_letter
+from services.mesh.tenancy import plain_message, tenant_of
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class FixConsumer:
             await self._store.save_couriers(conn, moved.couriers, rows)
         if moved.tracks:
             await self._store.save_tracks(conn, state.number, moved.tracks)
-        counts = _counted(moved, int(duplicate.sum()), int(conflict.sum()), len(predicted.values))
+        counts = counted(batch, moved.cleaned.flags, duplicate, conflict, predicted.predictions)
         await self.finish(conn, state, counts)
         dead = self._dead(batch, np.flatnonzero(conflict).tolist())
         await self.publish(conn, state, predicted, dead, _causes(batch, predicted.predictions))
@@ -131,7 +132,10 @@ class FixConsumer:
     ) -> "Predicted":
         """Predict, store, and score what was delivered. The tracks are changed and still to be saved."""
         predictions = answer(cases, self._learned())
-        values = [prediction.SerializeToString() for prediction in predictions]
+        values = [
+            plain_message(prediction, tenant_of(prediction.order_id)).SerializeToString()
+            for prediction in predictions
+        ]
         for prediction in predictions:
             track = state.tracks[prediction.order_id]
             track.shown_delivery_us = micros(prediction.delivery_eta)
@@ -169,11 +173,14 @@ class FixConsumer:
             await self._store.queue_outcomes(
                 conn,
                 [outcome.outcome_id for outcome in outcomes],
-                [outcome.SerializeToString() for outcome in outcomes],
+                [
+                    plain_message(outcome, tenant_of(outcome.outcome_id)).SerializeToString()
+                    for outcome in outcomes
+                ],
             )
 
-    async def finish(self, conn: asyncpg.Connection, state: Partition, counts: Counts) -> None:
-        """Count, and give the state its new name."""
+    async def finish(self, conn: asyncpg.Connection, state: Partition, counts: Mapping[str, Counts]) -> None:
+        """Count, by tenant, and give the state its new name."""
         token = uuid.uuid4()
         await self._store.count(conn, state.number, token, counts)
         state.token = token
@@ -199,7 +206,7 @@ class FixConsumer:
             return
         # The token is written once and for all in this transaction, so ids made of it are too.
         batch = state.token
-        served = request_id.headers()
+        served = logs.request_id.get()
         await self._bus.publish(
             conn,
             [
@@ -212,9 +219,9 @@ class FixConsumer:
                         event_id=f"{batch}-{place}",
                         type=_PREDICTION_TYPE,
                         content_type=PROTOBUF,
-                        headers=request_id.headers_of(causes[prediction.order_id])
-                        if prediction.order_id in causes
-                        else served,
+                        headers=tenants.headers_of(
+                            causes.get(prediction.order_id, served), tenant_of(prediction.order_id)
+                        ),
                     )
                     for place, (prediction, value) in enumerate(
                         zip(predicted.predictions, predicted.values, strict=True)
@@ -226,7 +233,7 @@ class FixConsumer:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """Predictions and their bytes."""
+    """Predictions and their bytes, which hold plain ids."""
 
     predictions: list[EtaPrediction]
     values: list[bytes]
@@ -239,14 +246,3 @@ def _causes(batch: Decoded, predictions: Sequence[EtaPrediction]) -> dict[str, s
     wanted = {prediction.order_id for prediction in predictions}
     rows = zip(batch.fixes.order_id, batch.records, strict=True)
     return causes_of((order_id, record) for order_id, record in rows if order_id in wanted)
-
-
-def _counted(moved: Advance, duplicates: int, conflicts: int, predictions: int) -> Counts:
-    flags = moved.cleaned.flags
-    return Counts(
-        fixes=len(flags),
-        duplicates=duplicates,
-        conflicts=conflicts,
-        predictions=predictions,
-        flags=[int(np.count_nonzero(flags & (1 << (flag - 1)))) for flag in FLAGS],
-    )

@@ -1,7 +1,8 @@
 """Records of gps-events as fixes that keep the rules; the others with what is wrong with them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -15,19 +16,24 @@ from services.eta.seen import Hashes
 from services.mesh.arrival import arrived_us
 from services.mesh.events import PROTOBUF, PoisonMessage, Record, decode_value
 from services.mesh.events.cloud_events import UNKNOWN_VERSION
+from services.mesh.events.tenants import tenant_of
+from services.mesh.principal import DEFAULT_TENANT, TENANT_KEY
+from services.mesh.tenancy import qualify
 
 _GPS_EVENT: Final = GpsEvent.DESCRIPTOR.full_name
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The readable fixes of a batch, in order, each with the record it came in."""
+    """The readable fixes of a batch, in order, each with the record it came in. Ids are qualified."""
 
     records: list[Record]
     fixes: Fixes
     ids: Hashes
     contents: Hashes
     poison: list[tuple[Record, str]]
+    tenants: list[str] | None
+    """Whose each fix is; None if all are the default tenant's."""
 
 
 def decode(records: Sequence[Record]) -> Decoded:
@@ -37,6 +43,8 @@ def decode(records: Sequence[Record]) -> Decoded:
     parse = GpsEvent.FromString
     for record in records:
         try:
+            if TENANT_KEY in record.headers:
+                tenant_of(record)
             if (
                 record.content_type == PROTOBUF
                 and record.type == _GPS_EVENT
@@ -60,5 +68,28 @@ def decode(records: Sequence[Record]) -> Decoded:
         fixes = fixes.take(np.array(good, dtype=np.int64))
         events = [events[row] for row in good]
         kept = [kept[row] for row in good]
-    ids = hash_ids(identify(events))
-    return Decoded(records=kept, fixes=fixes, ids=ids, contents=hash_contents(events), poison=poison)
+    event_ids = identify(events)
+    owners = _owners(kept)
+    if owners is not None or "/" in "".join(chain(fixes.driver_id, fixes.order_id, event_ids)):
+        whose = owners or [DEFAULT_TENANT] * len(kept)
+        event_ids = list(map(qualify, whose, event_ids))
+        fixes = replace(
+            fixes,
+            driver_id=list(map(qualify, whose, fixes.driver_id)),
+            order_id=list(map(qualify, whose, fixes.order_id)),
+        )
+    return Decoded(
+        records=kept,
+        fixes=fixes,
+        ids=hash_ids(event_ids),
+        contents=hash_contents(events),
+        poison=poison,
+        tenants=owners,
+    )
+
+
+def _owners(records: Sequence[Record]) -> list[str] | None:
+    """Whose the records are; None if all are the default tenant's. They have been read before."""
+    if not any(TENANT_KEY in record.headers for record in records):
+        return None
+    return [tenant_of(record) for record in records]

@@ -17,9 +17,11 @@ from services.eta.identity import hash_contents, hash_ids, identify
 from services.eta.partition import Partition
 from services.eta.rules import Fault
 from services.eta.store import INTAKE, Counts, EtaStore
-from services.mesh.errors import AlreadyExists, FieldViolation, InvalidArgument
-from services.mesh.events import PROTOBUF, EventBus, Message
+from services.mesh import principal
+from services.mesh.errors import AlreadyExists, FieldViolation, InvalidArgument, PermissionDenied
+from services.mesh.events import PROTOBUF, EventBus, Message, tenants
 from services.mesh.store import GroupCommit
+from services.mesh.tenancy import qualify, tenant_of
 
 FIXES: Final = "gps-events"
 _FIX_TYPE: Final = GpsEvent.DESCRIPTOR.full_name
@@ -29,7 +31,7 @@ _GROUP: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of a reported fix."""
+    """What became of a reported fix; its id is qualified."""
 
     event_id: str
     duplicate: bool
@@ -67,7 +69,7 @@ class Intake:
         await self._reports.close()
 
     async def report(self, event: GpsEvent) -> Report:
-        """Take in one fix.
+        """Take in one fix, with plain ids, of the tenant at hand.
 
         Raises InvalidArgument if it breaks a rule and AlreadyExists if its id came before with other content.
         """
@@ -78,9 +80,10 @@ class Intake:
                 reason=ERROR_REASON_INVALID_FIELD,
                 violations=[FieldViolation(f"event.{fault[0]}", fault[1])],
             )
-        [event_id] = identify([event])
+        tenant = _tenant()
+        event_id = qualify(tenant, *identify([event]))
         content = hash_contents([event]).astype("<u8").tobytes()
-        [message] = _messages([event])
+        [message] = _messages([event], tenant)
         [verdict] = await self._reports.add([_Reported(event_id, content, message)])
         if verdict is _Verdict.CONFLICT:
             raise AlreadyExists(
@@ -91,7 +94,8 @@ class Intake:
         return Report(event_id, duplicate=verdict is _Verdict.DUPLICATE)
 
     async def take(self, events: Sequence[GpsEvent]) -> list[Fault]:
-        """Take in a batch; gives those that were refused. The others are durable on return."""
+        """Take in a batch as `report` does; gives those that were refused. The others are durable then."""
+        tenant = _tenant()
         faults = rules.faults(columns_of(events), events)
         if faults:
             refused = {fault.row for fault in faults}
@@ -99,7 +103,7 @@ class Intake:
         if events:
             identify(events)
             async with self._store.transaction() as conn:
-                await self._bus.publish(conn, _messages(events))
+                await self._bus.publish(conn, _messages(events, tenant))
         return faults
 
     async def _write(self, conn: asyncpg.Connection, group: Sequence[_Reported]) -> list[_Verdict]:
@@ -115,16 +119,26 @@ class Intake:
                 new.append(one.message)
             else:
                 verdicts.append(_Verdict.DUPLICATE if before == one.content else _Verdict.CONFLICT)
-        await self._count(conn, verdicts)
+        await self._count(conn, group, verdicts)
         if new:
             await self._bus.publish(conn, new)
         return verdicts
 
-    async def _count(self, conn: asyncpg.Connection, verdicts: Sequence[_Verdict]) -> None:
-        duplicates, conflicts = verdicts.count(_Verdict.DUPLICATE), verdicts.count(_Verdict.CONFLICT)
-        if duplicates or conflicts:
+    async def _count(
+        self, conn: asyncpg.Connection, group: Sequence[_Reported], verdicts: Sequence[_Verdict]
+    ) -> None:
+        by_tenant: dict[str, list[_Verdict]] = {}
+        for one, verdict in zip(group, verdicts, strict=True):
+            if verdict is not _Verdict.NEW:
+                by_tenant.setdefault(tenant_of(one.event_id), []).append(verdict)
+        if by_tenant:
             await self._store.lock_partition(conn, INTAKE)
-            counts = Counts(duplicates=duplicates, conflicts=conflicts)
+            counts = {
+                tenant: Counts(
+                    duplicates=found.count(_Verdict.DUPLICATE), conflicts=found.count(_Verdict.CONFLICT)
+                )
+                for tenant, found in by_tenant.items()
+            }
             await self._store.count(conn, INTAKE, uuid4(), counts)
 
     def _processed(self, event_ids: Sequence[str]) -> dict[str, bytes]:
@@ -138,18 +152,28 @@ class Intake:
         return found
 
 
-def _messages(events: Sequence[GpsEvent]) -> list[Message]:
+def _tenant() -> str:
+    """Whose fixes these are. Raises PermissionDenied if that is nobody in particular."""
+    tenant = principal.current().tenant
+    if tenant == principal.MESH_TENANT:
+        raise PermissionDenied("a fix is reported for its tenant, not for all")
+    return tenant
+
+
+def _messages(events: Sequence[GpsEvent], tenant: str) -> list[Message]:
     # A fix that comes twice is two events, with names of their own: a bus that drops repeated names must not
     # hide from the consumer what it is to count. The fix's own id is in its value.
     batch = uuid4().hex
+    headers = tenants.headers(tenant)
     return [
         Message(
             topic=FIXES,
-            key=event.driver_id,
+            key=qualify(tenant, event.driver_id),
             value=event.SerializeToString(deterministic=True),
             event_id=f"{batch}-{row}",
             type=_FIX_TYPE,
             content_type=PROTOBUF,
+            headers=headers,
         )
         for row, event in enumerate(events)
     ]

@@ -14,6 +14,7 @@ from services.eta.learning import MODEL, Learned
 from services.eta.signals import Signals
 from services.eta.store import EtaStore
 from services.mesh.errors import MeshError, OutOfRange
+from services.mesh.principal import MESH, acting
 
 if TYPE_CHECKING:
     from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
@@ -103,7 +104,8 @@ class Learner:
         return page.has_more
 
     async def _list(self, page_token: str) -> ListDeliveryOutcomesResponse:
-        page: ListDeliveryOutcomesResponse = await self._feedback.ListDeliveryOutcomes(
-            ListDeliveryOutcomesRequest(page_size=_PAGE, page_token=page_token), timeout=_TIMEOUT_S
-        )
+        with acting(MESH):
+            page: ListDeliveryOutcomesResponse = await self._feedback.ListDeliveryOutcomes(
+                ListDeliveryOutcomesRequest(page_size=_PAGE, page_token=page_token), timeout=_TIMEOUT_S
+            )
         return page

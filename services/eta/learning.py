@@ -3,6 +3,10 @@ of errors.
 
 A mean of few observations is drawn towards the mean one level up (merchant → area → all → prior), as in
 empirical Bayes estimation with a fixed weight.
+
+How long things take at a tenant's merchants, areas and doors is the tenant's own: nobody else's predictions
+tell of it. Shared are speeds and detours, which are those of streets, and the spread of errors, which is the
+model's.
 """
 
 import math
@@ -16,6 +20,8 @@ from waymesh.feedback.v1.delivery_pb2 import DeliveryOutcome, LegKind, LegOutcom
 from services.eta import priors
 from services.eta.spread import AFTER_PICKUP, BEFORE_PICKUP, PICKUP, Spread
 from services.eta.spread import OVERDUE as OVERDUE_GROUP
+from services.mesh.principal import DEFAULT_TENANT
+from services.mesh.tenancy import tenant_of
 from services.roads.great_circle import Floats
 
 # Observations that the level above counts as.
@@ -82,9 +88,12 @@ class Learned:
         """Name of the model as it stands."""
         return f"{MODEL}.{self.revision}"
 
-    def usual(self, what: str, *, merchant: str = "", area: str = "") -> float:
-        """Expected minutes (metres for `approach_m`) of `assign`, `prep`, `dwell`, `handover`."""
-        value = self._mean(what, "all", "").towards(_PRIORS[what])
+    def usual(self, what: str, *, tenant: str = DEFAULT_TENANT, merchant: str = "", area: str = "") -> float:
+        """Expected minutes (metres for `approach_m`) of `assign`, `prep`, `dwell`, `handover`.
+
+        `merchant` and `area` are qualified.
+        """
+        value = self._mean(what, "all", _all_of(tenant)).towards(_PRIORS[what])
         if area:
             value = self._mean(what, "area", area).towards(value)
         if merchant:
@@ -199,7 +208,7 @@ class Learned:
         self._travel[-1] += observed
 
     def _observe(self, what: str, value: float, outcome: DeliveryOutcome) -> None:
-        self._mean(what, "all", "", make=True).add(value)
+        self._mean(what, "all", _all_of(tenant_of(outcome.order_id)), make=True).add(value)
         if outcome.context.area:
             self._mean(what, "area", outcome.context.area, make=True).add(value)
         if outcome.context.merchant_id:
@@ -236,6 +245,11 @@ class Learned:
         learned.spread = Spread.restore(dumped["spread"], dumped.get("reach", ()))
         learned._recent = dict.fromkeys(dumped["recent"])
         return learned
+
+
+def _all_of(tenant: str) -> str:
+    """Name of the mean of all that a tenant's deliveries teach."""
+    return "" if tenant == DEFAULT_TENANT else tenant
 
 
 def _us(stamp: Any) -> int:

@@ -14,6 +14,8 @@ from waymesh.feedback.v1.feedback_service_pb2 import (
 
 from services.eta.store import EtaStore
 from services.mesh.errors import InvalidArgument, MeshError
+from services.mesh.principal import MESH, acting
+from services.mesh.tenancy import qualify_message, tenant_of
 
 if TYPE_CHECKING:
     from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub
@@ -64,7 +66,11 @@ class OutcomeSender:
 
     async def send_once(self) -> int:
         """Send one batch; gives how many have left the outbox."""
-        outcomes = [DeliveryOutcome.FromString(one) for one in await self._store.queued_outcomes(_BATCH)]
+        outcomes = []
+        for outcome_id, body in await self._store.queued_outcomes(_BATCH):
+            outcome = DeliveryOutcome.FromString(body)
+            qualify_message(outcome, tenant_of(outcome_id))
+            outcomes.append(outcome)
         if not outcomes:
             return 0
         done = await self._send(outcomes)
@@ -80,9 +86,10 @@ class OutcomeSender:
         by halves, and the others get through.
         """
         try:
-            response: RecordDeliveryOutcomesResponse = await self._feedback.RecordDeliveryOutcomes(
-                RecordDeliveryOutcomesRequest(outcomes=outcomes), timeout=_TIMEOUT_S
-            )
+            with acting(MESH):
+                response: RecordDeliveryOutcomesResponse = await self._feedback.RecordDeliveryOutcomes(
+                    RecordDeliveryOutcomesRequest(outcomes=outcomes), timeout=_TIMEOUT_S
+                )
         except InvalidArgument as error:
             if len(outcomes) > 1:
                 half = len(outcomes) // 2

@@ -89,6 +89,8 @@ class Trips:
     dwell_min: Floats
     handover_min: Floats
     """What is usual for the merchant and the area, minutes."""
+    tenant: list[str]
+    """Whose each order is."""
 
     def __len__(self) -> int:
         return len(self.phase)
@@ -116,7 +118,7 @@ def estimate(trips: Trips, learned: Learned) -> Estimate:
     """Predict; every row on its own."""
     usual_mps = learned.speed_mps()[trips.vehicle]
     ways = _ways(trips, learned)
-    typical = _Standing.typical(learned, len(trips))
+    typical = _Standing.typical(learned, trips.tenant)
     own = _Standing(trips.assign_min, trips.prep_min, trips.dwell_min, trips.handover_min)
     traffic = 1 + (priors.TRAFFIC[trips.traffic] - 1) * priors.TRAFFIC_SHARE[trips.vehicle]
     weather = priors.WEATHER[trips.weather]
@@ -200,8 +202,14 @@ class _Standing:
     handover: Floats
 
     @classmethod
-    def typical(cls, learned: Learned, count: int) -> "_Standing":
-        return cls(*(np.full(count, learned.usual(what)) for what in ("assign", "prep", "dwell", "handover")))
+    def typical(cls, learned: Learned, tenant: list[str]) -> "_Standing":
+        return cls(*(_typical(learned, what, tenant) for what in ("assign", "prep", "dwell", "handover")))
+
+
+def _typical(learned: Learned, what: str, tenant: list[str]) -> Floats:
+    """What is usual at each tenant as a whole."""
+    usual = {one: learned.usual(what, tenant=one) for one in set(tenant)}
+    return np.array([usual[one] for one in tenant], dtype=np.float64)
 
 
 def _groups(trips: Trips) -> Ints:
@@ -218,7 +226,7 @@ def _ways(trips: Trips, learned: Learned) -> Table:
     detour = learned.detour()[trips.vehicle]
     ways = np.zeros((len(trips), LEGS))
     to_pickup = great_circle_m(trips.here_lat, trips.here_lon, trips.pickup_lat, trips.pickup_lon)
-    to_pickup = np.where(np.isnan(to_pickup), learned.usual("approach_m"), to_pickup)
+    to_pickup = np.where(np.isnan(to_pickup), _typical(learned, "approach_m", trips.tenant), to_pickup)
     carried = great_circle_m(trips.pickup_lat, trips.pickup_lon, trips.dropoff_lat, trips.dropoff_lon)
     ahead = great_circle_m(trips.here_lat, trips.here_lon, trips.dropoff_lat, trips.dropoff_lon)
     ahead = np.where(np.isnan(ahead), carried, ahead)

@@ -25,6 +25,7 @@ from services.eta.predict import CORRECTION, FACTORS, PICKUP_CORRECTION, STEADIN
 from services.eta.progress import overdue
 from services.eta.spread import NODES_MIN
 from services.eta.tracks import Track
+from services.mesh.tenancy import qualify, tenant_of
 from services.roads.great_circle import great_circle_m
 
 NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_DNS, "outcomes.eta.waymesh")
@@ -69,6 +70,7 @@ def outcomes_of(
     order: KnownOrder, track: Track, vehicle: int, predictions: Sequence[EtaPrediction]
 ) -> list[DeliveryOutcome]:
     """One outcome for each chosen prediction. Sent again they are the same, by their ids too."""
+    tenant = tenant_of(order.order_id)
     actual = _actual_legs(order, track)
     pickup, dropoff = np.array(order.pickup), np.array(order.dropoff)
     straight_m = great_circle_m(pickup[:1], pickup[1:], dropoff[:1], dropoff[1:])
@@ -77,7 +79,7 @@ def outcomes_of(
     for prediction, stands_for in chosen(predictions, track.delivered_us):
         predicted_us = micros(prediction.timestamp)
         outcome = DeliveryOutcome(
-            outcome_id=str(uuid.uuid5(NAMESPACE, f"{order.order_id}|{predicted_us}")),
+            outcome_id=qualify(tenant, str(uuid.uuid5(NAMESPACE, f"{order.order_id}|{predicted_us}"))),
             order_id=order.order_id,
             driver_id=track.driver_id,
             predicted_at=prediction.timestamp,

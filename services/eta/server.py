@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 NAME: Final = "eta"
 ORDERS: Final = "orders"
+# Fixes are published as they came, with plain ids: those who read them qualify them.
+AS_THEY_ARE: Final = ("/waymesh.eta.v1.EtaService/ReportGps", "/waymesh.eta.v1.EtaService/StreamGps")
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
@@ -42,7 +44,7 @@ class Eta(GrpcService[EtaSettings]):
     """One process's eta."""
 
     def __init__(self, settings: EtaSettings, dsn: str) -> None:
-        super().__init__(NAME, settings, dsn)
+        super().__init__(NAME, settings, dsn, qualified=True, as_they_are=AS_THEY_ARE)
 
     async def wire(self) -> None:
         settings, lifecycle = self.settings, self.lifecycle

@@ -33,6 +33,7 @@ from services.eta.learning import Learned
 from services.eta.queries import EtaQueries
 from services.eta.store import EtaStore
 from services.eta.watch import PredictionWatch, cursor_of
+from services.mesh import principal, tenancy
 from services.mesh.errors import MeshError, to_status
 
 # Pairs of places from which on a matrix is worked out beside the event loop.
@@ -79,10 +80,10 @@ class EtaServicer(EtaServiceServicer):
     async def WatchEta(self, request: WatchEtaRequest, context: Any) -> AsyncIterator[WatchEtaResponse]:
         seq = await self._watch.start_of(request.cursor)
         yield WatchEtaResponse(cursor=cursor_of(seq))
-        async for one in self._watch.follow(seq, request.order_ids):
-            yield WatchEtaResponse(
-                prediction=EtaPrediction.FromString(one.prediction), cursor=cursor_of(one.seq)
-            )
+        async for one in self._watch.follow(seq, principal.current().tenant, request.order_ids):
+            prediction = EtaPrediction.FromString(one.prediction)
+            tenancy.qualify_message(prediction, tenancy.tenant_of(one.order_id))
+            yield WatchEtaResponse(prediction=prediction, cursor=cursor_of(one.seq))
 
     async def ReportGps(self, request: ReportGpsRequest, context: Any) -> ReportGpsResponse:
         report = await self._intake.report(request.event)
@@ -103,7 +104,7 @@ class EtaServicer(EtaServiceServicer):
             )
 
     async def GetGpsStats(self, request: GetGpsStatsRequest, context: Any) -> GetGpsStatsResponse:
-        return stats.since(request.cursor, await self._store.totals())
+        return stats.since(request.cursor, await self._store.totals(principal.current().tenant))
 
     async def GetTravelTimes(self, request: GetTravelTimesRequest, context: Any) -> GetTravelTimesResponse:
         arguments = request.origins, request.destinations, request.vehicle_type, self._learned()

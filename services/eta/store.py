@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, TypeAlias
@@ -15,6 +15,7 @@ from services.eta.couriers import COURIER, NEVER
 from services.eta.seen import Hashes
 from services.eta.tracks import TRACK_FIELDS, Track
 from services.mesh.outboxes import Waiting
+from services.mesh.principal import DEFAULT_TENANT, MESH_TENANT
 from services.mesh.store import Store
 
 Connection: TypeAlias = asyncpg.Connection
@@ -68,6 +69,15 @@ INSERT INTO predictions (seq, order_id, prediction)
 SELECT head.seq - cardinality($1::text[]) + one.place, one.order_id, one.prediction
 FROM head, unnest($1::text[], $2::bytea[]) WITH ORDINALITY AS one (order_id, prediction, place)
 """
+_COUNT_OF_TENANT: Final = """
+INSERT INTO gps_counts AS c (partition, tenant, fixes, duplicates, conflicts, predictions, flags)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (tenant, partition) DO UPDATE SET
+    fixes = c.fixes + excluded.fixes, duplicates = c.duplicates + excluded.duplicates,
+    conflicts = c.conflicts + excluded.conflicts, predictions = c.predictions + excluded.predictions,
+    flags = ARRAY(
+        SELECT a + b FROM unnest(c.flags, excluded.flags) WITH ORDINALITY AS n (a, b, place) ORDER BY place)
+"""
 _COUNT: Final = """
 UPDATE gps_partitions SET token = $2, fixes = fixes + $3, duplicates = duplicates + $4,
     conflicts = conflicts + $5, predictions = predictions + $6,
@@ -107,9 +117,24 @@ class Counts:
     flags: list[int] = field(default_factory=lambda: [0] * _FLAGS)
 
 
+def sum_of(counts: Collection[Counts]) -> Counts:
+    """All of them together."""
+    return Counts(
+        sum(one.fixes for one in counts),
+        sum(one.duplicates for one in counts),
+        sum(one.conflicts for one in counts),
+        sum(one.predictions for one in counts),
+        [sum(one.flags[place] for one in counts) for place in range(_FLAGS)],
+    )
+
+
+def _figures(counts: Counts) -> tuple[Any, ...]:
+    return counts.fixes, counts.duplicates, counts.conflicts, counts.predictions, counts.flags
+
+
 @dataclass(frozen=True, slots=True)
 class StoredPrediction:
-    """One row of the log of predictions."""
+    """One row of the log of predictions; `prediction` holds plain ids."""
 
     seq: int
     order_id: str
@@ -142,30 +167,38 @@ class EtaStore:
             token = await conn.fetchval(query, partition)
         return uuid.UUID(bytes=token.bytes)
 
-    async def count(self, conn: Connection, partition: int, token: uuid.UUID, counts: Counts) -> None:
-        """Add to the counters and name the new state. The partition must be locked."""
-        await conn.execute(
-            _COUNT,
-            partition,
-            token,
-            counts.fixes,
-            counts.duplicates,
-            counts.conflicts,
-            counts.predictions,
-            counts.flags,
-        )
+    async def count(
+        self, conn: Connection, partition: int, token: uuid.UUID, counts: Mapping[str, Counts]
+    ) -> None:
+        """Add to the counters, by tenant, and name the new state. The partition must be locked."""
+        await conn.execute(_COUNT, partition, token, *_figures(sum_of(counts.values())))
+        others = [
+            (partition, tenant, *_figures(counts[tenant]))
+            for tenant in sorted(counts)
+            if tenant != DEFAULT_TENANT
+        ]
+        if others:
+            await conn.executemany(_COUNT_OF_TENANT, others)
 
-    async def totals(self) -> Counts:
-        """All counters, as of one moment."""
+    async def totals(self, tenant: str) -> Counts:
+        """All counters of a tenant, or of all of them for the mesh, as of one moment."""
+        # Of the default tenant are those of the partitions without what is the others'.
+        sign = -1 if tenant == DEFAULT_TENANT else 1
         rows = await self.pool.fetch(
-            "SELECT fixes, duplicates, conflicts, predictions, flags FROM gps_partitions"
+            "SELECT 1 AS sign, fixes, duplicates, conflicts, predictions, flags FROM gps_partitions WHERE $2 "
+            "UNION ALL SELECT $3, fixes, duplicates, conflicts, predictions, flags FROM gps_counts "
+            "WHERE tenant = $1 OR $1 = $4",
+            tenant,
+            tenant in (DEFAULT_TENANT, MESH_TENANT),
+            sign,
+            DEFAULT_TENANT,
         )
         return Counts(
-            fixes=sum(row["fixes"] for row in rows),
-            duplicates=sum(row["duplicates"] for row in rows),
-            conflicts=sum(row["conflicts"] for row in rows),
-            predictions=sum(row["predictions"] for row in rows),
-            flags=[sum(row["flags"][place] for row in rows) for place in range(_FLAGS)],
+            fixes=sum(row["sign"] * row["fixes"] for row in rows),
+            duplicates=sum(row["sign"] * row["duplicates"] for row in rows),
+            conflicts=sum(row["sign"] * row["conflicts"] for row in rows),
+            predictions=sum(row["sign"] * row["predictions"] for row in rows),
+            flags=[sum(row["sign"] * row["flags"][place] for row in rows) for place in range(_FLAGS)],
         )
 
     async def load_seen(self, conn: Connection, partition: int) -> list[tuple[Hashes, Hashes]]:
@@ -254,10 +287,18 @@ class EtaStore:
         )
 
     async def predictions_after(
-        self, seq: int, order_ids: Sequence[str] | None, limit: int
+        self, seq: int, tenant: str, order_ids: Sequence[str] | None, limit: int
     ) -> list[StoredPrediction]:
-        """The next predictions, of all orders or of these."""
-        if order_ids is None:
+        """The next predictions, of all orders of a tenant or of these; for the mesh, of all there are."""
+        if order_ids is None and tenant != MESH_TENANT:
+            rows = await self.pool.fetch(
+                "SELECT seq, order_id, prediction FROM predictions WHERE tenant = $3 AND seq > $1 "
+                "ORDER BY seq LIMIT $2",
+                seq,
+                limit,
+                tenant,
+            )
+        elif order_ids is None:
             rows = await self.pool.fetch(
                 "SELECT seq, order_id, prediction FROM predictions WHERE seq > $1 ORDER BY seq LIMIT $2",
                 seq,
@@ -302,11 +343,12 @@ class EtaStore:
             outcomes,
         )
 
-    async def queued_outcomes(self, limit: int) -> list[bytes]:
+    async def queued_outcomes(self, limit: int) -> list[tuple[str, bytes]]:
+        """Qualified ids and bytes with plain ids, oldest first."""
         rows = await self.pool.fetch(
-            "SELECT outcome FROM outcome_outbox ORDER BY queued_at, outcome_id LIMIT $1", limit
+            "SELECT outcome_id, outcome FROM outcome_outbox ORDER BY queued_at, outcome_id LIMIT $1", limit
         )
-        return [row["outcome"] for row in rows]
+        return [(row["outcome_id"], row["outcome"]) for row in rows]
 
     async def waiting_outcomes(self) -> Waiting:
         """How many wait, and for how long the oldest has."""

@@ -49,8 +49,10 @@ class PredictionWatch:
             raise cursors.not_kept(cursor)
         return seq
 
-    async def follow(self, seq: int, order_ids: Sequence[str]) -> AsyncIterator[StoredPrediction]:
-        """Every prediction behind `seq`, of these orders or of all, without end."""
+    async def follow(
+        self, seq: int, tenant: str, order_ids: Sequence[str]
+    ) -> AsyncIterator[StoredPrediction]:
+        """Every prediction behind `seq`, of these orders or of all of the tenant, without end."""
         wanted = list(order_ids) or None
         self._watchers += 1
         try:
@@ -59,7 +61,7 @@ class PredictionWatch:
             while True:
                 head = await self._head_behind(seq)
                 while True:
-                    page = await self._store.predictions_after(seq, wanted, _PAGE)
+                    page = await self._store.predictions_after(seq, tenant, wanted, _PAGE)
                     for one in page:
                         yield one
                         seq = one.seq

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message as Proto
 
-from services.mesh import request_id, tenancy
+from services.mesh import logs, request_id, tenancy
 from services.mesh.errors import InvalidArgument
 from services.mesh.events.bus import PROTOBUF, Message, PoisonMessage, Record
 from services.mesh.events.codec import decode_value, encode_value
@@ -33,13 +33,16 @@ def tenant_of(record: Record) -> str:
 
 def headers(tenant: str) -> Mapping[str, str]:
     """What goes along with an event of this tenant that is made now, the request's id included."""
-    request = request_id.headers()
-    return request if tenant == DEFAULT_TENANT else _headers(request.get(request_id.KEY, ""), tenant)
+    if tenant == DEFAULT_TENANT:
+        return request_id.headers()
+    return headers_of(logs.request_id.get(), tenant)
 
 
 @lru_cache(maxsize=1024)
-def _headers(request: str, tenant: str) -> Mapping[str, str]:
-    return MappingProxyType({**request_id.headers_of(request), TENANT_KEY: tenant})
+def headers_of(request: str, tenant: str) -> Mapping[str, str]:
+    """What goes along with an event of this tenant that follows from this request; of none if it is empty."""
+    served = request_id.headers_of(request)
+    return served if tenant == DEFAULT_TENANT else MappingProxyType({**served, TENANT_KEY: tenant})
 
 
 def event(topic: str, key: str, value: Proto, event_id: str, *, content_type: str = PROTOBUF) -> Message:
