@@ -1,4 +1,7 @@
-"""Windows by plain SQL over all outcomes at once, to hold those of feedback against."""
+"""Windows by plain SQL over all outcomes at once, to hold those of feedback against.
+
+Of each agent, of all agents of each tenant, and of the mesh.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,8 @@ CREATE TEMP VIEW marked AS
 PLACED = """
 WITH taken AS (SELECT * FROM marked WHERE at >= mark - $1 AND at <= stored_at + 86400000000),
 placed AS (
-  SELECT t.*, window_name, k * step AS start, k * step + size AS ends
+  SELECT t.*, window_name, k * step AS start, k * step + size AS ends,
+    CASE WHEN agent_name LIKE '%/%' THEN split_part(agent_name, '/', 1) || '/' ELSE '' END AS total
   FROM taken t, specs, generate_series(at / step - size / step, at / step) AS k
   WHERE k * step <= at AND at < k * step + size
 )
@@ -63,7 +67,8 @@ placed AS (
 METRICS = (
     PLACED
     + """
-SELECT stream, window_name AS window, start, coalesce(agent_name, '') AS agent_name, count(*) AS outcomes,
+SELECT stream, window_name AS window, start, coalesce(agent_name, total, '*/') AS agent_name,
+  count(*) AS outcomes,
   count(*) FILTER (WHERE status = 1) AS successes, count(*) FILTER (WHERE status = 2) AS failures,
   count(*) FILTER (WHERE status = 4) AS timeouts, count(*) FILTER (WHERE status = 3) AS partial,
   count(*) FILTER (WHERE status = 5) AS cancelled, count(*) FILTER (WHERE severity >= 3) AS errors,
@@ -76,16 +81,20 @@ SELECT stream, window_name AS window, start, coalesce(agent_name, '') AS agent_n
   percentile_cont(0.99) WITHIN GROUP (ORDER BY latency_ms) AS p99_latency_ms,
   sum(tokens_used)::float8 AS tokens_used, sum(cost_estimate) AS cost_estimate
 FROM placed
-GROUP BY GROUPING SETS ((stream, window_name, start, agent_name), (stream, window_name, start))
+GROUP BY GROUPING SETS ((stream, window_name, start, agent_name), (stream, window_name, start, total),
+  (stream, window_name, start))
+-- Of the mesh there is one where there is another tenant than the default one.
+HAVING GROUPING(agent_name, total) < 3 OR bool_or(total <> '')
 """
 )
 ERROR_TYPES = (
     PLACED
     + """
-SELECT stream, window_name AS window, start, coalesce(agent_name, '') AS agent_name, error_type, count(*)
+SELECT stream, window_name AS window, start, coalesce(agent_name, total, '*/') AS agent_name, error_type,
+  count(*)
 FROM placed WHERE error_type <> ''
 GROUP BY GROUPING SETS ((stream, window_name, start, agent_name, error_type),
-  (stream, window_name, start, error_type))
+  (stream, window_name, start, total, error_type), (stream, window_name, start, error_type))
 ORDER BY count(*) DESC, error_type
 """
 )
@@ -95,15 +104,17 @@ WORKFLOWS = (
     + """
 , whole AS (SELECT DISTINCT stream, window_name, start, ends FROM placed),
 spans AS (
-  SELECT w.stream, window_name, start, workflow_id, (max(ended) - min(started))::float8 / 1000 AS ms
+  SELECT w.stream, window_name, start, workflow_id, (max(ended) - min(started))::float8 / 1000 AS ms,
+    CASE WHEN workflow_id LIKE '%/%' THEN split_part(workflow_id, '/', 1) || '/' ELSE '' END AS total
   FROM whole w JOIN taken t ON t.stream = w.stream AND t.workflow_id <> '' AND t.mark - $1 < w.ends
   GROUP BY w.stream, window_name, start, ends, workflow_id HAVING max(at) >= start AND max(at) < ends
 )
-SELECT stream, window_name AS window, start, count(*) AS workflows, avg(ms) AS average_workflow_ms,
+SELECT stream, window_name AS window, start, coalesce(total, '*/') AS agent_name,
+  count(*) AS workflows, avg(ms) AS average_workflow_ms,
   percentile_cont(0.5) WITHIN GROUP (ORDER BY ms) AS p50_workflow_ms,
   percentile_cont(0.95) WITHIN GROUP (ORDER BY ms) AS p95_workflow_ms,
   percentile_cont(0.99) WITHIN GROUP (ORDER BY ms) AS p99_workflow_ms
-FROM spans GROUP BY stream, window_name, start
+FROM spans GROUP BY GROUPING SETS ((stream, window_name, start, total), (stream, window_name, start))
 """
 )
 TOO_LATE = """
@@ -130,10 +141,12 @@ class Oracle:
             stream, window, start, agent, *_ = row.values()
             found[stream][window, start // SECOND, agent] = {**dict(list(row.items())[4:]), "error_types": []}
         for stream, window, start, agent, name, count in await self._all(ERROR_TYPES):
-            found[stream][window, start // SECOND, agent]["error_types"].append((name, count))
+            if (one := found[stream].get((window, start // SECOND, agent))) is not None:
+                one["error_types"].append((name, count))
         for row in await self._all(WORKFLOWS):
-            stream, window, start, *_ = row.values()
-            found[stream][window, start // SECOND, ""] |= dict(list(row.items())[3:])
+            stream, window, start, agent, *_ = row.values()
+            if (one := found[stream].get((window, start // SECOND, agent))) is not None:
+                one |= dict(list(row.items())[4:])
         return found
 
     async def too_late(self) -> Mapping[int, int]:

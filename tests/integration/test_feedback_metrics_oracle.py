@@ -29,6 +29,8 @@ PAUSE = 2
 STREAMS = 20
 EXAMPLES = 100
 TYPES = ("", "", "", "ValueError", "TimeoutError", "Ärger", "z")
+# Agents and workflows of the default tenant and of others, of the same names; some look like another's.
+OWNERS = ("", "", "", "acme/", "rival/", "rival/acme/")
 
 
 @dataclass
@@ -75,10 +77,11 @@ def streams(draw: st.DrawFn) -> Stream:
             at = at // SECOND * SECOND
         started = None if digit(5) == 0 else at - digit(4) * 1_234_567
         ended = None if digit(5) == 0 else max(at - digit(2) * 3, started or 0)
+        owner, workflow = OWNERS[digit(len(OWNERS))], ("", "w1", "w2", "w3")[digit(4)]
         events.append(
             Event(
-                number, stored_at, at, f"agent-{digit(3)}", 1 + digit(5), 1 + digit(4),
-                ("", "w1", "w2", "w3")[digit(4)],
+                number, stored_at, at, f"{owner}agent-{digit(3)}", 1 + digit(5), 1 + digit(4),
+                workflow and owner + workflow,
                 (1.5, 2.25, 1000 / 3, 0.1, 0.0, 12.0)[digit(6)] * (1 + digit(5)),
                 TYPES[digit(7)], digit(1000) * 4_000_000, digit(100) / 7, started, ended,
             )
@@ -213,7 +216,15 @@ def check_publication(kept: Kept, published: Sequence[AgentMetrics]) -> None:
 
 def test_the_streams_hold_what_they_are_for() -> None:
     """Late, too late and ahead, workflows that move, restarts: nothing of it is left to luck alone."""
-    seen = {"late": 0, "too late": 0, "corrections": 0, "restarts": 0, "batches": 0}
+    seen = {
+        "late": 0,
+        "too late": 0,
+        "corrections": 0,
+        "restarts": 0,
+        "batches": 0,
+        "of the mesh": 0,
+        "alone": 0,
+    }
 
     @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(streams())
@@ -223,6 +234,9 @@ def test_the_streams_hold_what_they_are_for() -> None:
         seen["corrections"] += sum(one.revision > 1 for one in published)
         seen["restarts"] += len(stream.restarts)
         seen["batches"] += len(stream.cuts)
+        of_mesh = {key[:2] for key in kept.windows if key[2] == "*/"}
+        seen["of the mesh"] += len(of_mesh)
+        seen["alone"] += sum(not key[2] and key[:2] not in of_mesh for key in kept.windows)
         marks = np.maximum.accumulate([min(one.at, one.stored_at) for one in stream.events])
         seen["late"] += sum(one.at < mark for one, mark in zip(stream.events, marks, strict=True))
 
