@@ -13,8 +13,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 from recorder_process import AGENT
+from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
 from services.mesh.store import connect
+from services.mesh.tenancy import qualify, tenant_of
 from tools.kafka.ports import free_ports
 
 GUARD_S = 120.0
@@ -51,9 +53,9 @@ class Feedback:
 class Recorder:
     """A process that records, and the ids that it was acknowledged."""
 
-    def __init__(self, target: str, folder: Path, first: int) -> None:
+    def __init__(self, target: str, folder: Path, first: int, *tenants: str) -> None:
         self.acknowledged: list[str] = []
-        self._arguments = [str(RECORDER), target, str(folder), str(first)]
+        self._arguments = [str(RECORDER), target, str(folder), str(first), *tenants]
         self._process: asyncio.subprocess.Process
         self._reading: asyncio.Task[None]
         self._more = asyncio.Event()
@@ -154,3 +156,59 @@ async def test_every_acknowledged_outcome_is_stored_exactly_once(
     finally:
         await heir.kill()
     assert set(found.values()) == {1}
+
+
+@pytest.mark.faults
+async def test_tenants_with_the_same_ids_stay_apart_whatever_is_killed(
+    feedback: Feedback, database: str, tmp_path: Path
+) -> None:
+    """One recorder for three tenants at once; the service is killed, and the recorder with its spool full."""
+
+    async def kept() -> dict[str, str]:
+        """Whose an id is by what is stored of it, from the service and from the topic alike."""
+        connection = await connect(database)
+        try:
+            async with connection.transaction(isolation="repeatable_read"):
+                rows = await connection.fetch(
+                    "SELECT id, body FROM feedback.outcomes WHERE agent_name LIKE '%' || $1", AGENT
+                )
+                events = await connection.fetch(
+                    "SELECT l.event_id AS id, l.value AS body, l.key,"
+                    " l.headers::json->>'x-waymesh-tenant' AS header FROM bus.log l"
+                    " JOIN bus.partitions p USING (part) WHERE p.topic = 'agent-outcomes'"
+                )
+        finally:
+            await connection.close()
+        for one in events:
+            tenant = tenant_of(one["id"])
+            assert one["header"] == (None if tenant == "default" else tenant)
+            assert one["key"] == qualify(tenant, "run")
+        assert len(rows) == len({row["id"] for row in rows})
+        assert {row["id"] for row in rows} == {one["id"] for one in events}
+        told = {}
+        for row in [*rows, *events]:
+            event = OutcomeEvent.FromString(row["body"])
+            assert row["id"] == qualify(event.tags[0], event.event_id)
+            told[row["id"]] = event.tags[0]
+        return told
+
+    tenants = ("acme", "rival", "default")
+    recorder = Recorder(feedback.target, tmp_path, 0, *tenants)
+    await recorder.start()
+    try:
+        await until_stored(database, 0)
+        await feedback.kill()
+        await recorder.more(150)
+        await recorder.kill()
+        await feedback.start()
+        heir = Recorder(feedback.target, tmp_path, 250_000, *tenants)
+        await heir.start()
+        try:
+            async with asyncio.timeout(GUARD_S):
+                while not set(recorder.acknowledged) <= (await kept()).keys():
+                    await asyncio.sleep(0.1)
+        finally:
+            await heir.kill()
+    finally:
+        await recorder.kill()
+    assert set((await kept()).values()) == set(tenants)
