@@ -18,6 +18,7 @@ _COMMANDS: Final = {
     "restart": ("services.cli.restart", "Restart a service of a running mesh without a failed request."),
     "status": ("services.cli.status", "Show what a running mesh is doing."),
     "health": ("services.cli.health", "Ask one service whether it takes requests."),
+    "doctor": ("services.cli.doctor", "Look at a deployment from inside and say what is wrong."),
     "replay": ("services.cli.replay", "Send recorded data through a running mesh."),
     "migrate": ("services.cli.migrate", "Bring the database up to date, or tell what it lacks."),
     "keys": ("services.cli.keys", "Add, list, change, rotate and revoke API keys."),

@@ -178,7 +178,7 @@ async def _postgres_rows(place: EventPlace) -> list[_Row]:
     assert place.dsn is not None
     async with bus_pool(place.dsn) as pool:
         topics = await pool.fetch(_TOPICS)
-        lags = await pool.fetch(_LAGS)
+        lags = await pool.fetch(LAGS)
     groups: dict[str, list[tuple[str, int]]] = {}
     for topic, group, lag in lags:
         groups.setdefault(topic, []).append((group, lag))
@@ -199,7 +199,7 @@ FROM bus.topics t JOIN bus.partitions p ON p.topic = t.name JOIN bus.heads h USI
 GROUP BY t.name ORDER BY t.name
 """
 # Without what is there no more: its time was over, or a relay has sent it on to Kafka.
-_LAGS = """
+LAGS = """
 SELECT p.topic, o.group_name, sum(h.last - greatest(o.position, coalesce(
   (SELECT position - 1 FROM bus.log WHERE part = p.part ORDER BY position LIMIT 1), h.last)))::bigint
 FROM bus.offsets o JOIN bus.partitions p USING (part) JOIN bus.heads h USING (part)

@@ -36,8 +36,10 @@ CALLS: Final = (
     Call(EDGE, "route", "passes on what clients ask by gRPC and gRPC-Web"),
     Call(EDGE, "feedback", "passes on what clients ask by gRPC and gRPC-Web"),
     Call(EDGE, "agents", "passes on what clients ask by gRPC and gRPC-Web"),
-    Call(OPERATOR, "eta", "replays recordings, shows a demonstration"),
-    Call(OPERATOR, "route", "replays recordings, shows a demonstration"),
+    Call(OPERATOR, "eta", "asks how it is, replays recordings, shows a demonstration"),
+    Call(OPERATOR, "route", "asks how it is, replays recordings, shows a demonstration"),
+    Call(OPERATOR, "feedback", "asks how it is"),
+    Call(OPERATOR, "agents", "asks how it is"),
     Call(OPERATOR, "gateway", "asks how it is, calls tasks by hand"),
 )
 
