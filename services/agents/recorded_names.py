@@ -6,8 +6,6 @@ from services.agents.builtin import BUILT_IN
 
 # An agent may be called as a service is, whose milliseconds are not to be judged with a model's seconds.
 PREFIX: Final = "agents."
-# Of all agents that tenants have made for themselves: their names are their own.
-CUSTOM: Final = "custom"
 BUILT_IN_NAMES: Final = tuple(one.spec.name for one in BUILT_IN)
 SERVICES: Final = ("eta", "route", "feedback", "gateway", "agents")
 # Steps of a plan that are no service's.

@@ -17,7 +17,7 @@ from services.agents.journal import Journal
 from services.agents.ladder import Ladder
 from services.agents.llm import ModelSettings
 from services.agents.loop import Setting
-from services.agents.outcomes import Acting, shown_run
+from services.agents.outcomes import Acting
 from services.agents.runs import bounds
 from services.agents.runs.endings import Answer
 from services.agents.runs.live import LiveRuns
@@ -157,7 +157,6 @@ class Runner:
         )
         context = Context(
             run_id=new.run_id,
-            shown_run=shown_run(new),
             workflow_id=new.workflow_id,
             setting=setting,
             ladder=means.ladder,

@@ -112,7 +112,7 @@ class Agents(GrpcService[AgentsSettings]):
         runs = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"]
         self.server.add(
             add_AgentServiceServicer_to_server,
-            # Each run leaves an outcome of its own agent. No outcome holds what is a tenant's own.
+            # Each run leaves an outcome of its own agent. What was asked and answered stands with the run.
             recorded(servicer, runs, pipeline, self.telemetry, capture=False, untouched=KINDS),
         )
         changes = Changes(database, bus, catalogue, toolbox, max_agents=settings.max_agents)

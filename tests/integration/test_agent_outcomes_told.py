@@ -56,30 +56,37 @@ async def test_what_agents_did_is_told_as_it_is_recorded(database: str, tmp_path
         assert "No recent failed outcomes of agents agent-custom, agent-demo, dispatcher and route" in failed
 
 
-async def test_what_tenants_have_made_is_told_to_no_other(database: str, tmp_path: Path):
+async def test_what_a_tenants_agents_did_is_told_to_that_tenant_alone(database: str, tmp_path: Path):
     async with agents_mesh(database, tmp_path, enable_outcome_logging=True) as mesh:
-        for tenant, name in (("default", "night-shift"), ("acme", "day-shift")):
+        owners = {"default": "night-shift", "acme": "day-shift"}
+        for tenant, name in owners.items():
             spec = definition_pb2.AgentSpec(
                 name=name, instructions=definition_pb2.AgentInstructions(system="Be kind.")
             )
             with on_behalf_of(tenant):
                 await mesh.registry.CreateAgent(registry_pb.CreateAgentRequest(spec=spec))
-                task = task_pb2.RunTaskRequest(agent=name, task="What can you do?")
+                task = task_pb2.RunTaskRequest(agent=name, task="What can you do?", run_id="a-run-of-theirs")
                 await mesh.stub.RunTask(task, timeout=LIMIT_S)
-        await recorded(mesh, "agents.night-shift")
-        await recorded(mesh, "agents.custom")
-        assert "1 recent" in await ask(mesh, "What did night-shift do of late?")
-        assert "of agent night-shift" in await ask(mesh, "What did agents.night-shift do of late?")
-        for tenant in ("acme", "rival"):
+                await recorded(mesh, f"agents.{name}")
+        for tenant, own in owners.items():
             with on_behalf_of(tenant):
-                for name in ("night-shift", "day-shift"):
-                    told = await ask(mesh, f"What did {name} do of late?")
-                    assert told.startswith(f"No recent outcomes of {name} are known: ")
-                for name in ("agents.night-shift", "agents.custom"):
-                    assert "known" not in await ask(mesh, f"What did {name} do of late?")
-                everybodys = await ask(mesh, "What did agents do of late?")
-                assert "shift" not in everybodys
-                assert "custom are" not in everybodys.replace("agent-custom", "")
+                assert "1 recent" in await ask(mesh, f"What did {own} do of late?")
+                assert f"of agent {own}" in await ask(mesh, f"What did agents.{own} do of late?")
+        for tenant in ("default", "acme", "rival"):
+            with on_behalf_of(tenant):
+                for name in {*owners.values()} - {owners.get(tenant)}:
+                    for asked in (name, f"agents.{name}"):
+                        told = await ask(mesh, f"What did {asked} do of late?")
+                        assert told.startswith("No recent outcomes of ")
+                        assert told == (
+                            await ask(mesh, f"What did {asked.replace('shift', 'watch')} do of late?")
+                        ).replace("watch", "shift")
+                listed = (await mesh.feedback.ListOutcomes(ListOutcomesRequest(page_size=1000))).events
+            assert {one.agent_name for one in listed if "shift" in one.agent_name} == {
+                f"agents.{owners[tenant]}" for _ in range(tenant in owners)
+            }
+            runs = [one.run_id for one in listed if "shift" in one.agent_name]
+            assert runs == ["a-run-of-theirs"] * (tenant in owners)
 
 
 async def test_a_model_that_asks_for_an_agent_by_its_name_gets_its_outcomes(

@@ -135,9 +135,7 @@ def none_known(idle: Sequence[ToolOutcome]) -> str:
     }
     groups = [f"of {kind}{'s' if len(of) > 1 else ''} {listed(of)}" for kind, of in kinds.items() if of]
     groups += [f"of {_agent(name)}" for name in names if _agent(name) == name]
-    told = f"no recent {adjective(idle[0].arguments.get('status'))}outcomes {listed(groups)} are known"
-    notes = dict.fromkeys(str(result["note"]) for result in results if "note" in result)
-    return ": ".join([told, *notes])
+    return f"no recent {adjective(idle[0].arguments.get('status'))}outcomes {listed(groups)} are known"
 
 
 def _agent(recorded: str) -> str:

@@ -62,8 +62,6 @@ class Context:
     """Of one run."""
 
     run_id: str
-    shown_run: str
-    """The run as outcomes name it."""
     workflow_id: str
     setting: Setting
     ladder: Ladder

@@ -114,7 +114,7 @@ class _Run:
     async def _do(self, steps: Sequence[_Step], *, parallel: bool = False) -> None:
         """Runs steps of the workflow. Raises what they raised: the caller's fault, or ours."""
         context = self._context
-        told = {"workflow_id": context.workflow_id, "run_id": context.shown_run}
+        told = {"workflow_id": context.workflow_id, "run_id": context.run_id}
         if self._results:
             told["parent_event_id"] = self._results[-1].outputs[-1]["event_id"]
         result = await context.dispatcher.execute_workflow(

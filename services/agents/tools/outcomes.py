@@ -1,4 +1,4 @@
-"""Tool: what agents did of late and how it ended, without what they were given or gave."""
+"""Tool: what agents of the tenant did of late and how it ended, without what they were given or gave."""
 
 import re
 from typing import Annotated, Any, Final, Literal
@@ -7,17 +7,15 @@ from pydantic import Field
 from waymesh.feedback.v1.feedback_service_pb2 import ListOutcomesRequest, ListOutcomesResponse
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent, OutcomeStatus
 
-from services.agents.recorded_names import CUSTOM, OWN, PREFIX, recorded_name
+from services.agents.recorded_names import OWN, PREFIX, recorded_name
 from services.agents.tools import shapes
 from services.agents.tools.desk import Desk
 from services.agents.tools.scope import is_plain_id
-from services.mesh.principal import DEFAULT_TENANT
 
 Status = Literal["success", "failure", "partial", "timeout", "cancelled"]
 
 _MOST: Final = 50
 _NAME: Final = re.compile(r"[A-Za-z_.]{1,40}")
-_NOT_APART: Final = "what agents of a tenant's own did is not told, only what built-in ones did"
 
 
 async def recent_outcomes(
@@ -36,42 +34,27 @@ async def recent_outcomes(
     name = recorded_name(agent_name)
     if name not in OWN:
         desk.open_name(agent_name, "an agent")
-        if not _may_tell(name, desk.scope.tenant):
-            raise desk.refused("an agent")
     answer = await _newest(desk, name, status, count)
-    operators = desk.scope.tenant == DEFAULT_TENANT
-    inside = PREFIX + name
-    if not answer.events and name not in OWN and operators and _may_tell(inside, desk.scope.tenant):
+    if not answer.events and name not in OWN and not name.startswith(PREFIX):
         # Nobody else has recorded outcomes under the bare name, so it is the name of an agent in here.
-        found = await _newest(desk, inside, status, count)
+        found = await _newest(desk, PREFIX + name, status, count)
         if found.events:
-            name, answer = inside, found
+            name, answer = PREFIX + name, found
     rows = [_row(event) for event in answer.events]
     ended: dict[str, int] = {}
     for row in rows:
         ended[row["status"]] = ended.get(row["status"], 0) + 1
-    told: dict[str, Any] = {
+    return {
         "agent_name": name if is_plain_id(name) else "the agent",
         "count": len(rows),
         "count_by_status": ended,
         "outcomes": rows,
         "more": bool(answer.next_page_token),
     }
-    if not rows and name not in OWN and not operators:
-        told["note"] = _NOT_APART
-    return told
-
-
-def _may_tell(name: str, tenant: str) -> bool:
-    """Whether a tenant may hear of what is no agent of Waymesh's own.
-
-    Runs of tenants' agents are recorded under one name for all, so that nobody learns what others have made;
-    operators' agents are recorded by name, which is nobody else's business.
-    """
-    return not name.startswith(PREFIX) or (tenant == DEFAULT_TENANT and name != PREFIX + CUSTOM)
 
 
 async def _newest(desk: Desk, name: str, status: Status | None, count: int | None) -> ListOutcomesResponse:
+    """Feedback tells a tenant its own alone."""
     request = ListOutcomesRequest(page_size=count or 20, agent_name=name)
     if status is not None:
         request.statuses.append(OutcomeStatus.Value(f"OUTCOME_STATUS_{status.upper()}"))

@@ -149,7 +149,6 @@ async def test_a_change_that_time_cuts_off_is_not_denied() -> None:
     loop = Loop(cast(LanguageModels, Allocating()), toolbox, cast(GenAi, NoSpans()))
     context = Context(
         run_id="r",
-        shown_run="r",
         workflow_id="",
         setting=setting,
         ladder=Ladder(loop),

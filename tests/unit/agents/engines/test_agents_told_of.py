@@ -73,20 +73,11 @@ async def test_an_agent_is_told_as_an_agent_and_those_that_did_nothing_after_it(
     )
 
 
-@pytest.mark.parametrize(
-    ("tenant", "told"),
-    [
-        ("default", "No recent outcomes of night-shift are known."),
-        (
-            "acme",
-            "No recent outcomes of night-shift are known: what agents of a tenant's own did is not told, only"
-            " what built-in ones did.",
-        ),
-    ],
-)
-async def test_who_asks_for_an_agent_of_its_own_is_told_what_can_be_told(tenant: str, told: str) -> None:
+@pytest.mark.parametrize("tenant", ["default", "acme"])
+async def test_who_asks_for_an_agent_that_did_nothing_is_told_so(tenant: str) -> None:
     question = "What did night-shift do of late?"
-    assert await ask(question, Mesh(), Scope(tenant=tenant, words=question)) == told
+    told = await ask(question, Mesh(), Scope(tenant=tenant, words=question))
+    assert told == "No recent outcomes of night-shift are known."
 
 
 async def test_an_agent_that_is_called_as_a_link_is_not_named() -> None:
