@@ -137,6 +137,9 @@ class Connection(HttpToolsProtocol):
         self._last: bytes | None = None
         self._parting: Parting | None = None
         self._parted = False
+        # Why nothing is done for whoever is at the other end.
+        self.refusal: MeshError | None = None
+        self._awaited_until = 0.0
 
     # --- asyncio ----------------------------------------------------------------------------------
 
@@ -155,6 +158,9 @@ class Connection(HttpToolsProtocol):
             self._cancel(task)
 
     def data_received(self, data: bytes) -> None:
+        if self.refusal is not None:
+            self._refuse(self.refusal)
+            return
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         self._piece_bytes = len(data)
@@ -198,6 +204,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._head_open = True
         self._head_bytes = 0
+        self._awaited_until = 0.0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_body:
@@ -293,8 +300,14 @@ class Connection(HttpToolsProtocol):
         """Whether no request is under way or has begun to arrive."""
         if self._parted:
             return True
+        if self._awaited_until and self.loop.time() < self._awaited_until:
+            return False
         between = self.cycle is None or self.cycle.response_complete
         return between and not self.pipeline and not (self._head_open and self._head_bytes)
+
+    def await_request(self, wait_s: float) -> None:
+        """The first request is on its way, a drain should wait for it for so long."""
+        self._awaited_until = self.loop.time() + wait_s
 
     def drain(self) -> None:
         """The answer to the request under way, or to the next one, is the last."""

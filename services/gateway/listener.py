@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 
 from services.gateway.app import App
 from services.gateway.connection import Connection, Connections, Refused
+from services.gateway.handshakes import Handshakes
 from services.mesh.steering import SETTLE_S, steer_away
 
 _BACKLOG: Final = 2048
@@ -32,6 +33,8 @@ class Listener:
     port: int
     app: App
     state: ServerState
+    # None: it is plain.
+    handshakes: Handshakes | None = None
     bound: socket.socket | None = None
     server: asyncio.Server | None = None
 
@@ -73,9 +76,9 @@ class HttpServer:
         self._listeners: list[Listener] = []
         self._clock: asyncio.Task[None] | None = None
 
-    def add(self, host: str, port: int, app: App) -> Listener:
-        """Serves `app` there from the start on; port 0 is any free one."""
-        listener = Listener(host, port, app, ServerState())
+    def add(self, host: str, port: int, app: App, handshakes: Handshakes | None = None) -> Listener:
+        """Serves `app` there from the start on, encrypted with `handshakes`; port 0 is any free one."""
+        listener = Listener(host, port, app, ServerState(), handshakes)
         self._listeners.append(listener)
         return listener
 
@@ -106,8 +109,16 @@ class HttpServer:
                 self._factory(config, listener), sock=sock, backlog=_BACKLOG
             )
 
-    def _factory(self, config: Config, listener: Listener) -> Callable[[], Connection]:
-        return lambda: Connection(config, listener.state, self._connections, listener.app.name)
+    def _factory(self, config: Config, listener: Listener) -> Callable[[], asyncio.Protocol]:
+        def make() -> Connection:
+            return Connection(config, listener.state, self._connections, listener.app.name)
+
+        handshakes = listener.handshakes
+        return make if handshakes is None else lambda: handshakes.accept(make)
+
+    @property
+    def _shaking_hands(self) -> bool:
+        return any(each.handshakes is not None and each.handshakes.under_way for each in self._listeners)
 
     async def drain(self, wait_s: float = 0.0) -> None:
         """Answers go on, each the last of its connection; new connections go to a successor if there is one.
@@ -126,7 +137,7 @@ class HttpServer:
         await self._accept_no_more()
         now = time.monotonic()
         arrived_by, until = now + self._arriving_s, now + self._grace_s
-        while self._connections.open and now < until:
+        while (self._connections.open or self._shaking_hands) and now < until:
             for connection in list(self._connections.open):
                 if connection.idle:
                     connection.close()
@@ -141,6 +152,9 @@ class HttpServer:
         if clock is not None:
             clock.cancel()
         await self._accept_no_more()
+        for listener in self._listeners:
+            if listener.handshakes is not None:
+                await listener.handshakes.stop()
         tasks = [task for listener in self._listeners for task in list(listener.state.tasks)]
         for connection in list(self._connections.open):
             connection.transport.abort()

@@ -32,6 +32,11 @@ class GatewayMetrics:
             ["listener", "path", "end"],
             registry=registry,
         )
+        self.handshakes_failed = Counter(
+            "http_tls_handshakes_failed",
+            "Connections that ended before they were encrypted",
+            registry=registry,
+        )
         self.in_flight = Gauge("http_requests_in_flight", "HTTP requests under way", registry=registry)
         self._agent_calls = telemetry.agent_calls
         self._agent_duration = telemetry.agent_duration

@@ -25,7 +25,11 @@ class Parting(asyncio.Protocol):
     def end(self, wait_s: float) -> None:
         """Nothing is said any more either. The client has `wait_s` to see it and to hang up."""
         self._timer = asyncio.get_running_loop().call_later(wait_s, self._transport.abort)
-        self._transport.write_eof()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            # TLS has no half that closes: it says its farewell and throws away what still comes.
+            self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Thrown away."""

@@ -31,6 +31,20 @@ _NO_RESULT: Final = b'"result":null'
 Routes = Mapping[str, Mapping[str, Handler]]
 
 
+def admin_routes(status: Status, edge: Edge) -> Routes:
+    """Metrics, and health with all that it knows."""
+
+    async def metrics(_exchange: Exchange) -> Answer:
+        """GET /metrics."""
+        return Answer(200, generate_latest(edge.telemetry.registry), CONTENT_TYPE_LATEST.encode())
+
+    return {**_health_routes(status.health, status.live), "/metrics": {"GET": metrics}}
+
+
+def _health_routes(health: Handler, live: Handler) -> Routes:
+    return {"/health": {"GET": health}, "/health/live": {"GET": live}, "/health/ready": {"GET": health}}
+
+
 class PublicRoutes:
     """Everything, on the public listener; tasks ask for a key."""
 
@@ -50,17 +64,16 @@ class PublicRoutes:
 
     @property
     def routes(self) -> Routes:
-        """The table of the listener."""
-        return {
+        """The table of the listener; what an admin port tells, where there is one, this one does not."""
+        own: Routes = {
             "/execute": {"POST": self.execute},
             "/run": {"POST": self.run},
-            "/health": {"GET": self._status.health},
-            "/health/live": {"GET": self._status.live},
-            "/health/ready": {"GET": self._status.health},
-            "/metrics": {"GET": self.metrics},
             "/openapi.json": {"GET": self.openapi},
             "/docs": {"GET": self.docs},
         }
+        if self._settings.admin is None:
+            return {**own, **admin_routes(self._status, self._edge)}
+        return {**own, **_health_routes(self._status.brief, self._status.live)}
 
     async def execute(self, exchange: Exchange) -> Answer:
         """POST /execute."""
@@ -74,11 +87,6 @@ class PublicRoutes:
         """POST /run, with a key: as a runtime, but the task's owner answers."""
         done = await self._task(exchange)
         return done if isinstance(done, Answer) else _success(exchange, done[0], {})
-
-    async def metrics(self, _exchange: Exchange) -> Answer:
-        """GET /metrics."""
-        body = generate_latest(self._edge.telemetry.registry)
-        return Answer(200, body, CONTENT_TYPE_LATEST.encode())
 
     async def openapi(self, _exchange: Exchange) -> Answer:
         """GET /openapi.json."""

@@ -19,6 +19,7 @@ from services.gateway.caller import callers, stream_callers
 from services.gateway.cors import Cors
 from services.gateway.edge import Edge
 from services.gateway.execute import Executor
+from services.gateway.handshakes import Handshakes
 from services.gateway.key_sync import KeySync
 from services.gateway.keys import KeyRing, Snapshot
 from services.gateway.limits import Rate
@@ -26,18 +27,20 @@ from services.gateway.listener import HttpServer, Listener
 from services.gateway.rest import binding
 from services.gateway.rest.handler import RestRoutes
 from services.gateway.rest.table import Table
-from services.gateway.routes import RUNTIMES, PublicRoutes, RuntimeRoutes
+from services.gateway.routes import RUNTIMES, PublicRoutes, RuntimeRoutes, admin_routes
 from services.gateway.settings import GatewaySettings
 from services.gateway.status import Status
 from services.gateway.store import MIGRATIONS, SCHEMA, KeyStore
 from services.mesh import logs
 from services.mesh.client import ClientFactory
 from services.mesh.feedback.signals import SignalSender
+from services.mesh.health_port import AskedHealth, HealthPort
 from services.mesh.hosts import is_loopback
 from services.mesh.lifecycle import Lifecycle, run_process, settle
 from services.mesh.settings import SettingsError, describe, load
 from services.mesh.store import Store
 from services.mesh.telemetry import Telemetry
+from services.mesh.tls.live import LiveTls
 
 _log = logging.getLogger(__name__)
 
@@ -53,8 +56,13 @@ class Gateway:
     def __init__(self, settings: GatewaySettings, telemetry: Telemetry) -> None:
         self.settings = settings
         self.telemetry = telemetry
+        self.tls = LiveTls.of(settings, telemetry.registry)
         self.factory = ClientFactory(
-            NAME, telemetry=telemetry, timeout_s=None, max_message_mib=settings.max_message_mib
+            NAME,
+            telemetry=telemetry,
+            timeout_s=None,
+            max_message_mib=settings.max_message_mib,
+            tls=self.tls,
         )
         self.signals = SignalSender(NAME, self._record_signals)
         self.factory.on_breaker_change(self.signals.breaker_changed)
@@ -98,7 +106,19 @@ class Gateway:
         )
         authorize = Authorize(edge, self.authority, rpcs.load())
         public = App(NAME, edge, routes, lambda exchange: authorize.find(exchange) or rest.find(exchange))
-        self.public = self.http.add(settings.bind_host, settings.port, public)
+        handshakes = None
+        if self.tls is not None:
+            failed = edge.metrics.handshakes_failed.inc
+            handshakes = Handshakes(self.tls, settings.allowed_peers, failed=failed)
+        self.public = self.http.add(settings.bind_host, settings.port, public, handshakes)
+        self.admin: Listener | None = None
+        if settings.admin is not None:
+            admin = App("admin", edge, admin_routes(self.status, edge))
+            self.admin = self.http.add(settings.admin_bind, settings.admin, admin)
+        self.health_port: HealthPort | None = None
+        if settings.health_port is not None:
+            asked = AskedHealth(lambda: self.status.serving)
+            self.health_port = HealthPort(settings.admin_bind, settings.health_port, asked)
         ports = {"agent-demo": settings.agent_demo_port, "agent-custom": settings.agent_custom_port}
         self.runtimes: dict[str, Listener] = {}
         for name in RUNTIMES:
@@ -115,6 +135,11 @@ class Gateway:
         life.on_stop(self.factory.close)
         life.on_start(self._begin)
         life.on_ready(self._ready)
+        if self.health_port is not None:
+            life.on_ready(self.health_port.start)
+            life.on_stop(self.health_port.stop)
+        if self.tls is not None:
+            life.background("certificates", self.tls.watch)
         life.background("keys", self.keys.run)
         life.background("audit", self.authority.run)
         life.background("signals", self.signals.run)

@@ -44,10 +44,17 @@ class Status:
 
     async def health(self, exchange: Exchange) -> Answer:
         """GET /health and /health/ready: 200 while serving, else 503, with what each check says."""
+        return self._answer(exchange, self._checks())
+
+    async def brief(self, exchange: Exchange) -> Answer:
+        """The same without what lies behind, where there is an admin port to tell of that."""
+        return self._answer(exchange, {})
+
+    def _answer(self, exchange: Exchange, checks: dict[str, str]) -> Answer:
         report: dict[str, object] = {
             "status": self._word(),
             "service": exchange.service,
-            "checks": self._checks(),
+            "checks": checks,
         }
         if self.serving:
             return Answer(200, json_codec.dumps(report))

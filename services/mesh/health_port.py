@@ -1,12 +1,20 @@
 """A plain gRPC port that serves grpc.health.v1 alone, for probes that speak no TLS, such as a kubelet's."""
 
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 # What a probe asks fits many times.
-_MOST_BYTES = 4096
+_MOST_BYTES: Final = 4096
+# How often somebody who watches is looked for, in seconds.
+_LOOK_S: Final = 1.0
+
+_SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+_UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class HealthPort:
@@ -36,6 +44,30 @@ class HealthPort:
         server, self._server = self._server, None
         if server is not None:
             await server.stop(None)
+
+
+class AskedHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """The health of a process that serves no gRPC besides; `serving` is asked each time."""
+
+    def __init__(self, serving: Callable[[], bool]) -> None:
+        self._serving = serving
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - as gRPC calls it
+        if request.service:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "only the process as a whole is known")
+        return self._status()
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        told = None
+        while True:
+            now = health_pb2.HealthCheckResponse(status=_UNKNOWN) if request.service else self._status()
+            if now != told:
+                told = now
+                yield now
+            await asyncio.sleep(_LOOK_S)
+
+    def _status(self) -> Any:
+        return health_pb2.HealthCheckResponse(status=_SERVING if self._serving() else _NOT_SERVING)
 
 
 def address(host: str, port: int) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
 from mesh_rig import Mesh, Request, Response, Stub, mesh, request
@@ -212,3 +213,17 @@ async def test_the_plain_health_port_serves_health_alone(tmp_path: Path) -> None
                     pass
             assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert served.seen == []
+
+
+@pytest.mark.parametrize("case", NOT_BELIEVED)
+def test_on_uvloop_nobody_else_is_believed(
+    tmp_path: Path, case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    uvloop.run(
+        test_a_server_whose_certificate_is_not_believed_is_told_nothing(tmp_path, "wire", case, caplog)
+    )
+
+
+@pytest.mark.parametrize("case", [*NOT_LET_IN, "none"])
+def test_on_uvloop_nobody_else_is_let_in(tmp_path: Path, case: str) -> None:
+    uvloop.run(test_a_client_whose_certificate_is_not_taken_gets_no_connection(tmp_path, "wire", case))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from mesh_rig import HANG_S, Eta, Mesh, Request, Response, Stub, mesh, until
 from tls_rig import BY, NO_RETRY, caller, live, shown
 from waymesh.eta.v1 import eta_service_pb2
@@ -204,3 +205,7 @@ def _connections(port: int) -> set[int]:
         for each in psutil.Process().net_connections("tcp")
         if each.raddr and each.raddr.port == port and each.status == psutil.CONN_ESTABLISHED
     }
+
+
+def test_on_uvloop_which_has_a_tls_of_its_own(tmp_path: Path) -> None:
+    uvloop.run(test_a_rotation_of_certificates_and_of_their_authority_fails_no_call(tmp_path))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,6 +23,9 @@ from services.gateway.settings import GatewaySettings
 from services.mesh.server import GrpcServer
 from services.mesh.settings import load
 from services.mesh.telemetry import Telemetry
+from services.mesh.tls.files import Files
+from services.mesh.tls.live import LiveTls
+from tests.certificates import Paths
 
 KEY = "wm_first"
 JSON = "application/json"
@@ -58,9 +62,10 @@ class Reply:
 class Client:
     """One keep-alive connection; a new one where the server has closed it between requests."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         self._host = self.sent_host = host
         self._port = port
+        self._tls = tls
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self.connections = 0
@@ -69,7 +74,7 @@ class Client:
         """The open connection."""
         if self._reader is None or self._writer is None or self._reader.at_eof():
             await self.close()
-            self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+            self._reader, self._writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
             self.connections += 1
         return self._reader, self._writer
 
@@ -180,10 +185,13 @@ class Rig:
     stack: AsyncExitStack
     clients: list[Client] = field(default_factory=list)
 
-    def client(self, listener: str = "gateway") -> Client:
+    def client(self, listener: str = "gateway", tls: ssl.SSLContext | None = None) -> Client:
         """A client of a listener; it hangs up at the end of the test."""
-        found = self.gateway.public if listener == "gateway" else self.gateway.runtimes[listener]
-        client = Client(found.port)
+        found = {"gateway": self.gateway.public, "admin": self.gateway.admin, **self.gateway.runtimes}[
+            listener
+        ]
+        assert found is not None
+        client = Client(found.port, tls=tls)
         self.clients.append(client)
         return client
 
@@ -204,9 +212,14 @@ async def gateway(
     agents: Mapping[str, Any] | None = None,
     feedback: Mapping[str, Handler] | None = None,
     tracing: bool = True,
+    behind: Paths | None = None,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
-    """A gateway with these handlers behind it; `settings` by field name. Without `tracing`, no exporter."""
+    """A gateway with these handlers behind it; `settings` by field name. Without `tracing`, no exporter.
+
+    `behind`: what the servers behind it show, where the settings let the gateway speak TLS.
+    """
+    tls = None if behind is None else LiveTls(Files(behind.certificate, behind.key, behind.authorities))
     exporter = InMemorySpanExporter()
     processors = [SimpleSpanProcessor(exporter)] if tracing else []
     async with AsyncExitStack() as stack:
@@ -214,7 +227,13 @@ async def gateway(
         async def serve(name: str, *servicers: tuple[Any, object]) -> GrpcServer:
             telemetry = Telemetry.create(name, span_processors=processors)
             server = GrpcServer(
-                name, host="127.0.0.1", port=0, admin_port=None, telemetry=telemetry, grace_s=1.0
+                name,
+                host="127.0.0.1",
+                port=0,
+                admin_port=None,
+                telemetry=telemetry,
+                grace_s=1.0,
+                tls=tls,
             )
             for add, servicer in servicers:
                 server.add(add, servicer)

@@ -1,0 +1,190 @@
+"""TLS before HTTP: each accepted connection makes its handshake with the certificates that are current then.
+
+A server of asyncio's own would keep those it began with, and would not tell of handshakes that are under way,
+which a drain has to wait for.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from typing import Final, cast
+
+from services.gateway.connection import Connection
+from services.mesh.errors import MeshError
+from services.mesh.tls.live import LiveTls
+from services.mesh.tls.peer import Peers
+
+_log = logging.getLogger(__name__)
+
+# Whoever connects and does not get on with it is hung up on, in seconds.
+HANDSHAKE_S: Final = 10.0
+# A client is about to ask when its handshake is done, in seconds.
+_ASKS_WITHIN_S: Final = 1.0
+
+Failed = Callable[[], None]
+
+
+class Handshakes:
+    """Those of one listener. `failed` is told of each that came to nothing."""
+
+    def __init__(
+        self,
+        tls: LiveTls,
+        further_peers: frozenset[str] = frozenset(),
+        *,
+        failed: Failed = lambda: None,
+        limit_s: float = HANDSHAKE_S,
+    ) -> None:
+        self._tls = tls
+        self._peers = Peers(tls.current.id, further_peers)
+        self._failed = failed
+        self._limit_s = limit_s
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    @property
+    def under_way(self) -> int:
+        """How many have begun and not ended."""
+        return len(self._under_way)
+
+    def accept(self, make: Callable[[], Connection]) -> asyncio.Protocol:
+        """The protocol of an accepted connection; what `make` gives speaks once it is encrypted."""
+        return _Accepted(self, make, self._limit_s)
+
+    def begin(self, accepted: "_Accepted") -> None:
+        """Makes a handshake in the background."""
+        task = asyncio.create_task(self._make(accepted), name="handshake")
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    def come_to_nothing(self, transport: asyncio.Transport, why: object) -> None:
+        """Ends a connection that is not encrypted."""
+        transport.abort()
+        self._failed()
+        level = logging.INFO if isinstance(why, ssl.SSLCertVerificationError) else logging.DEBUG
+        _log.log(level, "a handshake of TLS came to nothing: %s", why)
+
+    async def stop(self) -> None:
+        """Ends those under way."""
+        tasks = list(self._under_way)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _make(self, accepted: "_Accepted") -> None:
+        transport = accepted.transport
+        held = _Held()
+        shaking = asyncio.create_task(
+            asyncio.get_running_loop().start_tls(
+                transport,
+                held,
+                self._tls.current.server,
+                server_side=True,
+                ssl_handshake_timeout=self._limit_s,
+            )
+        )
+        try:
+            await asyncio.sleep(0)  # until the transport has its new protocol, and is paused
+            if not shaking.done():
+                _hand_over(accepted.received, transport.get_protocol())
+            encrypted = await shaking
+            if encrypted is None or encrypted.is_closing() or held.lost:
+                raise ConnectionAbortedError("the client has gone")
+            # ValueError: gone before the end of its handshake.
+            certificate = encrypted.get_extra_info("ssl_object").getpeercert()
+        except (OSError, ValueError) as error:
+            self.come_to_nothing(transport, error)
+            return
+        except asyncio.CancelledError:
+            shaking.cancel()
+            transport.abort()
+            raise
+        connection = accepted.make()
+        connection.refusal = self._refusal(certificate)
+        encrypted.set_protocol(connection)
+        connection.connection_made(encrypted)
+        connection.await_request(_ASKS_WITHIN_S)
+        held.pass_on(connection)
+
+    def _refusal(self, certificate: dict[str, object]) -> MeshError | None:
+        peer = self._peers.of_certificate(certificate)
+        refusal = peer.refusal()
+        if refusal is not None:
+            _log.warning("a caller is refused: %s", refusal)
+        return refusal
+
+
+def _hand_over(received: bytes, protocol: asyncio.BaseProtocol) -> None:
+    """Gives what has come already to the protocol of TLS; all loops have one with buffers."""
+    takes = cast(asyncio.BufferedProtocol, protocol)
+    at = 0
+    while at < len(received):
+        buffer = memoryview(takes.get_buffer(len(received) - at))
+        piece = received[at : at + len(buffer)]
+        buffer[: len(piece)] = piece
+        takes.buffer_updated(len(piece))
+        at += len(piece)
+
+
+class _Accepted(asyncio.Protocol):
+    """A connection before its handshake, which begins with what its client says first.
+
+    uvloop reads from a connection as soon as it is made, whatever its protocol asks for: what has come until
+    then is kept.
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(self, handshakes: Handshakes, make: Callable[[], Connection], limit_s: float) -> None:
+        self.make = make
+        self.received = b""
+        self._handshakes = handshakes
+        self._limit_s = limit_s
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are none of asyncio's
+        self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._silent)
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._handshakes.begin(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._handshakes.come_to_nothing(self.transport, "the client has gone")
+
+    def _silent(self) -> None:
+        self._timer = None
+        self._handshakes.come_to_nothing(self.transport, "the client says nothing")
+
+
+class _Held(asyncio.Protocol):
+    """Keeps what comes with the end of a handshake until somebody listens."""
+
+    def __init__(self) -> None:
+        self._received = b""
+        self._ended = False
+        self.lost = False
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+
+    def pass_on(self, connection: Connection) -> None:
+        """Tells what was kept."""
+        if self._received:
+            connection.data_received(self._received)
+        if self._ended:
+            connection.eof_received()
