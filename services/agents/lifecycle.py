@@ -5,9 +5,10 @@ from typing import Final
 from waymesh.agent.v1 import definition_pb2 as pb
 
 from services.agents.registry import Stored, Version
-from services.mesh.events import Message, encode_value
+from services.mesh.events import Message, encode_value, tenants
 from services.mesh.events.bus import JSON
 from services.mesh.events.topics import AGENT_LIFECYCLE
+from services.mesh.tenancy import qualify
 
 _TYPES: Final = {
     pb.AGENT_CHANGE_CREATED: "agent.created",
@@ -45,9 +46,10 @@ def message_of(event: pb.AgentLifecycleEvent) -> Message:
     """The event as it is published; the events of an agent keep their order."""
     return Message(
         AGENT_LIFECYCLE,
-        event.agent_id,
+        qualify(event.tenant, event.agent_id),
         encode_value(event, JSON),
         event.event_id,
         pb.AgentLifecycleEvent.DESCRIPTOR.full_name,
         JSON,
+        tenants.headers(event.tenant),
     )
