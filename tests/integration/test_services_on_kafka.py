@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceStub
 from waymesh.eta.v1.gps_stream_pb2 import StreamGpsRequest
-from waymesh.feedback.v1.feedback_service_pb2 import RecordOutcomesRequest
+from waymesh.feedback.v1.feedback_service_pb2 import ListOutcomesRequest, RecordOutcomesRequest
 from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceStub
 from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
@@ -20,11 +22,13 @@ from services.feedback.server import Feedback
 from services.feedback.settings import FeedbackSettings
 from services.mesh import json_codec
 from services.mesh.client import ClientFactory
+from services.mesh.events import EventBus, Message, create_bus
 from services.mesh.events.kafka_client import KafkaOptions
 from services.mesh.events.kafka_topics import create_topics
 from services.mesh.events.topics import TOPICS
+from services.mesh.principal import TENANT_KEY, Principal, acting
 from services.mesh.settings import MeshSettings, load
-from services.mesh.store import connect
+from services.mesh.store import Store, connect
 from services.mesh.telemetry import Telemetry
 from services.route.server import Route
 from services.route.settings import RouteSettings
@@ -77,6 +81,27 @@ async def serving(service: Any) -> AsyncIterator[Any]:
         yield service
     finally:
         await service.stop()
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A bus that is no service's, and the store of its outbox."""
+
+    bus: EventBus
+    pool: Any
+
+
+@contextlib.asynccontextmanager
+async def another_bus(settings: MeshSettings, database: str) -> AsyncIterator[Elsewhere]:
+    """Somebody else on the same cluster."""
+    store = await Store.open(database, schema="test", migrations=settings.data_dir)
+    bus = create_bus(settings, service="test", pool=store.pool)
+    await bus.start()
+    try:
+        yield Elsewhere(bus, store.pool)
+    finally:
+        await bus.close()
+        await store.close()
 
 
 @contextlib.asynccontextmanager
@@ -171,6 +196,53 @@ async def test_an_outcome_topic_of_another_name_is_that_of_the_cluster(
         await comes(keys, [sent.run_id], f"outcomes by run on {outcomes}")
         await comes(committed, 1, f"outcomes that the group {group}.feedback has handled")
         assert sent.run_id not in await cluster.look.keys("agent-outcomes")
+
+
+async def test_outcomes_of_tenants_with_the_same_ids_stay_apart_in_the_cluster(
+    database: str, options: dict[str, Any], cluster: Kafka | MockCluster
+) -> None:
+    outcomes, run = unique("outcomes"), unique("run")
+    settings = load(
+        FeedbackSettings,
+        **options,
+        kafka_outcome_topic=outcomes,
+        kafka_bootstrap_servers=cluster.bootstrap_servers,
+        kafka_group_id=unique("group"),
+    )
+    await prepare(cluster, settings)
+    tenants, sent = ("acme", "rival", "default"), json_codec.decode(OutcomeEvent, OUTCOME)
+    sent.run_id = run
+    async with (
+        serving(Feedback(settings, database)) as feedback,
+        calling(FeedbackServiceStub, feedback) as stub,
+        another_bus(settings, database) as bus,
+    ):
+
+        async def listed(tenant: str) -> list[tuple[str, str]]:
+            with acting(Principal(tenant)):
+                events = (await stub.ListOutcomes(ListOutcomesRequest(), timeout=30)).events
+            return sorted((one.event_id, one.tags[0]) for one in events)
+
+        # One comes by RPC and one by the topic, from somebody else.
+        for tenant in tenants:
+            sent.tags[:] = [tenant]
+            sent.event_id = "by-rpc"
+            with acting(Principal(tenant)):
+                await stub.RecordOutcomes(RecordOutcomesRequest(events=[sent]), timeout=30)
+            sent.event_id = "by-topic"
+            headers = {} if tenant == "default" else {TENANT_KEY: tenant}
+            value, kind = sent.SerializeToString(), OutcomeEvent.DESCRIPTOR.full_name
+            async with bus.pool.acquire() as connection, connection.transaction():
+                message = Message("agent-outcomes", run, value, sent.event_id, kind, headers=headers)
+                await bus.bus.publish(connection, [message])
+        for tenant in tenants:
+            wanted = [("by-rpc", tenant), ("by-topic", tenant)]
+            await comes(partial(listed, tenant), wanted, f"outcomes of {tenant}")
+
+        async def keys() -> set[str]:
+            return set(await cluster.look.keys(outcomes))
+
+        await comes(keys, {run, f"acme/{run}", f"rival/{run}"}, f"keys on {outcomes}")
 
 
 async def test_the_embedded_bus_keeps_its_own_name_of_the_outcome_topic(
