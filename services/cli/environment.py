@@ -29,7 +29,7 @@ class PortSpec:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    """A service that `up` runs. `admin` serves /health; for the gateway that is its public port."""
+    """A service that `up` runs. `admin` serves /health; the gateway may do so at its public port."""
 
     name: str
     port: PortSpec
@@ -40,12 +40,14 @@ class ServiceSpec:
 
     @property
     def ports(self) -> tuple[PortSpec, ...]:
-        """Every port it listens on, each once."""
-        return tuple(dict.fromkeys((self.port, self.admin, *self.others)))
+        """Every port it listens on, but for an admin port of the gateway's own."""
+        own = (self.port, *self.others)
+        return own if self.admin is GATEWAY_ADMIN else (self.port, self.admin, *self.others)
 
 
 _ADMIN_BASE: Final = 9101
 _GATEWAY_PORT: Final = PortSpec("gateway", "PORT", 8000)
+GATEWAY_ADMIN: Final = PortSpec("gateway admin", "WAYMESH_GATEWAY_ADMIN_PORT", _ADMIN_BASE + 4)
 
 # In the order of start; stopping goes the other way, so that nobody calls a service that has gone.
 SERVICES: Final = (
@@ -73,7 +75,7 @@ SERVICES: Final = (
     ServiceSpec(
         "gateway",
         _GATEWAY_PORT,
-        _GATEWAY_PORT,
+        GATEWAY_ADMIN,
         (
             PortSpec("runtime agent-demo", "WAYMESH_AGENT_DEMO_PORT", 3001, "WAYMESH_RUNTIME_HOST"),
             PortSpec("runtime agent-custom", "WAYMESH_AGENT_CUSTOM_PORT", 3002, "WAYMESH_RUNTIME_HOST"),
@@ -129,12 +131,16 @@ def reach_host(host: str) -> str:
 def ports(environ: Mapping[str, str] = os.environ) -> dict[PortSpec, int]:
     """The port each listener is to have; 0 in a variable means any free one, which is chosen here.
 
-    Raises CliError for a value that is no port and for two listeners with the same one.
+    The gateway's admin port is its public one, unless its variable says otherwise. Raises CliError for a
+    value that is no port and for two listeners with the same one.
     """
     chosen: dict[PortSpec, int] = {}
     taken: dict[int, PortSpec] = {}
     base = _number("PROMETHEUS_PORT", environ.get("PROMETHEUS_PORT") or str(_ADMIN_BASE))
-    for spec in (port for entry in SERVICES for port in entry.ports):
+    specs = [port for entry in SERVICES for port in entry.ports]
+    if environ.get(GATEWAY_ADMIN.variable):
+        specs.append(GATEWAY_ADMIN)
+    for spec in specs:
         text = environ.get(spec.variable)
         if text:
             port = _number(spec.variable, text)
@@ -152,7 +158,22 @@ def ports(environ: Mapping[str, str] = os.environ) -> dict[PortSpec, int]:
             )
         chosen[spec] = port
         taken[port] = spec
+    chosen.setdefault(GATEWAY_ADMIN, chosen[_GATEWAY_PORT])
     return chosen
+
+
+def with_admin_ports(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a mesh whose every process can be asked for its health without a certificate."""
+    made = dict(environ)
+    if has_tls(environ) and not environ.get(GATEWAY_ADMIN.variable):
+        base = _number("PROMETHEUS_PORT", environ.get("PROMETHEUS_PORT") or str(_ADMIN_BASE))
+        made[GATEWAY_ADMIN.variable] = str(base + GATEWAY_ADMIN.default - _ADMIN_BASE if base else 0)
+    return made
+
+
+def has_tls(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether services show certificates."""
+    return bool(environ.get("WAYMESH_TLS_CERT_FILE"))
 
 
 def free_port() -> int:

@@ -1,6 +1,7 @@
 """`waymesh health`: what a container's health check runs."""
 
 import asyncio
+import os
 
 import click
 
@@ -19,6 +20,9 @@ def command(service: str) -> None:
     """
     spec = environment.service(service)
     host = environment.reach_host(environment.bind_host())
+    own_admin = spec.admin is not environment.GATEWAY_ADMIN or os.environ.get(spec.admin.variable)
+    if environment.has_tls() and not own_admin:
+        raise CliError(f"with TLS the gateway is asked at its admin port: set {spec.admin.variable}")
     port = environment.ports()[spec.admin]
     found = asyncio.run(health(host, port))
     if not found.ready:

@@ -17,7 +17,16 @@ from services.cli.child import Child, service_command
 from services.cli.control import ControlServer, Progress
 from services.cli.database import Database, EmbeddedDatabase
 from services.cli.demo import DemoFleet
-from services.cli.environment import SERVICES, PortSpec, ServiceSpec, check_free, make_data_dir, reach_host
+from services.cli.environment import (
+    GATEWAY_ADMIN,
+    SERVICES,
+    PortSpec,
+    ServiceSpec,
+    check_free,
+    has_tls,
+    make_data_dir,
+    reach_host,
+)
 from services.cli.errors import CliError
 from services.cli.external_database import ExternalDatabase
 from services.cli.logfile import ServiceLog
@@ -166,7 +175,11 @@ class Supervisor:
         environ["WAYMESH_DATA_DIR"] = str(self.plan.data_dir)
         environ["WAYMESH_BIND_HOST"] = self.plan.host
         for port_spec, port in self.plan.ports.items():
-            environ[port_spec.variable] = str(port)
+            if port_spec is not GATEWAY_ADMIN or port != self.address("gateway").port:
+                environ[port_spec.variable] = str(port)
+        # Health is looked for where services listen; a health port is one for one service.
+        for variable in ("WAYMESH_ADMIN_HOST", "WAYMESH_HEALTH_PORT"):
+            environ.pop(variable, None)
         for entry in SERVICES:
             if entry.name != "gateway":
                 environ[f"WAYMESH_{entry.name.upper()}_TARGET"] = str(self.address(entry.name))
@@ -309,11 +322,26 @@ class Supervisor:
         pid = runner.child.pid if runner.child is not None else None
         return ServiceState(runner.name, runner.state, pid, address.host, address.port, address.admin_port)
 
+    def _curl_certificates(self) -> str:
+        """The options of curl with which it shows the operator's certificate."""
+        if not has_tls(self.plan.environ):
+            return ""
+        files = {"cert": "CERT", "key": "KEY", "cacert": "CA"}
+        return "".join(
+            f"--{option} '{self.plan.environ.get(f'WAYMESH_TLS_{name}_FILE', '')}' ".replace(
+                "{service}", "operator"
+            )
+            for option, name in files.items()
+        )
+
     def _welcome(self) -> None:
         gateway = self.address("gateway")
         screen = self._screen
         screen.line()
-        screen.line(f"  gateway   http://{gateway}   docs http://{gateway}/docs")
+        tls = has_tls(self.plan.environ)
+        url = f"{'https' if tls else 'http'}://{gateway}"
+        metrics = f"http://{gateway.host}:{gateway.admin_port}/metrics" if tls else ""
+        screen.line(f"  gateway   {url}   docs {url}/docs{'   metrics ' if metrics else ''}{metrics}")
         for name in ("eta", "route", "feedback", "agents"):
             entry = self.address(name)
             metrics = f"http://{entry.host}:{entry.admin_port}/metrics"
@@ -323,7 +351,7 @@ class Supervisor:
         screen.line("READY. Try:")
         for task in _TO_TRY:
             screen.line(
-                f"  curl -s http://{gateway}/execute -H 'X-API-Key: {self._api_key}' "
+                f"  curl -s {self._curl_certificates()}{url}/execute -H 'X-API-Key: {self._api_key}' "
                 f"-H 'Content-Type: application/json' -d '{task}'"
             )
         screen.line()

@@ -42,6 +42,8 @@ def command(demo: bool, speed: float, couriers: int, seed: int, verbose: bool) -
                                gRPC ports, 50051 to 50054 by default
       PROMETHEUS_PORT          the first of the admin ports (metrics, health), 9101 by default
       WAYMESH_BIND_HOST        where to listen, 127.0.0.1 by default
+      WAYMESH_TLS_CERT_FILE, WAYMESH_TLS_KEY_FILE, WAYMESH_TLS_CA_FILE
+                               certificates, with {service} in the paths for each service's name
       LOG_LEVEL                DEBUG, INFO, WARNING, ERROR or CRITICAL
     """
     with SettingsCheck(os.environ) as check:
@@ -52,12 +54,13 @@ def command(demo: bool, speed: float, couriers: int, seed: int, verbose: bool) -
         from services.cli.screen import Screen
         from services.cli.supervisor import Plan, Supervisor
 
+        environ = environment.with_admin_ports(os.environ)
         plan = Plan(
             data_dir=environment.data_dir(),
             host=environment.bind_host(),
-            ports=environment.ports(),
+            ports=environment.ports(environ),
             database_url=os.environ.get("DATABASE_URL") or None,
-            environ=os.environ,
+            environ=environ,
             verbose=verbose,
             demo=demo_command(couriers=couriers, speed=speed, seed=seed) if demo else None,
         )

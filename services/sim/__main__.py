@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import grpc
 
+from services.mesh.settings import SettingsError
 from services.sim.demo import Demo, Figures
 from services.sim.latency import Latencies
 
@@ -89,6 +90,9 @@ def main() -> int:
         asyncio.run(_until_terminated(demo.run(eta_target, route_target, chosen.every, Table().show)))
     except grpc.aio.AioRpcError as error:
         _say(f"the mesh refused: {error.code().name}: {error.details()}")
+        return 1
+    except SettingsError as error:
+        _say(str(error))
         return 1
     except KeyboardInterrupt:
         return 130

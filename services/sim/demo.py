@@ -27,6 +27,7 @@ from waymesh.route.v1.route_service_pb2 import (
 )
 
 from services.sim.accuracy import Accuracy, Forecast
+from services.sim.channels import channel
 from services.sim.courier import Call, Sighting, SimCourier
 from services.sim.demand import Demand
 from services.sim.fleet import Fleet
@@ -114,8 +115,8 @@ class Demo:
         refused.
         """
         async with (
-            grpc.aio.insecure_channel(eta_target) as eta_channel,
-            grpc.aio.insecure_channel(route_target) as route_channel,
+            channel(eta_target) as eta_channel,
+            channel(route_target) as route_channel,
         ):
             eta = eta_service_pb2_grpc.EtaServiceStub(eta_channel)
             route = route_service_pb2_grpc.RouteServiceStub(route_channel)

@@ -18,7 +18,9 @@ from waymesh.gps.v1.gps_pb2 import AnomalyFlag, GpsEvent
 from waymesh.route.v1 import route_service_pb2_grpc
 from waymesh.route.v1.route_service_pb2 import UpsertCouriersRequest, UpsertOrdersRequest
 
+from services.mesh.settings import SettingsError
 from services.sim.accuracy import Accuracy, Forecast
+from services.sim.channels import channel
 from services.sim.gps_stream import GpsSender
 from services.sim.recording import Recording
 from services.sim.schedule import Schedule
@@ -92,8 +94,8 @@ class Replay:
         began = time.monotonic()
         try:
             async with (
-                grpc.aio.insecure_channel(self._route_target) as route_channel,
-                grpc.aio.insecure_channel(self._eta_target) as eta_channel,
+                channel(self._route_target) as route_channel,
+                channel(self._eta_target) as eta_channel,
             ):
                 await self._introduce(route_service_pb2_grpc.RouteServiceStub(route_channel))
                 self.result.prepare_s = time.monotonic() - began
@@ -105,6 +107,8 @@ class Replay:
                     " `waymesh up`, or set WAYMESH_ROUTE_TARGET and WAYMESH_ETA_TARGET to where it is"
                 ) from error
             raise ReplayError(f"the mesh failed with {error.code().name}: {error.details()}") from error
+        except SettingsError as error:
+            raise ReplayError(str(error)) from error
         except TimeoutError as error:
             raise ReplayError(f"the mesh does not answer: {error}") from error
         return self.result

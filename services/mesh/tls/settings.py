@@ -52,7 +52,10 @@ def check_serving(settings: "MeshSettings", service: str) -> None:
             raise _disagreement(error.variable, error.path, error.allowed) from None
         if own.service != service:
             raise _disagreement(
-                files.CERTIFICATE, found.certificate, f"a certificate of {service}, and this one is for {own}"
+                files.CERTIFICATE,
+                found.certificate,
+                f"a certificate of {service}, and this one is for {own} "
+                "({service} in a path stands for the name)",
             )
         return
     if settings.allow_plaintext:

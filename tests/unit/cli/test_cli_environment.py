@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from services.cli import environment
-from services.cli.environment import SERVICES, check_free, free_port, ports, service
+from services.cli.environment import (
+    GATEWAY_ADMIN,
+    SERVICES,
+    check_free,
+    free_port,
+    ports,
+    service,
+    with_admin_ports,
+)
 from services.cli.errors import CliError
 from services.mesh.settings import default_data_dir
 
@@ -29,7 +37,7 @@ def test_each_port_is_moved_by_its_variable_and_admin_ports_by_their_base() -> N
 
 
 def test_port_0_means_free_ports_each_different() -> None:
-    variables = {spec.variable: "0" for entry in SERVICES for spec in entry.ports}
+    variables = {spec.variable: "0" for entry in SERVICES for spec in (*entry.ports, entry.admin)}
     chosen = ports(variables)
     assert len(set(chosen.values())) == len(chosen)
     assert 0 not in chosen.values()
@@ -97,3 +105,17 @@ def test_the_data_folder_is_the_one_the_services_use(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr("os.geteuid", lambda user=user: user)
         assert environment.data_dir() == default_data_dir()
     assert environment.data_dir({"WAYMESH_DATA_DIR": "/data/x"}) == Path("/data/x")
+
+
+def test_the_gateway_has_an_admin_port_of_its_own_only_where_somebody_says_so() -> None:
+    gateway = service("gateway")
+    assert ports({})[GATEWAY_ADMIN] == ports({})[gateway.port]
+    assert ports({GATEWAY_ADMIN.variable: "9205"})[GATEWAY_ADMIN] == 9205
+
+
+def test_with_certificates_a_mesh_can_be_asked_for_its_health_without_one() -> None:
+    assert GATEWAY_ADMIN.variable not in with_admin_ports({})
+    tls = {"WAYMESH_TLS_CERT_FILE": "/tls/tls.crt"}
+    assert with_admin_ports(tls)[GATEWAY_ADMIN.variable] == "9105"
+    assert with_admin_ports({**tls, "PROMETHEUS_PORT": "9201"})[GATEWAY_ADMIN.variable] == "9205"
+    assert with_admin_ports({**tls, GATEWAY_ADMIN.variable: "7000"})[GATEWAY_ADMIN.variable] == "7000"
