@@ -451,9 +451,10 @@ class TestEvents:
         (record,) = [record for record in rig.records if record.event_id == event.event_id]
         assert (record.topic, record.key, record.event_id) == (
             "agent-lifecycle",
-            one,
+            f"{rig.tenant}/{one}",
             f"{rig.tenant}/{one}@1",
         )
+        assert record.headers["x-waymesh-tenant"] == rig.tenant
         assert (record.type, record.content_type) == (
             "waymesh.agent.v1.AgentLifecycleEvent",
             "application/json",

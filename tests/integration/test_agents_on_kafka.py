@@ -31,7 +31,10 @@ from tools.kafka.look import Look, Lying
 
 GUARD_S = 120.0
 TOPIC = "agent-lifecycle"
-HEADERS = {"ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "content-type", "x-request-id"}
+HEADERS = {
+    "ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "content-type", "x-request-id",
+    "x-waymesh-tenant",
+}  # fmt: skip
 LIFE = ["agent.created", "agent.updated", "agent.capability_added", "agent.deleted", "agent.updated"]
 """Of one agent in `live_through`; going back to a version is an update."""
 
@@ -185,7 +188,7 @@ async def test_an_event_is_a_cloud_event_in_json_with_the_agents_key(
     for record in await lying(kafka.look, tenant):
         value = json.loads(record.value or b"")
         headers = {name: text.decode() for name, text in record.headers.items()}
-        assert (record.key or b"").decode() == value["agent_id"]
+        assert (record.key or b"").decode() == f"{tenant}/{value['agent_id']}"
         assert value["agent_id"] in ids
         assert set(headers) <= HEADERS
         assert datetime.fromisoformat(headers.pop("ce_time")).tzinfo is not None
@@ -196,6 +199,7 @@ async def test_an_event_is_a_cloud_event_in_json_with_the_agents_key(
             "ce_source": headers["ce_source"],
             "ce_type": "waymesh.agent.v1.AgentLifecycleEvent",
             "content-type": "application/json",
+            "x-waymesh-tenant": tenant,
         }
         assert headers["ce_source"]
 
