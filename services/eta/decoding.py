@@ -41,10 +41,12 @@ def decode(records: Sequence[Record]) -> Decoded:
     poison: list[tuple[Record, str]] = []
     events, kept = [], []
     parse = GpsEvent.FromString
+    of_tenants = False
     for record in records:
         try:
             if TENANT_KEY in record.headers:
                 tenant_of(record)
+                of_tenants = True
             if (
                 record.content_type == PROTOBUF
                 and record.type == _GPS_EVENT
@@ -69,7 +71,7 @@ def decode(records: Sequence[Record]) -> Decoded:
         events = [events[row] for row in good]
         kept = [kept[row] for row in good]
     event_ids = identify(events)
-    owners = _owners(kept)
+    owners = [tenant_of(record) for record in kept] if of_tenants else None
     if owners is not None or "/" in "".join(chain(fixes.driver_id, fixes.order_id, event_ids)):
         whose = owners or [DEFAULT_TENANT] * len(kept)
         event_ids = list(map(qualify, whose, event_ids))
@@ -86,10 +88,3 @@ def decode(records: Sequence[Record]) -> Decoded:
         poison=poison,
         tenants=owners,
     )
-
-
-def _owners(records: Sequence[Record]) -> list[str] | None:
-    """Whose the records are; None if all are the default tenant's. They have been read before."""
-    if not any(TENANT_KEY in record.headers for record in records):
-        return None
-    return [tenant_of(record) for record in records]
