@@ -117,6 +117,10 @@ clean: ## remove environments and caches
 	@echo "building $@ (once)"
 	@cd tools/go/kustomize && CGO_ENABLED=0 go build -mod=readonly -o ../../../$@ sigs.k8s.io/kustomize/kustomize/v5
 
+.tools/go/bin/compose-check: tools/go/compose/go.mod tools/go/compose/go.sum tools/go/compose/main.go
+	@echo "building $@ (once)"
+	@cd tools/go/compose && CGO_ENABLED=0 go build -mod=readonly -trimpath -ldflags '-s -w' -o ../../../$@ .
+
 # One recipe for the three sets: sync to the lock, then the two packages of this repository, which add nothing to it.
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "waymesh needs Python >= 3.11; name one with PYTHON=...")'

@@ -19,7 +19,7 @@ def command(service: str) -> None:
     Exit code 1 if not, with what is missing. The port is that of the variables which the service reads.
     """
     spec = environment.service(service)
-    host = environment.reach_host(environment.bind_host())
+    host = environment.reach_host(os.environ.get("WAYMESH_ADMIN_HOST") or environment.bind_host())
     own_admin = spec.admin is not environment.GATEWAY_ADMIN or os.environ.get(spec.admin.variable)
     if environment.has_tls() and not own_admin:
         raise CliError(f"with TLS the gateway is asked at its admin port: set {spec.admin.variable}")
