@@ -23,7 +23,6 @@ CALLS: Final = (
     Call("eta", "feedback", "tells outcomes and signals, reads deliveries to learn from"),
     Call("route", "eta", "asks for readiness, lateness and travel times"),
     Call("route", "feedback", "tells outcomes and signals"),
-    Call("feedback", "feedback", "tells the signals of a replica, which another may turn into alerts"),
     Call("agents", "eta", "asks for what answers are made of"),
     Call("agents", "route", "asks for what answers are made of, and for plans"),
     Call("agents", "feedback", "tells outcomes and signals, reads outcomes and deliveries"),
