@@ -1,0 +1,147 @@
+"""Numbers in manifests that follow from numbers in the code: time to end, connections, partitions, topics."""
+
+import inspect
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Final
+
+import code_calls
+import pytest
+import yaml
+from manifests import FULLEST, SERVICES, Overlay, overlay
+
+from services.agents.server import Agents
+from services.agents.settings import AgentsSettings
+from services.eta.server import Eta
+from services.eta.settings import EtaSettings
+from services.feedback.server import Feedback
+from services.feedback.settings import FeedbackSettings
+from services.gateway.listener import HttpServer
+from services.mesh import lifecycle
+from services.mesh.events.topics import TOPICS
+from services.mesh.settings import MeshSettings
+from services.mesh.store import Store
+from services.route.server import Route
+from services.route.settings import RouteSettings
+from tools.k8s.render import OVERLAYS, ROOT
+
+EDGE: Final = yaml.safe_load((ROOT / "deploy/envoy/edge.yaml").read_text())["static_resources"]
+DRAIN: Final = (ROOT / "deploy/envoy/drain.sh").read_text()
+DSN: Final = "postgresql://nobody@127.0.0.1:1/none"
+# How long calls under way may go on once new ones are refused, as the processes are made.
+GRACE_S: Final[dict[str, Callable[[], float]]] = {
+    "agents": lambda: Agents(AgentsSettings(), DSN).server._grace_s,
+    "eta": lambda: Eta(EtaSettings(), DSN).server._grace_s,
+    "feedback": lambda: Feedback(FeedbackSettings(), DSN).server._grace_s,
+    "route": lambda: Route(RouteSettings(), DSN).server._grace_s,
+    "gateway": lambda: inspect.signature(HttpServer).parameters["grace_s"].default,
+}
+# Beside the pool: what listens for news of the bus, and what a rollout has twice for a while.
+MORE_CONNECTIONS: Final = 3
+
+
+@pytest.fixture(params=OVERLAYS)
+def rendering(request: pytest.FixtureRequest) -> Overlay:
+    return overlay(request.param)
+
+
+def default(function: Callable[..., Any], parameter: str) -> Any:
+    return inspect.signature(function).parameters[parameter].default
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_pod_is_not_killed_before_its_drain_is_over(rendering: Overlay, service: str) -> None:
+    workload = rendering.workloads[service]
+    drain_s = float(str(workload.environment["WAYMESH_DRAIN_S"]))
+    # Background tasks, the server and what is closed after it: each may take so long if it hangs.
+    end_s = 3 * lifecycle._STOP_S
+
+    assert workload.pre_stop_s + drain_s + GRACE_S[service]() + end_s <= workload.stop_s
+
+
+def test_the_edge_is_not_killed_before_its_last_answer(rendering: Overlay) -> None:
+    waits = {name: int(value) for name, value in re.findall(r"(\w+_S)=\$\{\w+:-(\d+)\}", DRAIN)}
+    routes = str(EDGE["listeners"])
+    longest_s = max(float(each) for each in re.findall(r"'timeout': '([\d.]+)s'", routes))
+
+    # LONGEST_S counts from the start of the script, what it waits at first included.
+    assert waits["HEARD_S"] < waits["LONGEST_S"]
+    assert waits["LONGEST_S"] > longest_s
+    assert waits["LONGEST_S"] + lifecycle._STOP_S <= rendering.workloads["edge"].stop_s
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_edge_has_seen_a_drain_before_calls_are_refused(service: str) -> None:
+    (cluster,) = (each for each in EDGE["clusters"] if each["name"] == service)
+    (check,) = cluster["health_checks"]
+    seconds = {
+        key: float(str(check[key]).removesuffix("s")) for key in ("interval", "interval_jitter", "timeout")
+    }
+    seen_s = check["unhealthy_threshold"] * sum(seconds.values())
+
+    for name in ("production", "production-kafka"):
+        workload = overlay(name).workloads[service]
+        assert seen_s < float(str(workload.environment["WAYMESH_DRAIN_S"]))
+
+
+@pytest.mark.parametrize("service", sorted({*SERVICES} - {"gateway"}))
+def test_a_start_may_wait_for_the_store_and_for_orders(rendering: Overlay, service: str) -> None:
+    probe = rendering.workloads[service].container["startupProbe"]
+    orders_s = EtaSettings.model_fields["orders_wait_s"].default
+
+    patience_s = probe["periodSeconds"] * probe["failureThreshold"]
+    assert patience_s >= 2 * (default(Store.open, "connect_s") + orders_s)
+
+
+@pytest.mark.parametrize("name", ["production", "production-kafka"])
+def test_the_database_has_connections_for_all_replicas_at_their_most(name: str) -> None:
+    found = overlay(name)
+    most: dict[str, int] = {}
+    for scaler in found.of_kind("HorizontalPodAutoscaler", "ScaledObject"):
+        spec = scaler["spec"]
+        most[spec["scaleTargetRef"]["name"]] = spec.get("maxReplicas") or spec["maxReplicaCount"]
+    pools = dict.fromkeys(SERVICES, default(Store.open, "max_size"))
+    pools["gateway"] = 2
+    wanted = sum(most[service] * (pools[service] + MORE_CONNECTIONS) for service in SERVICES)
+
+    cluster = found.by_name("Cluster")["waymesh-database"]["spec"]
+    assert wanted <= int(cluster["postgresql"]["parameters"]["max_connections"]) - 10  # the operator's own
+
+
+def test_lag_is_asked_for_of_the_groups_and_topics_that_services_read() -> None:
+    found = overlay(FULLEST)
+    prefix = MeshSettings.model_fields["kafka_group_id"].default
+    asked: dict[str, set[str]] = {}
+    for scaled in found.of_kind("ScaledObject"):
+        spec = scaled["spec"]
+        service = spec["scaleTargetRef"]["name"]
+        triggers = [each["metadata"] for each in spec["triggers"] if each["type"] == "kafka"]
+        environment = found.workloads[service].environment
+        for each in triggers:
+            assert each["consumerGroup"] == f"{prefix}.{service}"
+            assert each["bootstrapServers"] == environment["KAFKA_BOOTSTRAP_SERVERS"]
+        asked[service] = {each["topic"] for each in triggers}
+        # More replicas than partitions would have nothing to read.
+        assert spec["maxReplicaCount"] <= max(TOPICS[topic].partitions for topic in asked[service])
+
+    assert asked == {
+        name: topics for service in SERVICES for name, topics in code_calls.groups(service).items()
+    }
+
+
+def test_topics_are_kept_by_strimzi_as_the_code_means_them() -> None:
+    kept = {}
+    for each in overlay(FULLEST).of_kind("KafkaTopic"):
+        spec, config = each["spec"], each["spec"]["config"]
+        kept_ms = int(config["retention.ms"])
+        retention = None if kept_ms == -1 else timedelta(milliseconds=kept_ms)
+        policy = set(config["cleanup.policy"].split(","))
+        assert spec["replicas"] == 3
+        assert int(config["min.insync.replicas"]) == 2
+        assert each["metadata"]["namespace"] == "kafka"
+        kept[each["metadata"]["name"]] = (spec["partitions"], "compact" in policy, retention)
+        # Compacted and for ever, or deleted by age, or both: nothing else would be kept as long.
+        assert ("delete" in policy) == (retention is not None)
+
+    assert kept == {each.name: (each.partitions, each.compacted, each.retention) for each in TOPICS.values()}
