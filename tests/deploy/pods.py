@@ -77,7 +77,7 @@ class Pod:
             each.laddr.port
             for process in processes
             for each in process.net_connections("tcp")
-            if each.status == psutil.CONN_LISTEN and each.laddr.ip == self.address
+            if each.status == psutil.CONN_LISTEN and each.laddr.ip.removeprefix("::ffff:") == self.address
         }
 
     def until(self, kind: str, holds: bool = True) -> None:
@@ -94,18 +94,18 @@ class Pod:
 
 @dataclass
 class Cluster:
-    """Pods of an overlay, on addresses 127.x.y.1 and up that nobody else uses."""
+    """Pods of an overlay, each on an address of its own in `network`, such as `127.64.0.`."""
 
     rendering: Overlay
     folder: Path
     dsn: str
     authority: Authority
+    network: str
     pods: dict[str, Pod] = field(default_factory=dict)
 
     def address(self, service: str) -> str:
-        number = 1 + sorted(self.rendering.workloads).index(service)
-        pid = os.getpid()
-        return f"127.{64 + pid % 128}.{pid // 128 % 256}.{number}"
+        """Of the service's pod."""
+        return f"{self.network}{1 + sorted(self.rendering.workloads).index(service)}"
 
     def environment(self, workload: Workload) -> dict[str, str]:
         """The container's, with its files and the addresses of pods where they are here."""
@@ -124,7 +124,7 @@ class Cluster:
             assert found[variable] == "0.0.0.0", f"{variable} is {found[variable]}"
             found[variable] = self.address(workload.name)
         # A pod has a loopback of its own.
-        found["WAYMESH_RUNTIME_HOST"] = self.address(workload.name).rpartition(".")[0] + ".250"
+        found["WAYMESH_RUNTIME_HOST"] = f"{self.network}250"
         found.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)
         return found
 
@@ -175,7 +175,10 @@ def running(
     rendering: Overlay, folder: Path, dsn: str, authority: Authority, names: Iterable[str]
 ) -> Iterator[Cluster]:
     """Migrated by its job, then all of `names` started at once."""
-    cluster = Cluster(rendering, folder, dsn, authority)
+    # Those of another run at the same time are others.
+    pid = os.getpid()
+    network = f"127.{64 + pid % 128}.{pid // 128 % 256}."
+    cluster = Cluster(rendering, folder, dsn, authority, network)
     (folder / "database").mkdir()
     (folder / "database" / "ca.crt").write_bytes(authority.trusted)
     try:

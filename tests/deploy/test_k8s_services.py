@@ -156,8 +156,8 @@ def test_the_gateway_reaches_the_others_where_the_settings_say_and_with_these_ce
 
 
 def test_a_start_that_lacks_a_file_or_a_variable_is_refused(cluster: Cluster, tmp_path: Path) -> None:
-    """What the test above this one hangs on: with another name of one variable nothing would have started."""
-    other = Cluster(cluster.rendering, tmp_path, cluster.dsn, cluster.authority)
+    """What the others hang on: with another name of one variable nothing would have started."""
+    other = Cluster(cluster.rendering, tmp_path, cluster.dsn, cluster.authority, "127.63.0.")
     workload = other.rendering.workloads["eta"]
     environment = workload.environment
     environment["WAYMESH_TLS_CA_PATH"] = environment.pop("WAYMESH_TLS_CA_FILE")
