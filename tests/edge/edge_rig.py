@@ -92,6 +92,12 @@ class RunningEdge:
         told = json.loads(await self.admin("/stats?format=json", "GET"))
         return {stat["name"]: stat["value"] for stat in told["stats"] if "name" in stat}
 
+    async def until_more(self, counter: str, before: int) -> None:
+        """Until a counter has passed a number."""
+        async with asyncio.timeout(GUARD_S):
+            while (await self.stats()).get(counter, 0) <= before:
+                await asyncio.sleep(0.05)
+
     async def hosts(self, cluster: str) -> dict[str, str]:
         """What the edge holds of each replica, by its port: `healthy`, or why it gets nothing."""
         told = json.loads(await self.admin("/clusters?format=json", "GET"))

@@ -94,12 +94,12 @@ class Liar:
     well: bool = True
     requests: int = 0
     port: int = 0
-    _open: set[asyncio.StreamWriter] = field(default_factory=set)
+    _open: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = field(default_factory=dict)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
+        self._open[writer] = asyncio.current_task()
         try:
-            while True:
+            while True:  # until the other end has enough, or `close`
                 head = await reader.readuntil(b"\r\n\r\n")
                 if b"/health/ready" in head and self.well:
                     writer.write(OK)
@@ -110,13 +110,15 @@ class Liar:
         except (OSError, EOFError, asyncio.CancelledError):
             pass
         finally:
-            self._open.discard(writer)
+            self._open.pop(writer, None)
             writer.close()
 
     def hang_up(self) -> None:
         """Ends what is open."""
-        for writer in list(self._open):
+        for writer, task in list(self._open.items()):
             writer.transport.abort()
+            if task is not None:
+                task.cancel()
 
 
 @asynccontextmanager
@@ -129,6 +131,7 @@ async def liar(behaviour: Behaviour) -> AsyncIterator[Liar]:
     finally:
         server.close()
         made.hang_up()
+        await asyncio.sleep(0)
 
 
 async def resets(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
