@@ -97,7 +97,7 @@ def _fixes() -> Iterator[Request]:
 
 @asynccontextmanager
 async def _attack(name: str, port: int, ca: str) -> AsyncIterator[None]:
-    """Runs it, in a process that gets what the machine has left over: its own work is not what is measured."""
+    """Runs it, in a process that gets what the machine has left over: its own work is not measured."""
     if name in SLOW:
         scheme = "http" if ca == "plain" else "https"
         command = [

@@ -67,8 +67,7 @@ class Load:
             self._pacing.cancel()
             await asyncio.gather(self._pacing, return_exceptions=True)
         await asyncio.gather(*self._open)
-        for _, writer in self._idle:
-            writer.close()
+        self.forget()
 
     async def until(self, count: int) -> None:
         """Returns once so many have been answered."""
