@@ -30,6 +30,7 @@ class RunningMesh:
     targets: dict[str, str]
     folder: Path
     dsn: str
+    admins: dict[str, int]
 
     @property
     def address(self) -> str:
@@ -41,6 +42,10 @@ class RunningMesh:
         """What a client of this mesh finds it by."""
         named = {f"WAYMESH_{name.upper()}_TARGET": target for name, target in self.targets.items()}
         return {"WAYMESH_GATEWAY": self.address, "WAYMESH_API_KEY": KEY, **named}
+
+    def admin_ports(self) -> list[tuple[int, str]]:
+        """Where services tell of themselves."""
+        return [(port, name) for name, port in self.admins.items()]
 
     def logs(self) -> list[tuple[str, str]]:
         """Service and line of everything they wrote."""
@@ -77,7 +82,13 @@ def running_mesh(dsn: str, folder: Path, **environ: str) -> Iterator[RunningMesh
     """A mesh that is ready; it ends with the block. `environ` goes to every service."""
     public, demo, custom, *rest = free_ports(3 + 2 * len(SERVICES))
     names = {name: (port, admin) for name, port, admin in zip(SERVICES, rest[::2], rest[1::2], strict=True)}
-    mesh = RunningMesh(public, {name: f"127.0.0.1:{port}" for name, (port, _) in names.items()}, folder, dsn)
+    mesh = RunningMesh(
+        public,
+        {name: f"127.0.0.1:{port}" for name, (port, _) in names.items()},
+        folder,
+        dsn,
+        {name: admin for name, (_, admin) in names.items()},
+    )
     settings = {
         **os.environ,
         "DATABASE_URL": dsn,

@@ -1,5 +1,6 @@
 """What a spec of an agent must keep beyond the rules of its contract. Pure."""
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -11,9 +12,12 @@ from services.agents import answer_schema
 from services.agents.registry import CapabilityBook
 from services.mesh.errors import MAX_VIOLATIONS, FieldViolation, MeshError
 from services.mesh.json_codec import struct_to_dict
+from services.mesh.redact import redact_forms, redact_text
 
 MAX_BYTES: Final = 128 * 1024
 """Of a whole spec in protobuf. The parts that have bounds of their own fit into it together."""
+
+_NO_SECRET: Final = "must hold no secret, such as a password or a key: it is kept, and told to models"
 
 MAX_CAPABILITIES: Final = 32
 PLACEHOLDERS: Final = ("{{agent}}", "{{task}}", "{{date}}")
@@ -56,13 +60,21 @@ def _faults(spec: AgentSpec, book: CapabilityBook, path: str) -> Iterator[FieldV
     yield from _models(spec, f"{path}.config.model")
     yield from _capabilities(spec, book, f"{path}.capabilities")
     if spec.HasField("output_schema") and spec.output_schema.fields:
-        yield from answer_schema.faults(struct_to_dict(spec.output_schema), f"{path}.output_schema")
+        schema = struct_to_dict(spec.output_schema)
+        yield from answer_schema.faults(schema, f"{path}.output_schema")
+        # By form alone: a schema may well have a property `token`.
+        text = json.dumps(schema, ensure_ascii=False)
+        if redact_forms(text) != text:
+            yield FieldViolation(f"{path}.output_schema", _NO_SECRET)
 
 
 def _clean(text: str, path: str) -> Iterator[FieldViolation]:
     found = _CONTROLS.search(text)
     if found is not None:
         yield FieldViolation(path, f"must not hold the control character U+{ord(found[0]):04X}")
+    # To leave it out would change what the agent is told without a word.
+    elif redact_text(text) != text:
+        yield FieldViolation(path, _NO_SECRET)
 
 
 def _template(text: str, path: str) -> Iterator[FieldViolation]:
@@ -82,6 +94,8 @@ def _models(spec: AgentSpec, path: str) -> Iterator[FieldViolation]:
     for field, name in names:
         if _MODEL.fullmatch(name) is None:
             yield FieldViolation(f"{path}.{field}", "must be of letters, digits and marks of ASCII, no comma")
+        elif redact_forms(name) != name:
+            yield FieldViolation(f"{path}.{field}", _NO_SECRET)
         elif name and name in seen:
             yield FieldViolation(f"{path}.{field}", f"names {name[:128]} again: each model once")
         seen.add(name)

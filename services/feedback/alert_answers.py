@@ -14,6 +14,7 @@ from services.feedback.cursors import parse_place, place_token
 from services.mesh import principal
 from services.mesh.errors import FieldViolation, InvalidArgument
 from services.mesh.principal import MESH_TENANT
+from services.mesh.redact import redact_text
 from services.mesh.store import Store
 from services.mesh.tenancy import qualify
 
@@ -70,8 +71,8 @@ async def silenced(
             connection,
             key,
             until,
-            comment=request.comment,
-            author=request.author,
+            comment=redact_text(request.comment),
+            author=redact_text(request.author),
             now=now,
             of_mesh=of_mesh,
         )

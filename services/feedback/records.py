@@ -16,6 +16,7 @@ from waymesh.feedback.v1.signal_pb2 import Signal
 
 from services.feedback.owners import taken
 from services.mesh.principal import DEFAULT_TENANT, MESH_TENANT
+from services.mesh.redact import redact_labels
 from services.mesh.tenancy import plain_copy, qualify
 
 M = TypeVar("M", bound=Message)
@@ -94,6 +95,8 @@ def row(kind: Kind[M], message: M, tenant: str = DEFAULT_TENANT) -> Row:
     The same content gives the same digest, whatever the order of map entries.
     """
     message.DiscardUnknownFields()  # nobody can tell whether there are secrets in them
+    if isinstance(message, DeliveryOutcome) and message.context.labels:
+        redact_labels(message.context.labels)
     body = message.SerializeToString(deterministic=True)
     return Row(
         id=qualify(tenant, kind.identity(message)),

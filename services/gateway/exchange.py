@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from services.gateway import faults
-from services.mesh.request_id import new_request_id
+from services.mesh.request_id import is_valid, new_request_id
 
 if TYPE_CHECKING:
     from services.gateway.keys import Client
@@ -42,8 +42,6 @@ _WANTED: Final = frozenset(
 )
 # Two of these are no request: whoever stands in front of us may have looked at the other one.
 _ONCE: Final = (b"host", b"x-api-key", b"last-event-id")
-# What is let through from outside: it ends up in logs and headers. The same as between services.
-_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 _UTF_8: Final = re.compile(
     rb"""\s*application/json\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?;?\s*""", re.IGNORECASE
 )
@@ -92,10 +90,8 @@ class Exchange:
         # How many were sent, where the answer is a stream of them.
         self.events = 0
         given = self.headers.get(b"x-request-id")
-        if given is not None and _REQUEST_ID.fullmatch(given) is not None:
-            self.request_id = given.decode("ascii")
-        else:
-            self.request_id = new_request_id()
+        text = "" if given is None else given.decode("latin-1")
+        self.request_id = text if is_valid(text) else new_request_id()
 
     def text(self, name: bytes) -> str | None:
         """A header as text."""

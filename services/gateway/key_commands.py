@@ -21,6 +21,7 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.store import MIGRATIONS, SCHEMA, KeyStore
 from services.mesh.errors import MeshError
 from services.mesh.principal import ADMIN
+from services.mesh.redact import redact_forms
 from services.mesh.settings import SettingsError, load
 from services.mesh.store import MigrationError, Store, running_dsn
 
@@ -261,5 +262,6 @@ def _add_words(line: str) -> None:
 
 
 def _fail(line: str) -> int:
-    sys.stderr.write(f"waymesh: {line}\n")
+    # A whole key, where its id was asked for, is not shown again.
+    sys.stderr.write(f"waymesh: {redact_forms(line)}\n")
     return 1

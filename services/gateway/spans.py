@@ -8,6 +8,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from services.gateway.exchange import Exchange
 from services.mesh import trace
 from services.mesh.errors import MeshError
+from services.mesh.redact import redact_forms
 from services.mesh.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -30,12 +31,13 @@ class Spans:
         if recorder is None:
             trace.set_current(remote or trace.new_root())
             return None
+        path = redact_forms(exchange.path)
         span = recorder.begin(
-            f"{exchange.method} {exchange.path[:100]}",
+            f"{exchange.method} {path[:100]}",
             SpanKind.SERVER,
             {
                 "http.request.method": exchange.method,
-                "url.path": exchange.path[:200],
+                "url.path": path[:200],
                 "waymesh.request_id": exchange.request_id,
             },
             remote,

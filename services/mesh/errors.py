@@ -31,6 +31,8 @@ from waymesh.mesh.v1.error_reason_pb2 import (
     ErrorReason,
 )
 
+from services.mesh.redact import redact_forms
+
 DOMAIN: Final = "waymesh"
 STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
 # What a caller is told to wait for when whoever raised did not say, in seconds.
@@ -57,8 +59,18 @@ class FieldViolation:
     description: str
 
 
+def _without_secrets(violation: FieldViolation) -> FieldViolation:
+    field, description = redact_forms(violation.field), redact_forms(violation.description)
+    if field is violation.field and description is violation.description:
+        return violation
+    return FieldViolation(field, description)
+
+
 class MeshError(Exception):
-    """An error that may reach a caller as it stands: nothing in it may be secret or internal."""
+    """An error that may reach a caller as it stands: nothing in it may be secret or internal.
+
+    What a caller has sent and an error quotes is left out where it has the form of a secret.
+    """
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
 
@@ -71,12 +83,13 @@ class MeshError(Exception):
         violations: Sequence[FieldViolation] = (),
         retry_after_s: float | None = None,
     ) -> None:
+        message = redact_forms(message)
         super().__init__(message)
         message = message if len(message) <= _MESSAGE_CHARS else message[: _MESSAGE_CHARS - 1] + "…"
         self.message = message
         self.reason = reason
-        self.metadata = metadata
-        self.violations = tuple(violations)
+        self.metadata = {name: redact_forms(value) for name, value in metadata.items()} if metadata else _NONE
+        self.violations = tuple(map(_without_secrets, violations))
         self.retry_after_s = retry_after_s
         # Set on errors that a client's chain made from a status which the peer's application had sent.
         self.from_peer = False

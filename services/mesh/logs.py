@@ -150,8 +150,8 @@ def configure(service: str, level: str = "INFO", stream: TextIO | None = None) -
             root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
-    # One line per call to a collector, and one per idle poll, say nothing.
-    for chatty in ("grpc", "urllib3", "asyncio", "aiokafka", "opentelemetry"):
+    # One line per call to a collector, and one per idle poll, say nothing; hpack tells every header.
+    for chatty in ("grpc", "urllib3", "asyncio", "aiokafka", "opentelemetry", "h2", "hpack"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
     return handler

@@ -7,7 +7,7 @@ says that it is secret is replaced whole, and in all other text the parts that a
 import dataclasses
 import re
 from collections import UserString
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Final
@@ -21,7 +21,8 @@ from services.mesh.secret_pairs import MASK, NAMING_KEYS, PLAIN_NUMBER, VALUE_KE
 
 __all__ = [
     "COUNT_LIMIT", "MASK", "MAX_DEPTH", "MAX_VALUES", "TOO_DEEP", "TOO_LARGE", "is_clean_text",
-    "is_secret_name", "may_name_secret", "redact", "redact_setting", "redact_text",
+    "is_secret_name", "may_name_secret", "redact", "redact_forms", "redact_labels", "redact_setting",
+    "redact_text",
 ]  # fmt: skip
 
 # What lies deeper is not looked at, so it is not kept either. No deeper than what JSON takes in, so that what
@@ -62,21 +63,25 @@ _TEXT_RULES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
         ),
         rf"\1:{MASK}",
     ),
+    # A social security number of the US.
+    (re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])"), MASK),
+)
+# Those that nothing else looks like, wherever they stand.
+_FORMS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     # A JSON Web Token: three parts, the first of which is an object in base64.
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*"), MASK),
-    # Keys of well-known makers: OpenAI, Stripe, GitHub, GitLab, Hugging Face, Slack, AWS, Google.
+    # Keys of makers: OpenAI, Stripe, GitHub, GitLab, Hugging Face, Slack, AWS, Google, and our own.
     (
         re.compile(
             r"\b(?:[sr]k-[\w-]{16,}|[sr]k_(?:live|test)_\w{8,}|gh[pousr]_\w{20,}|github_pat_\w{20,}"
             r"|glpat-[\w-]{16,}|hf_[A-Za-z0-9]{16,}"
-            r"|xox[abposr]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,})"
+            r"|xox[abposr]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|wm_[\w-]{24,})"
         ),
         MASK,
     ),
-    # A social security number of the US.
-    (re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])"), MASK),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"), MASK),
 )
+_FORM_HINT: Final = re.compile(r"eyJ|[sr]k[-_]|gh[pousr]_|github_pat|xox|AKIA|AIza|hf_|glpat|wm_|-----BEGIN")
 # After the names are looked at, of which they would take a part. Not: basic understanding, bearer token.
 _LAST: Final = re.compile(
     r"\b(?:((?i:bearer))\s+(?!--|(?i:auth[a-z]*+|tokens?|headers?|realm|schemes?|credentials?)[.,;:)]*+(?!\S))"
@@ -94,7 +99,7 @@ _USER_INFO: Final = re.compile(r":(?!//)\S*@")
 _NAME: Final = re.compile(r"[\w.-]{1,128}")
 # Without one of these characters or words no rule can match; most text is short and has none.
 _SUSPICIOUS: Final = re.compile(
-    r"(?i)[=:@＝：]|\d-\d|bearer|basic|eyJ|[sr]k[-_]|gh[pousr]_|github_pat|xox|AKIA|AIza|hf_|glpat|-----BEGIN"
+    r"(?i)[=:@＝：]|\d-\d|bearer|basic|eyJ|[sr]k[-_]|gh[pousr]_|github_pat|xox|AKIA|AIza|hf_|glpat|wm_|-----BEGIN"
     r"|(?<![\w.])--?\w|[\"'`]\s{0,8},|%3[ad]|</"
     r"|(?<=[dety])[ \t]{1,8}[\"'`]"  # as those of SPOKEN end
 )
@@ -121,7 +126,32 @@ def redact_text(text: str) -> str:
     text = _without_passwords(text)
     for pattern, replacement in _TEXT_RULES:
         text = pattern.sub(replacement, text)
+    text = redact_forms(text)
     return _LAST.sub(lambda match: f"{match[1] or match[2]} {MASK}", mask_pairs(text))
+
+
+def redact_forms(text: str) -> str:
+    """Text without what is a secret by its form alone, whatever is said around it.
+
+    For words of our own that quote a caller's: by names, `page_token: is not one of ours` would suffer too.
+    """
+    if _FORM_HINT.search(text) is None:
+        return text
+    for pattern, replacement in _FORMS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def redact_labels(labels: MutableMapping[str, str]) -> None:
+    """Hides, in place, values under secret names, secrets in other values, and names that are secrets."""
+    for name in list(labels):
+        text = labels[name]
+        hidden = MASK if is_secret_name(name) else redact_text(text)
+        shown = redact_forms(name)
+        if shown != name:
+            del labels[name]
+        if shown != name or hidden != text:
+            labels[shown] = hidden
 
 
 def _without_passwords(text: str) -> str:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final, TypeGuard
 
 from services.mesh import logs
+from services.mesh.redact import redact_forms
 
 KEY: Final = "x-request-id"
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -20,8 +21,8 @@ _VALID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def is_valid(given: object) -> TypeGuard[str]:
-    """Whether this may be an id."""
-    return isinstance(given, str) and _VALID.fullmatch(given) is not None
+    """Whether this may be an id. What looks like a secret may not: an id is written everywhere."""
+    return isinstance(given, str) and _VALID.fullmatch(given) is not None and redact_forms(given) == given
 
 
 def new_request_id() -> str:

@@ -17,6 +17,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status
 from opentelemetry.util.types import AttributeValue
 
 from services.mesh import trace
+from services.mesh.redact import redact_text
 from services.mesh.trace import TraceContext
 
 # Of every span made here, and of no other.
@@ -54,6 +55,8 @@ class CallSpan:
         """Records it with the call's outcome, if its trace is recorded."""
         if not self.here.sampled:
             return
+        if status.description is not None:
+            status = Status(status.status_code, redact_text(status.description))
         parent = self._parent
         remote = self._kind is SpanKind.SERVER
         self._recorder.record(

@@ -11,6 +11,7 @@ from waymesh.order.v1.order_pb2 import ORDER_STATUS_CANCELLED, Order
 from services.mesh import logs
 from services.mesh.errors import MeshError
 from services.mesh.events import Message
+from services.mesh.redact import redact_labels
 from services.mesh.request_id import serving
 from services.route import announce, refusals, store
 from services.route.bodies import from_body, to_body
@@ -51,6 +52,8 @@ class _Orders:
         return self._upsert(change)
 
     def _upsert(self, order: Order) -> Taken:
+        if order.context.labels:
+            redact_labels(order.context.labels)
         order_id, known = order.order_id, self.known.get(order.order_id)
         status = Status(order.status)
         verdict = judge(known, order.revision, digest(to_body(order, order_id)), status)

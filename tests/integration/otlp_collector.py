@@ -111,9 +111,9 @@ def _attributes(of: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def collector() -> AsyncIterator[Collector]:
+async def collector(made: Collector | None = None) -> AsyncIterator[Collector]:
     """A collector on a free port."""
-    made = Collector()
+    made = made or Collector()
     server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
     made.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
