@@ -162,6 +162,17 @@ async def test_all_tenants_are_allocated_in_a_tick_each_to_its_own(database: str
         assert all(tenancy.tenant_of(one) == tenancy.tenant_of(other) for one, other in asked)
 
 
+async def test_what_fails_for_one_tenant_holds_up_no_other(database: str, tmp_path: Path) -> None:
+    async with running(database, tmp_path, allocation_tick_s=0.2, allocation_gap_s=0.1) as mesh:
+        await upsert(mesh, "bolt", order("o"))
+        await mesh.store.pool.execute("UPDATE route.orders SET body = '\\xff'")
+        # In the order in which they are looked at, one before and one after.
+        for tenant in ("acme", "zeta"):
+            await upsert(mesh, tenant, order("o"), couriers=[courier("c")])
+        seen = await mesh.until("driver-allocations", lambda seen: len(seen) >= 2)
+        assert {tenants.tenant_of(record) for record in seen} == {"acme", "zeta"}
+
+
 async def test_events_hold_plain_ids_and_name_their_tenant(mesh: Mesh) -> None:
     for tenant in TENANTS:
         await upsert(mesh, tenant, order("o"), couriers=[courier("c")])
