@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_MALFORMED_BODY
 
 from services.gateway import faults
+from services.gateway.crowd import UNREAD_S, Crowd
 from services.gateway.exchange import ARRIVED, CONNECTION
 from services.gateway.faults import HttpFault
 from services.gateway.parting import DISCARD_BYTES, Parting
@@ -22,6 +23,8 @@ from services.mesh import json_codec
 from services.mesh.errors import MeshError
 from services.mesh.request_id import new_request_id
 
+# Without a setting.
+MAX_CONNECTIONS: Final = 4096
 # What has begun to arrive has to be here by then, or its connection ends: a head, or what follows the last
 # answer. In seconds.
 ARRIVAL_S: Final = 10.0
@@ -40,7 +43,9 @@ class Connections:
 
     max_head_bytes: int
     refused: Refused
+    crowd: Crowd = field(default_factory=lambda: Crowd(MAX_CONNECTIONS))
     arrival_s: float = ARRIVAL_S
+    unread_s: float = UNREAD_S
     draining: bool = False
     open: "set[Connection]" = field(default_factory=set)
 
@@ -129,6 +134,9 @@ class Connection(HttpToolsProtocol):
         self._trailer_piece_bytes = 0
         self._piece_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        # Runs while the client does not read.
+        self._reading: asyncio.TimerHandle | None = None
+        self._joined = False
         self._discarded = 0
         self._fault: HttpFault | None = None
         self._odd_method = ""
@@ -147,17 +155,35 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._mesh.open.add(self)
         self._timer = self.loop.call_later(self._mesh.arrival_s, self._late)
+        self._joined = self._mesh.crowd.join(self)
+        if not self._joined:  # told and ended at once: waiting for it to hang up would be one more
+            transport.write(self._refusal(faults.crowded()))
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._mesh.open.discard(self)
+        if self._joined:
+            self._mesh.crowd.leave(self)
         self._cancel_timer()
+        self._cancel_reading()
         task, self._task = self._task, None
         super().connection_lost(exc)
         self.pipeline = deque()
         if task is not None:
             self._cancel(task)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reading = self.loop.call_later(self._mesh.unread_s, self.hang_up)
+        self._mesh.crowd.unread(self)
+
+    def resume_writing(self) -> None:
+        self._cancel_reading()
+        self._mesh.crowd.reads(self)
+        super().resume_writing()
+
     def data_received(self, data: bytes) -> None:
+        self._mesh.crowd.speaks(self)
         if self.refusal is not None:
             self._refuse(self.refusal)
             return
@@ -363,6 +389,7 @@ class Connection(HttpToolsProtocol):
     def _keep_alive(self) -> None:
         """Waits for the next request."""
         if not self._parted and not self.transport.is_closing():
+            self._mesh.crowd.quiet(self)
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -454,3 +481,8 @@ class Connection(HttpToolsProtocol):
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
+
+    def _cancel_reading(self) -> None:
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.cancel()

@@ -224,6 +224,15 @@ def overloaded() -> Unavailable:
     )
 
 
+def crowded() -> Unavailable:
+    """503: as many connections as this process may hold, none of which could make room."""
+    return Unavailable(
+        "too many connections are open",
+        reason=ERROR_REASON_OVERLOADED,
+        retry_after_s=DEFAULT_RETRY_AFTER_S,
+    )
+
+
 def draining() -> Unavailable:
     """503, of the health page, and of requests whose body does not come while the process waits to end."""
     return Unavailable(

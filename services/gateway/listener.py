@@ -13,7 +13,8 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from services.gateway.app import App
-from services.gateway.connection import Connection, Connections, Refused
+from services.gateway.connection import MAX_CONNECTIONS, Connection, Connections, Refused
+from services.gateway.crowd import Crowd, room_for
 from services.gateway.handshakes import Handshakes
 from services.mesh.steering import SETTLE_S, steer_away
 
@@ -63,18 +64,24 @@ class HttpServer:
         *,
         max_head_bytes: int,
         keep_alive_s: float,
+        max_connections: int = MAX_CONNECTIONS,
         on_draining: Callable[[], None] = lambda: None,
         on_refused: Refused = lambda _name, _status: None,
         grace_s: float = 60.0,
         arriving_s: float = _ARRIVING_S,
     ) -> None:
-        self._connections = Connections(max_head_bytes, on_refused)
+        self._connections = Connections(max_head_bytes, on_refused, Crowd(room_for(max_connections)))
         self._keep_alive_s = keep_alive_s
         self._on_draining = on_draining
         self._grace_s = grace_s
         self._arriving_s = arriving_s
         self._listeners: list[Listener] = []
         self._clock: asyncio.Task[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return self._connections.crowd.size
 
     def add(self, host: str, port: int, app: App, handshakes: Handshakes | None = None) -> Listener:
         """Serves `app` there from the start on, encrypted with `handshakes`; port 0 is any free one."""

@@ -37,6 +37,7 @@ class GatewayMetrics:
             "Connections that ended before they were encrypted",
             registry=registry,
         )
+        self.connections = Gauge("http_connections", "Connections of clients", registry=registry)
         self.in_flight = Gauge("http_requests_in_flight", "HTTP requests under way", registry=registry)
         self._agent_calls = telemetry.agent_calls
         self._agent_duration = telemetry.agent_duration

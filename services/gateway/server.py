@@ -91,9 +91,11 @@ class Gateway:
         self.http = HttpServer(
             max_head_bytes=settings.max_head_bytes,
             keep_alive_s=settings.keep_alive_s,
+            max_connections=settings.max_connections,
             on_draining=self._draining,
             on_refused=edge.refused,
         )
+        edge.metrics.connections.set_function(lambda: self.http.connections)
         routes = PublicRoutes(edge, executor, bindings, self.status, settings).routes
         table = Table(bindings, taken=routes)
         rest = RestRoutes(

@@ -41,6 +41,7 @@ class GatewaySettings(MeshSettings):
 
     max_body_bytes: int = Field(2 << 20, validation_alias="WAYMESH_MAX_BODY_BYTES", ge=1024, le=64 << 20)
     max_head_bytes: int = Field(16 << 10, validation_alias="WAYMESH_MAX_HEAD_BYTES", ge=1024, le=1 << 20)
+    max_connections: int = Field(4096, validation_alias="WAYMESH_MAX_CONNECTIONS", ge=64, le=1_000_000)
     timeout_ms: int = Field(10_000, validation_alias="WAYMESH_TIMEOUT_MS", ge=100, le=MAX_TIMEOUT_MS)
     keep_alive_s: float = Field(75.0, validation_alias="WAYMESH_KEEP_ALIVE_S", gt=0, le=3600)
     # Origins of browsers that may call, separated by commas; `*` for any. Empty: none.
