@@ -1,0 +1,122 @@
+"""A whole mesh of processes with certificates: it works as without, and outlives their rotation."""
+
+import asyncio
+import signal
+import ssl
+from pathlib import Path
+
+import pytest
+
+from services.cli.environment import GATEWAY_ADMIN
+from services.cli.probe import health
+from tests.certificates import Authority, Certificate, Paths
+from tests.faults.up_rig import WAYMESH, Up, up
+from tests.integration.gateway_rig import GPS, Client
+from tests.processes import until
+from tools.kafka import ports
+
+pytestmark = pytest.mark.faults
+NAMES = ("eta", "route", "feedback", "agents", "gateway", "operator", "edge")
+
+
+def put(authority: Authority, folder: Path, trusted: bytes) -> dict[str, Certificate]:
+    """Changes all certificates as Kubernetes does, each by the swap of one link."""
+    made = {name: authority.issue(name, trusted=trusted) for name in NAMES}
+    for name, certificate in made.items():
+        certificate.mount(folder / name)
+    return made
+
+
+def client_context(folder: Path, name: str) -> ssl.SSLContext:
+    paths = Paths(folder / name)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(paths.authorities)
+    context.load_cert_chain(paths.certificate, paths.key)
+    return context
+
+
+class Requests:
+    """Requests of the edge to the gateway, each on a connection of its own, one after the other."""
+
+    def __init__(self, mesh: Up, folder: Path) -> None:
+        self._mesh = mesh
+        self._folder = folder
+        self._number = 0
+        self.answered = 0
+        self.failed: list[object] = []
+
+    async def run(self) -> None:
+        while True:
+            await self.ask()
+
+    async def ask(self) -> None:
+        client = Client(self._mesh.gateway_port, tls=client_context(self._folder, "edge"))
+        self._number += 1
+        fix = {**GPS, "driver_id": f"driver_{self._number}"}
+        try:
+            reply = await client.task("report_gps", fix, key=self._mesh.key)
+            assert reply.status == 200, reply.body
+            self.answered += 1
+        except Exception as error:
+            self.failed.append(error)
+        finally:
+            await client.close()
+
+
+async def shown_by(port: int, folder: Path) -> bytes:
+    """The certificate that a service shows to who connects now."""
+    context = client_context(folder, "operator")
+    context.set_alpn_protocols(["h2"])
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    try:
+        return writer.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
+    finally:
+        writer.close()
+
+
+async def test_a_mesh_with_certificates_answers_and_outlives_their_rotation(tmp_path: Path) -> None:
+    old, new = Authority("old"), Authority("new")
+    folder = tmp_path / "tls"
+    put(old, folder, old.trusted)
+    [admin_port] = ports.free_ports(1)
+    variables = {**Paths(folder / "{service}").variables, GATEWAY_ADMIN.variable: str(admin_port)}
+    async with up(**variables) as mesh:
+        answer = await mesh.curl(await mesh.until_line("^  curl "))
+        assert answer["status"] == "success"
+
+        requests = Requests(mesh, folder)
+        await requests.ask()
+        asking = asyncio.create_task(requests.run())
+        try:
+            both = old.trusted + new.trusted
+            for authority, trusted in ((old, both), (new, both), (new, new.trusted)):
+                certificates = put(authority, folder, trusted)
+                for name, service in mesh.state.services.items():
+                    expected = ssl.PEM_cert_to_DER_cert(certificates[name].certificate.decode())
+                    while await shown_by(service.port, folder) != expected:
+                        await asyncio.sleep(0.05)
+                reached = requests.answered + 20
+                await until(lambda reached=reached: requests.answered >= reached, "requests go on")
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        assert requests.failed == []
+
+        restarted = await asyncio.create_subprocess_exec(
+            *WAYMESH, "restart", "eta", env=mesh.environ, stdout=asyncio.subprocess.PIPE
+        )
+        said, _ = await restarted.communicate()
+        assert restarted.returncode == 0, said
+        await requests.ask()
+        assert requests.failed == []
+        assert set((await health("127.0.0.1", admin_port)).checks.values()) == {"ok"}
+        mesh.send(signal.SIGINT)
+        assert await mesh.wait() == 0
+
+
+async def test_a_mesh_whose_services_would_share_one_certificate_is_not_started(tmp_path: Path) -> None:
+    paths = Authority().issue("eta").write(tmp_path)
+    async with up(ready=False, **paths.variables) as mesh:
+        line = await mesh.until_line("WAYMESH_TLS_CERT_FILE holds")
+        assert "allowed is a certificate of feedback" in line
+        assert "{service} in a path stands for the name" in line
