@@ -22,7 +22,7 @@ from tests.edge.replicas import (
     liar,
     resets,
 )
-from tests.edge.test_edge_services import FIX
+from tests.edge.test_edge_services import BY_KEY, FIX
 from tests.integration.gateway_rig import GPS, Client, gateway
 from tools.kafka.ports import free_ports
 
@@ -56,13 +56,16 @@ async def test_a_call_that_a_service_refuses_was_sent_once(tmp_path: Path) -> No
         raise Unavailable("not now")
 
     async with gateway({"ReportGps": refuses}) as rig:
-        addresses = {"eta": [f"127.0.0.1:{rig.eta.port}"]}
+        addresses = {
+            "eta": [f"127.0.0.1:{rig.eta.port}"],
+            "gateway": [f"127.0.0.1:{rig.gateway.public.port}"],
+        }
         async with running_edge(tmp_path, addresses) as edge:
             await edge.until_hosts("eta", **{f"p{rig.eta.port}": "healthy"})
             async with grpc.aio.insecure_channel(edge.internal) as channel:
                 for _ in range(30):
                     with pytest.raises(grpc.aio.AioRpcError) as raised:
-                        await EtaServiceStub(channel).ReportGps(FIX, timeout=10)
+                        await EtaServiceStub(channel).ReportGps(FIX, timeout=10, metadata=BY_KEY)
                     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     assert calls == 30
 

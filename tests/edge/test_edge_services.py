@@ -27,6 +27,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 GUARD_S = 60.0
 WATCHED = WatchEtaRequest(order_ids=["order_456"])
 REPORT = gps_stream_pb2.ReportGpsRequest
+BY_KEY = (("x-api-key", KEY),)
 FIX = json_codec.from_dict(REPORT, {"event": GPS})
 PATH = "/waymesh.eta.v1.EtaService/ReportGps"
 
@@ -120,7 +121,7 @@ async def shared(module_edge: Shared) -> AsyncIterator[Shared]:
 
 
 async def test_a_call_is_answered_by_its_service(shared: Shared) -> None:
-    answer = await shared.eta.ReportGps(FIX, timeout=10, metadata=(("x-request-id", "from-a-stub"),))
+    answer = await shared.eta.ReportGps(FIX, timeout=10, metadata=(*BY_KEY, ("x-request-id", "from-a-stub")))
     assert answer.event_id == "event_1"
     line = await shared.edge.access(request_id="from-a-stub")
     assert (line["cluster"], line["grpc_status"], line["path"], line["attempts"]) == ("eta", "OK", PATH, 1)
@@ -134,7 +135,12 @@ async def test_a_call_from_a_page_is_answered_over_http_1(shared: Shared) -> Non
         "POST",
         PATH,
         b"\0" + len(message).to_bytes(4, "big") + message,
-        {"Content-Type": "application/grpc-web+proto", "X-Grpc-Web": "1", "Grpc-Timeout": "5S"},
+        {
+            "Content-Type": "application/grpc-web+proto",
+            "X-Grpc-Web": "1",
+            "Grpc-Timeout": "5S",
+            "X-API-Key": KEY,
+        },
     )
     reader, _ = await client.connect()
     head = await reader.readuntil(b"\r\n\r\n")
@@ -154,7 +160,7 @@ async def test_a_call_from_a_page_is_answered_over_http_1(shared: Shared) -> Non
 
 
 async def test_what_is_left_of_a_callers_time_is_what_the_service_sees(shared: Shared) -> None:
-    await shared.eta.ReportGps(FIX, timeout=3)
+    await shared.eta.ReportGps(FIX, timeout=3, metadata=BY_KEY)
     assert 2 < shared.service.remaining_s[0] < 3.1  # gRPC rounds up
 
 
@@ -168,7 +174,7 @@ async def test_what_is_left_of_timeout_ms_is_what_the_service_sees(shared: Share
 async def test_a_service_that_is_silent_is_left_at_the_deadline_at_both_ends(shared: Shared) -> None:
     shared.service.silent = True
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await shared.eta.ReportGps(FIX, timeout=0.5)
+        await shared.eta.ReportGps(FIX, timeout=0.5, metadata=BY_KEY)
     assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await shared.service.ended.wait()
     assert len(shared.service.calls) == 1
@@ -184,7 +190,7 @@ async def test_a_task_whose_time_passes_is_told_by_the_gateway_not_by_the_edge(s
 
 async def test_a_caller_who_hangs_up_is_gone_for_the_service_too(shared: Shared) -> None:
     shared.service.silent = True
-    call = shared.eta.ReportGps(FIX, timeout=60)
+    call = shared.eta.ReportGps(FIX, timeout=60, metadata=BY_KEY)
     asking = asyncio.ensure_future(call)
     while not shared.service.calls:
         await asyncio.sleep(0.01)
@@ -195,7 +201,7 @@ async def test_a_caller_who_hangs_up_is_gone_for_the_service_too(shared: Shared)
 
 
 async def test_an_update_is_passed_on_when_it_comes(shared: Shared) -> None:
-    watching = shared.eta.WatchEta(WATCHED)
+    watching = shared.eta.WatchEta(WATCHED, metadata=BY_KEY)
     for number in range(3):
         told = WatchEtaResponse(prediction=eta_pb2.EtaPrediction(order_id=f"order_{number}"))
         shared.service.updates.put_nowait(told)
@@ -223,15 +229,28 @@ async def test_an_event_of_a_run_is_passed_on_when_it_comes(shared: Shared) -> N
 
 async def test_nobody_within_says_for_whom_he_asks_either(shared: Shared) -> None:
     spoofed = ((principal.TENANT_KEY, "other"), (principal.CALLER_KEY, "somebody"))
-    await shared.eta.ReportGps(FIX, timeout=10, metadata=spoofed)
+    await shared.eta.ReportGps(FIX, timeout=10, metadata=(*BY_KEY, *spoofed))
     [metadata] = shared.service.calls
-    assert principal.TENANT_KEY not in metadata
-    assert metadata.get(principal.CALLER_KEY) != "somebody"
+    assert metadata[principal.TENANT_KEY] == principal.DEFAULT_TENANT
+    assert metadata[principal.CALLER_KEY] == "FASTAPI_API_KEY"
+    assert "x-api-key" not in metadata
+
+
+@pytest.mark.parametrize("metadata", [(), (("x-api-key", "wm_wrong"),), ((principal.TENANT_KEY, "default"),)])
+async def test_who_shows_neither_key_nor_certificate_is_refused(
+    shared: Shared, metadata: tuple[tuple[str, str], ...]
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await shared.eta.ReportGps(FIX, timeout=10, metadata=metadata)
+    assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert shared.service.calls == []
 
 
 async def test_a_service_that_is_away_is_unavailable(shared: Shared) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await RouteServiceStub(shared.channel).GetOrder(GetOrderRequest(order_id="order_1"), timeout=10)
+        await RouteServiceStub(shared.channel).GetOrder(
+            GetOrderRequest(order_id="order_1"), timeout=10, metadata=BY_KEY
+        )
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "127.0.0.1" not in (raised.value.details() or "")
 
@@ -239,5 +258,5 @@ async def test_a_service_that_is_away_is_unavailable(shared: Shared) -> None:
 async def test_what_is_not_of_a_typed_service_is_not_implemented(shared: Shared) -> None:
     for path in ("/grpc.health.v1.Health/Check", "/grpc.reflection.v1alpha.ServerReflection/X", "/x.Y/Z"):
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await shared.channel.unary_unary(path)(b"", timeout=10)
+            await shared.channel.unary_unary(path)(b"", timeout=10, metadata=BY_KEY)
         assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
