@@ -25,7 +25,7 @@ class TcpPostgres:
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.port = free_ports(1)[0]
-        self._settings = settings
+        self.settings = dict(settings)
         self._account = unprivileged_account()
         found = binaries.find()
         if self._account is not None:
@@ -49,14 +49,14 @@ class TcpPostgres:
         )
 
     def start(self) -> None:
-        """Returns when it takes connections."""
+        """With `settings`; returns when it takes connections."""
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": str(self.folder),
             "shared_buffers": "64MB",
             "timezone": "UTC",
-            **self._settings,
+            **self.settings,
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "postgres.log").open("ab") as log:
@@ -84,8 +84,12 @@ class TcpPostgres:
 
     def tool(self, name: str, *arguments: str, **environ: str) -> str:
         """Runs a program of the installation as its account; what it printed. It must succeed."""
+        return self.tool_outside(str(self._programs / name), *arguments, **environ)
+
+    def tool_outside(self, *command: str, **environ: str) -> str:
+        """The same of any program."""
         done = subprocess.run(
-            [self._programs / name, *arguments],
+            command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
