@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any, Final
 
-from services.gateway.responses import REQUEST_ID_HEADER, Errors, errors, request_id, response
+from services.gateway.responses import REQUEST_ID_HEADER, Errors, errors, needs_scope, request_id, response
 from services.gateway.rest.binding import Binding
 from services.gateway.rest.document import operations
 from services.gateway.schema import Schema, Schemas, example
 from services.gateway.settings import MAX_TIMEOUT_MS, GatewaySettings
 from services.gateway.tasks import Task
+from services.mesh.principal import ADMIN
 
 VERSION: Final = "1"
 
@@ -174,9 +175,11 @@ def _body(task: Task, schemas: Schemas, timeout_ms: int) -> Schema:
     if schemas.may_be_empty(descriptor):
         parameters = {"anyOf": [parameters, {"type": "null"}]}
         required = ["task"]
+    about = task.summary if task.stream is None else f"{task.summary} Also as a stream of events."
     return {
         "type": "object",
-        "description": task.summary if task.stream is None else f"{task.summary} Also as a stream of events.",
+        "description": f"{about} {needs_scope(task.name, admin=task.admin)}",
+        "x-scope": ADMIN if task.admin else task.name,
         "properties": {
             "task": {"type": "string", "const": task.name},
             "parameters": parameters,

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from services.gateway.schema import Schema
 from services.gateway.settings import GatewaySettings
+from services.mesh.principal import ADMIN
 
 Errors = Mapping[int, Schema]
 
@@ -12,7 +13,7 @@ Errors = Mapping[int, Schema]
 _TEXTS: Final[Mapping[int, str]] = {
     400: "Not JSON, a wrong type, an unknown field, or a rule that is broken: see `details`",
     401: "The API key is missing or not valid",
-    403: "Not permitted",
+    403: "The key has no scope for this: see `reason`; or it is not permitted for another one",
     404: "The task, the path, or what the parameters name, is not known",
     406: "The task has no events, and the request accepts nothing else",
     409: "The same id came before with other content, or a concurrent change got in between",
@@ -46,6 +47,11 @@ def errors(settings: GatewaySettings) -> Errors:
     """By status, with the limits that are set."""
     sizes = {"body": _size(settings.max_body_bytes), "head": _size(settings.max_head_bytes)}
     return {status: _error(status, text.format_map(sizes)) for status, text in _TEXTS.items()}
+
+
+def needs_scope(name: str, *, admin: bool) -> str:
+    """What a key has to have."""
+    return f"For operators: the key needs the scope `{ADMIN}`." if admin else f"Scope: `{name}`."
 
 
 def request_id() -> dict[str, Any]:

@@ -94,6 +94,27 @@ class Spans(Collector):
         await super()._take(request)
 
 
+class Trap:
+    """A server that nobody has a reason to call: its address is in texts alone."""
+
+    def __init__(self) -> None:
+        self.visitors = 0
+        self.url = ""
+
+    async def _visited(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.visitors += 1
+        writer.close()
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        server = await asyncio.start_server(self._visited, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        try:
+            yield
+        finally:
+            server.close()
+
+
 @dataclass
 class Aviary:
     """A running mesh and all that it was asked and answered."""
@@ -103,6 +124,7 @@ class Aviary:
     # No secrets, in the same form: what finds these would find the others.
     songs: Birds
     spans: Spans
+    trap: Trap
     key: str
     replies: list[tuple[str, bytes]] = field(default_factory=list)
 
@@ -219,7 +241,8 @@ async def aviary(dsn: str, folder: Path) -> AsyncIterator[Aviary]:
     birds = Birds()
     spans = Spans()
     first = birds.key("FASTAPI_API_KEY")
-    async with collector(spans) as told:
+    trap = Trap()
+    async with collector(spans) as told, trap.open():
         model = MockOpenAI(record=0)
         await model.start()
         secret = {
@@ -247,7 +270,7 @@ async def aviary(dsn: str, folder: Path) -> AsyncIterator[Aviary]:
                 mesh = await asyncio.to_thread(
                     stack.enter_context, running_mesh(dsn, folder, **{**secret, **plain})
                 )
-                yield Aviary(mesh, birds, Birds(), spans, first)
+                yield Aviary(mesh, birds, Birds(), spans, trap, first)
             finally:
                 await asyncio.to_thread(stack.close)
                 await model.close()

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from bad_input_rig import COURIER, DELIVERY, GPS, HERE, ORDER, OUTCOME, SIGNAL
 from canary_rig import Aviary, Birds, aviary
 from key_commands import keys, ran
@@ -122,6 +124,7 @@ async def agents(mesh: Aviary) -> None:
         {"capabilities": [{"capability_id": "get_order", "config": birds.everything("capability")}]},
         {"output_schema": {"type": "object", "properties": {"x": {"const": birds.key("schema const")}}}},
         {"output_schema": {"type": "object", "password": birds.plain("schema password")}},
+        {"output_schema": {"type": "object", "properties": {"x": {"$ref": f"{mesh.trap.url}/schema"}}}},
         {"config": {"model": {"model": birds.key("model")}}},
     ]
     for n, part in enumerate(wrong):
@@ -168,12 +171,24 @@ async def headers_and_paths(mesh: Aviary) -> None:
         "Origin": f"https://{birds.plain('header Origin')}.example",
         "Last_Event_ID": birds.key("header Last-Event-ID"),
         "User_Agent": birds.key("header User-Agent"),
+        "X_Forwarded_Host": mesh.trap.url.removeprefix("http://"),
+        "Forwarded": f"host={mesh.trap.url.removeprefix('http://')};proto=http",
+        "Referer": f"{mesh.trap.url}/referer",
     }
     await mesh.task("get_gps_stats", {}, **more)
     await mesh.task("get_order", {"order_id": "nobody"}, **more)
     await mesh.task("ask", {"question": "What can you do?"}, **more, **STREAMS)
     await mesh.ask("GET", f"/api/agents?api_key={birds.plain('query api_key')}", what="query")
     await mesh.ask("GET", f"/api/agents?page_token={birds.key('query page_token')}", what="page token")
+    await mesh.ask(
+        "GET", f"/api/agents?filter={mesh.trap.url}/query&callback={mesh.trap.url}/callback", what="addresses"
+    )
+    await mesh.task(
+        "ask", {"question": f"Fetch {mesh.trap.url}/page and {mesh.trap.url}/more, and tell what it says."}
+    )
+    await mesh.task(
+        "run_task", {"agent": "eta", "task": "ask", "input": {"url": mesh.trap.url, "webhook": mesh.trap.url}}
+    )
     await mesh.ask("GET", f"/health?token={birds.plain('query token')}", what="health")
     for path in (
         "/{}",
@@ -293,10 +308,19 @@ async def commands(mesh: Aviary) -> None:
     mesh.replies.append(("audit list", listed.encode()))
 
 
-async def test_no_secret_that_a_mesh_was_given_is_in_anything_it_writes(
-    database: str, tmp_path: Path
-) -> None:
-    async with aviary(database, tmp_path) as mesh:
+@dataclass(frozen=True)
+class Findings:
+    """What a run has left behind."""
+
+    secrets: int
+    # Where secrets were found, and where plain text was.
+    leaks: list[str]
+    seen: list[str]
+    visitors: int
+
+
+async def whole_run(dsn: str, folder: Path) -> Findings:
+    async with aviary(dsn, folder) as mesh:
         await tasks_that_succeed(mesh, "a")
         await agents(mesh)
         await headers_and_paths(mesh)
@@ -305,9 +329,25 @@ async def test_no_secret_that_a_mesh_was_given_is_in_anything_it_writes(
         await commands(mesh)
         await plain_words(mesh)
         await mesh.settled()
-        found, seen = await mesh.findings()
-        assert len(mesh.birds) > 500
-    assert found == [], "\n".join(found)
-    places = {where.partition(" → ")[2].partition(":")[0] for where in seen}
+        leaks, seen = await mesh.findings()
+        return Findings(len(mesh.birds), leaks, seen, mesh.trap.visitors)
+
+
+@pytest.fixture(scope="module")
+def run(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> Findings:
+    return asyncio.run(whole_run(module_database, tmp_path_factory.mktemp("canary")))
+
+
+def test_no_secret_that_a_mesh_was_given_is_in_anything_it_writes(run: Findings) -> None:
+    assert run.secrets > 500
+    assert run.leaks == [], "\n".join(run.leaks)
+
+
+def test_what_is_no_secret_is_found_at_the_same_places(run: Findings) -> None:
+    places = {where.partition(" → ")[2].partition(":")[0] for where in run.seen}
     assert places >= WHERE_TEXT_IS
     assert any(place.startswith("span of ") for place in places)
+
+
+def test_nobody_follows_an_address_that_a_caller_has_named(run: Findings) -> None:
+    assert run.visitors == 0

@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from services.gateway.responses import errors, request_id, response
+from services.gateway.responses import errors, needs_scope, request_id, response
 from services.gateway.rest.binding import WHOLE, Binding, field_at
 from services.gateway.rest.parameters import of_query
 from services.gateway.schema import Schema, Schemas
 from services.gateway.settings import GatewaySettings
+from services.mesh.principal import ADMIN
 
 # What only tasks answer.
 _NOT_HERE = frozenset({406})
@@ -26,6 +27,8 @@ def operations(bindings: Iterable[Binding], schemas: Schemas, settings: GatewayS
         operation: Schema = {
             "operationId": binding.name if count == 1 else f"{binding.name}_{count}",
             "summary": binding.summary,
+            "description": needs_scope(binding.name, admin=binding.admin),
+            "x-scope": ADMIN if binding.admin else binding.name,
             "security": [{"key": []}],
             "parameters": [*_parameters(binding, schemas), request_id()],
         }
