@@ -31,6 +31,10 @@ class RunningMesh:
     folder: Path
     dsn: str
     admins: dict[str, int]
+    """Ports of metrics and health, by service; the gateway has them on its public one."""
+    settings: dict[str, str]
+    """What its processes are told."""
+    processes: dict[str, subprocess.Popen[bytes]]
 
     @property
     def address(self) -> str:
@@ -46,6 +50,32 @@ class RunningMesh:
     def admin_ports(self) -> list[tuple[int, str]]:
         """Where services tell of themselves."""
         return [(port, name) for name, port in self.admins.items()]
+
+    def begin(self, name: str) -> None:
+        """Starts a service, for the first time or again; its log goes on."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", f"services.{name}"],
+                env=self.settings,
+                cwd=ROOT,
+                stderr=log,
+                stdout=log,
+            )
+
+    def wait_ready(self, name: str) -> None:
+        """Fails with what the service wrote if it ends, or never gets ready."""
+        deadline = time.monotonic() + GUARD_S
+        process = self.processes[name]
+        while not _ready(self.admins.get(name, self.gateway)):
+            written = (self.folder / f"{name}.log").read_text()[-2000:]
+            assert process.poll() is None, written
+            assert time.monotonic() < deadline, f"{name} is not ready within {GUARD_S} s\n{written}"
+            time.sleep(0.05)
+
+    def kill(self, name: str) -> None:
+        """At once, as a crash does."""
+        self.processes[name].kill()
+        self.processes[name].wait()
 
     def logs(self) -> list[tuple[str, str]]:
         """Service and line of everything they wrote."""
@@ -82,13 +112,6 @@ def running_mesh(dsn: str, folder: Path, **environ: str) -> Iterator[RunningMesh
     """A mesh that is ready; it ends with the block. `environ` goes to every service."""
     public, demo, custom, *rest = free_ports(3 + 2 * len(SERVICES))
     names = {name: (port, admin) for name, port, admin in zip(SERVICES, rest[::2], rest[1::2], strict=True)}
-    mesh = RunningMesh(
-        public,
-        {name: f"127.0.0.1:{port}" for name, (port, _) in names.items()},
-        folder,
-        dsn,
-        {name: admin for name, (_, admin) in names.items()},
-    )
     settings = {
         **os.environ,
         "DATABASE_URL": dsn,
@@ -105,24 +128,24 @@ def running_mesh(dsn: str, folder: Path, **environ: str) -> Iterator[RunningMesh
     for name, (port, admin) in names.items():
         settings[f"WAYMESH_{name.upper()}_PORT"] = str(port)
         settings[f"WAYMESH_{name.upper()}_ADMIN_PORT"] = str(admin)
-        settings[f"WAYMESH_{name.upper()}_TARGET"] = mesh.targets[name]
-    processes: dict[str, subprocess.Popen[bytes]] = {}
+        settings[f"WAYMESH_{name.upper()}_TARGET"] = f"127.0.0.1:{port}"
+    mesh = RunningMesh(
+        gateway=public,
+        targets={name: f"127.0.0.1:{port}" for name, (port, _) in names.items()},
+        folder=folder,
+        dsn=dsn,
+        admins={name: admin for name, (_, admin) in names.items()},
+        settings=settings,
+        processes={},
+    )
     try:
         for name in (*SERVICES, "gateway"):
-            with (folder / f"{name}.log").open("wb") as log:
-                processes[name] = subprocess.Popen(
-                    [sys.executable, "-m", f"services.{name}"], env=settings, cwd=ROOT, stderr=log, stdout=log
-                )
-        deadline = time.monotonic() + GUARD_S
-        for name, process in processes.items():
-            while not _ready(public if name == "gateway" else names[name][1]):
-                written = (folder / f"{name}.log").read_text()[-2000:]
-                assert process.poll() is None, written
-                assert time.monotonic() < deadline, f"{name} is not ready within {GUARD_S} s\n{written}"
-                time.sleep(0.05)
+            mesh.begin(name)
+        for name in mesh.processes:
+            mesh.wait_ready(name)
         yield mesh
     finally:
-        for process in processes.values():
+        for process in mesh.processes.values():
             process.terminate()
-        for process in processes.values():
+        for process in mesh.processes.values():
             process.wait()

@@ -20,7 +20,7 @@ from services.mesh.events.kafka_relay import KafkaRelay, unsent
 from services.mesh.events.kafka_sender import KafkaSender
 from services.mesh.events.kafka_topics import create_topics
 from services.mesh.events.kafka_watch import KafkaWatch
-from services.mesh.events.metering import Meter, SilentMeter, count_published
+from services.mesh.events.metering import Meter, SilentMeter, begin_at_zero, count_published
 from services.mesh.events.postgres import MIGRATIONS, SCHEMA
 from services.mesh.events.postgres_link import PostgresLink
 from services.mesh.events.postgres_log import PostgresLog, UnknownTopicError
@@ -112,6 +112,7 @@ class KafkaBus:
     ) -> KafkaGroupConsumer:
         """A member of a group. UnknownTopicError."""
         self._check(topics)
+        begin_at_zero(self._meter, topics)
         handling = Handling(self._pool, group, handler, self.publish, self._meter, admit_once(group))
         return KafkaGroupConsumer(
             self._pool,
@@ -130,6 +131,7 @@ class KafkaBus:
     ) -> KafkaBroadcastConsumer:
         """A reader of all partitions. UnknownTopicError."""
         self._check(topics)
+        begin_at_zero(self._meter, topics)
         return KafkaBroadcastConsumer(
             self._options, list(topics), handler, from_start, _BROADCAST_BATCH, self._meter, self._watch
         )

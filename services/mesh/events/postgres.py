@@ -11,7 +11,7 @@ import asyncpg
 from services.mesh.events.bus import BroadcastHandler, Handler, Message, Record
 from services.mesh.events.dead_letters import dead_letter
 from services.mesh.events.handling import Handling
-from services.mesh.events.metering import Meter, SilentMeter, count_published
+from services.mesh.events.metering import Meter, SilentMeter, begin_at_zero, count_published
 from services.mesh.events.postgres_broadcast import BroadcastConsumer
 from services.mesh.events.postgres_group import GroupConsumer
 from services.mesh.events.postgres_link import PostgresLink
@@ -87,6 +87,7 @@ class PostgresBus:
         unless_from: str = "",
     ) -> GroupConsumer:
         """A member of a group. UnknownTopicError."""
+        begin_at_zero(self._meter, topics)
         handling = Handling(self._pool, group, handler, self.publish, self._meter)
         return GroupConsumer(
             self._pool,
@@ -104,6 +105,7 @@ class PostgresBus:
         self, topics: Sequence[str], handler: BroadcastHandler, *, from_start: bool = True
     ) -> BroadcastConsumer:
         """A reader of all partitions. UnknownTopicError."""
+        begin_at_zero(self._meter, topics)
         return BroadcastConsumer(
             self._log, self._link, list(topics), handler, from_start, _BROADCAST_BATCH, self._meter
         )

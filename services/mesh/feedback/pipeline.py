@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
+_STATUSES: Final = ("delivered", "spooled", "dropped", "damaged", "unreadable")
 # Events a process remembers for get_recent_events while the service is away.
 _RECENT: Final = 1_000
 # Between tries to reach a service that is away.
@@ -106,6 +107,9 @@ class FeedbackPipeline:
                 registry=telemetry.registry,
             )
         )
+        if self._metric is not None:
+            for status in _STATUSES:  # an increase is seen only of what was there before
+                self._metric.labels(status)
         if telemetry is not None:
             telemetry.outboxes.watch("outcomes", self._unsent)
 

@@ -41,6 +41,7 @@ class BreakerLink(ClientLink):
             breaker = Breaker(call.method.target_name, call.method.path, self._policy, clock=self._clock)
             breaker.on_change(self._changed)
             self._telemetry.breaker_state.labels(breaker.target, breaker.method).set(State.CLOSED)
+            self._telemetry.breaker_opened.labels(breaker.target, breaker.method)  # seen at 0 before it grows
             self._breakers[call.method.path] = breaker
         return breaker
 
