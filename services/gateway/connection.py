@@ -50,6 +50,10 @@ class Connections:
     open: "set[Connection]" = field(default_factory=set)
 
 
+def _always() -> bool:
+    return True
+
+
 def _without_upgrade(data: bytes) -> bytes:
     """A head whose wish for another protocol is not seen by the parser, which would take the body for that.
 
@@ -147,6 +151,8 @@ class Connection(HttpToolsProtocol):
         self._parted = False
         # Why nothing is done for whoever is at the other end.
         self.refusal: MeshError | None = None
+        # Whether whoever is at the other end would be let in again.
+        self.still_trusted: Callable[[], bool] = _always
         self._awaited_until = 0.0
 
     # --- asyncio ----------------------------------------------------------------------------------
@@ -307,7 +313,7 @@ class Connection(HttpToolsProtocol):
             self._keep_alive()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if self._mesh.draining:
+        if self._mesh.draining or not self.still_trusted():
             cycle.keep_alive = False
         self._discarded = 0
         cycle.scope[ARRIVED] = cycle.message_event.is_set  # type: ignore[typeddict-unknown-key]

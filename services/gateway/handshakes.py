@@ -7,6 +7,7 @@ which a drain has to wait for.
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -41,11 +42,18 @@ class Handshakes:
         self._failed = failed
         self._limit_s = limit_s
         self._under_way: set[asyncio.Task[None]] = set()
+        # Those whose client has not said anything yet.
+        self._silent: set[_Accepted] = set()
 
     @property
     def under_way(self) -> int:
-        """How many have begun and not ended."""
-        return len(self._under_way)
+        """How many have begun and not ended, or are about to begin."""
+        soon = time.monotonic() - _ASKS_WITHIN_S
+        return len(self._under_way) + sum(each.since > soon for each in self._silent)
+
+    def await_first_word(self, accepted: "_Accepted") -> None:
+        """A connection of which nothing has come."""
+        self._silent.add(accepted)
 
     def accept(self, make: Callable[[], Connection]) -> asyncio.Protocol:
         """The protocol of an accepted connection; what `make` gives speaks once it is encrypted."""
@@ -53,9 +61,14 @@ class Handshakes:
 
     def begin(self, accepted: "_Accepted") -> None:
         """Makes a handshake in the background."""
+        self._silent.discard(accepted)
         task = asyncio.create_task(self._make(accepted), name="handshake")
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
+
+    def forget(self, accepted: "_Accepted") -> None:
+        """Nothing will come of it."""
+        self._silent.discard(accepted)
 
     def come_to_nothing(self, transport: asyncio.Transport, why: object) -> None:
         """Ends a connection that is not encrypted."""
@@ -66,6 +79,8 @@ class Handshakes:
 
     async def stop(self) -> None:
         """Ends those under way."""
+        for accepted in list(self._silent):
+            accepted.transport.abort()
         tasks = list(self._under_way)
         for task in tasks:
             task.cancel()
@@ -74,11 +89,12 @@ class Handshakes:
     async def _make(self, accepted: "_Accepted") -> None:
         transport = accepted.transport
         held = _Held()
+        now = self._tls.current
         shaking = asyncio.create_task(
             asyncio.get_running_loop().start_tls(
                 transport,
                 held,
-                self._tls.current.server,
+                now.server,
                 server_side=True,
                 ssl_handshake_timeout=self._limit_s,
             )
@@ -101,6 +117,8 @@ class Handshakes:
             raise
         connection = accepted.make()
         connection.refusal = self._refusal(certificate)
+        # An authority that is trusted no more takes its connections with it, each after its next answer.
+        connection.still_trusted = lambda: self._tls.current.authorities == now.authorities
         encrypted.set_protocol(connection)
         connection.connection_made(encrypted)
         connection.await_request(_ASKS_WITHIN_S)
@@ -134,6 +152,7 @@ class _Accepted(asyncio.Protocol):
     """
 
     transport: asyncio.Transport
+    since = 0.0
 
     def __init__(self, handshakes: Handshakes, make: Callable[[], Connection], limit_s: float) -> None:
         self.make = make
@@ -144,6 +163,8 @@ class _Accepted(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are none of asyncio's
+        self.since = time.monotonic()
+        self._handshakes.await_first_word(self)
         self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._silent)
 
     def data_received(self, data: bytes) -> None:
@@ -157,10 +178,12 @@ class _Accepted(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._handshakes.forget(self)
             self._handshakes.come_to_nothing(self.transport, "the client has gone")
 
     def _silent(self) -> None:
         self._timer = None
+        self._handshakes.forget(self)
         self._handshakes.come_to_nothing(self.transport, "the client says nothing")
 
 

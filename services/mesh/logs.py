@@ -154,4 +154,6 @@ def configure(service: str, level: str = "INFO", stream: TextIO | None = None) -
     for chatty in ("grpc", "urllib3", "asyncio", "aiokafka", "opentelemetry", "h2", "hpack"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
+    # gRPC's core writes its own lines to stderr, no JSON, among them one for each handshake that fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     return handler

@@ -9,6 +9,7 @@ from services.mesh.lifecycle import run_process
 from services.mesh.service import GrpcService
 from services.mesh.settings import GrpcSettings, SettingsError, describe, load
 from services.mesh.store import running_dsn
+from services.mesh.tls.files import FilesError
 
 S = TypeVar("S", bound=GrpcSettings)
 
@@ -37,7 +38,11 @@ def run_service(name: str, settings_class: type[S], make: Callable[[S, str], Grp
             return 1
         logs.configure(name, settings.log_level)
         _log.info("%s starts", name, extra={"settings": describe(settings)})
-        service = make(settings, dsn)
+        try:
+            service = make(settings, dsn)
+        except FilesError as error:  # changed since the settings were read
+            _log.error("%s", error)
+            return 1
         return await service.lifecycle.run(service.server)
 
     run_process(serve)

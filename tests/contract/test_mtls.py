@@ -1,5 +1,6 @@
 """TLS between services, on real sockets and by both transports: who is let in, and who is believed."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from waymesh.mesh.v1.error_reason_pb2 import (
     ERROR_REASON_TARGET_UNAVAILABLE,
 )
 
-from services.mesh import errors, principal
+from services.mesh import errors, principal, transport
 from services.mesh.tls import peer
 from tests.certificates import FOLDER, Authority, Certificate
 
@@ -213,6 +214,18 @@ async def test_the_plain_health_port_serves_health_alone(tmp_path: Path) -> None
                     pass
             assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert served.seen == []
+
+
+async def test_who_connects_and_is_silent_is_hung_up_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "_HANDSHAKE_MS", 200)
+    async with mesh() as rig:
+        served = await serve(rig, live(of("eta").write(tmp_path / "eta")))
+        reader, writer = await asyncio.open_connection("localhost", served.server.port)
+        writer.write(b"\x16\x03\x01")  # the beginning of a ClientHello
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+        writer.close()
 
 
 @pytest.mark.parametrize("case", NOT_BELIEVED)

@@ -1,6 +1,7 @@
 """A real gateway before real gRPC servers whose handlers a test chooses, and a plain HTTP client."""
 
 import asyncio
+import contextlib
 import json
 import ssl
 import tempfile
@@ -83,6 +84,9 @@ class Client:
         writer, self._writer, self._reader = self._writer, None, None
         if writer is not None:
             writer.close()
+            if self._tls is not None:  # both ends say farewell first, which a loop that ends would cut short
+                with contextlib.suppress(OSError, TimeoutError):
+                    await asyncio.wait_for(writer.wait_closed(), 10)
 
     async def send(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}) -> None:
         """A request, without waiting for the answer."""

@@ -197,8 +197,8 @@ async def test_a_rotation_under_load_fails_no_request(tmp_path: Path) -> None:
         stop.set()
         await asyncio.gather(*callers)
         assert failed == []
-        assert (await kept.task("report_gps", GPS)).status == 200
-        assert kept.connections == 1  # what was connected stays so
+        # What was connected under another authority is told with an answer to connect anew, and no sooner.
+        await kept.close()
         former = Client(rig.gateway.public.port, tls=shown[0])
         with pytest.raises((OSError, asyncio.IncompleteReadError)):
             await former.task("report_gps", GPS)
@@ -247,6 +247,23 @@ async def test_a_probe_asks_the_plain_health_port(tmp_path: Path) -> None:
             rig.gateway.status.draining = True
             answer = await stub.Check(health_pb2.HealthCheckRequest())
             assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_a_certificate_of_its_own_leaves_connections_alone_and_another_authority_ends_them(
+    tmp_path: Path,
+) -> None:
+    async with served(tmp_path) as (rig, _):
+        tls = rig.gateway.tls
+        assert tls is not None
+        client = rig.client(tls=context(OURS.issue("edge"), tmp_path / "e"))
+        assert (await client.task("report_gps", GPS)).status == 200
+        OURS.issue("gateway").mount(tmp_path / "gateway")
+        assert tls.look()
+        assert "connection" not in (await client.task("report_gps", GPS)).headers
+        OURS.issue("gateway", trusted=THEIRS.trusted).mount(tmp_path / "gateway")
+        assert tls.look()
+        reply = await client.task("report_gps", GPS)
+        assert (reply.status, reply.headers["connection"]) == (200, "close")
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,9 @@ def _credentials(files: Files, certificate: bytes, key: bytes, authorities: byte
     server = _context(ssl.PROTOCOL_TLS_SERVER, files, authorities)
     server.verify_mode = ssl.CERT_REQUIRED
     server.set_alpn_protocols(["http/1.1"])
+    # A session that is taken up again shows no certificate: it would outlive what let it in.
+    server.options |= ssl.OP_NO_TICKET
+    server.num_tickets = 0
     told = _told(files, certificate)
     begins, expires = (ssl.cert_time_to_seconds(str(told[name])) for name in ("notBefore", "notAfter"))
     now = time.time()

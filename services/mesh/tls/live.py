@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -38,6 +39,7 @@ class LiveTls:
         self._every_s = every_s
         self._listeners: list[Listener] = []
         self._bad_looks = 0
+        self._end_is_told = False
         if registry is not None:
             expiry = Gauge(
                 "waymesh_tls_certificate_expiry_timestamp_seconds",
@@ -65,6 +67,7 @@ class LiveTls:
         while True:
             await asyncio.sleep(self._every_s)
             self.look()
+            self._tell_of_its_end(time.time())
 
     def look(self) -> bool:
         """Whether the files hold something new, which is used from now on."""
@@ -95,6 +98,15 @@ class LiveTls:
         for listener in list(self._listeners):
             listener(fresh)
         return True
+
+    def _tell_of_its_end(self, now: float) -> None:
+        if now < self.current.expires:
+            self._end_is_told = False
+        elif not self._end_is_told:
+            self._end_is_told = True
+            _log.error(
+                "the certificate of %s has ended: peers refuse it until there is another", self.current.id
+            )
 
     @property
     def _until(self) -> str:
