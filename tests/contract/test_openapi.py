@@ -174,7 +174,17 @@ def test_tasks_that_stream_say_what_their_events_are() -> None:
     mapping = DOCUMENT["components"]["schemas"]["Task"]["discriminator"]["mapping"]
     for name, reference in mapping.items():
         told = bodies[reference.rpartition("/")[2]]["description"]
-        assert told.endswith("Also as a stream of events.") == (name in streaming)
+        assert ("Also as a stream of events." in told) == (name in streaming)
+
+
+def test_every_task_and_path_says_which_scope_a_key_needs_for_it() -> None:
+    components = DOCUMENT["components"]["schemas"]
+    for name, reference in components["Task"]["discriminator"]["mapping"].items():
+        body, scope = components[reference.rpartition("/")[2]], "admin" if TASKS[name].admin else name
+        assert body["x-scope"] == scope
+        assert f"`{scope}`" in body["description"]
+    for bound in BINDINGS:
+        assert operation(bound)["x-scope"] == ("admin" if bound.admin else bound.name)
 
 
 # --- paths of RPCs --------------------------------------------------------------------------------
