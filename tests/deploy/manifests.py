@@ -8,8 +8,8 @@ from typing import Any, Final
 from tools.k8s.render import documents
 
 SERVICES: Final = ("agents", "eta", "feedback", "gateway", "route")
-JOBS: Final = ("migrate", "topics")
-POD_KINDS: Final = ("Deployment", "StatefulSet", "Job")
+JOBS: Final = ("doctor", "migrate", "topics")
+POD_KINDS: Final = ("CronJob", "Deployment", "Job", "StatefulSet")
 FULLEST: Final = "production-kafka"
 """The overlay with everything in it."""
 
@@ -28,11 +28,16 @@ class Workload:
     @property
     def labels(self) -> dict[str, str]:
         """Those of its pods."""
-        return dict(self.document["spec"]["template"]["metadata"]["labels"])
+        return dict(self._template["metadata"]["labels"])
 
     @property
     def pod(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.document["spec"]["template"]["spec"]
+        return dict(self._template["spec"])
+
+    @property
+    def _template(self) -> dict[str, Any]:
+        spec = self.document["spec"]
+        found: dict[str, Any] = spec.get("jobTemplate", {}).get("spec", spec)["template"]
         return found
 
     @property

@@ -42,8 +42,9 @@ def rendering(request: pytest.FixtureRequest) -> Overlay:
 
 
 def pods(rendering: Overlay) -> dict[str, Place]:
-    found = {name: Place(name, labels=each.labels) for name, each in rendering.workloads.items()}
-    return found | {OPERATOR: Place(OPERATOR, labels={NAME: OPERATOR})}
+    """By the name that policies know them by."""
+    labels = [each.labels for each in rendering.workloads.values()]
+    return {each[NAME]: Place(each[NAME], labels=each) for each in labels}
 
 
 def ports_of(rendering: Overlay) -> list[tuple[str, int]]:
@@ -109,7 +110,7 @@ def test_policies_open_the_ways_that_are_gone_and_no_others(rendering: Overlay) 
         readers = {name for name in SERVICES if code_calls.has_a_bus(name)} | {"topics", OPERATOR}
         wanted |= {(name, "kafka", 9093) for name in readers}
     if any(each.environment.get("OTEL_EXPORTER_OTLP_ENDPOINT") for each in there.values()):
-        wanted |= {(name, "collector", 4318) for name in (*SERVICES, EDGE)}
+        wanted |= {(name, "collector", 4318) for name in (*SERVICES, EDGE, OPERATOR)}
     wanted |= {("prometheus", name, there[name].ports["admin"]) for name in (*SERVICES, EDGE)}
     wanted |= {(name, "world", 443) for name in SERVICES if code_calls.speaks_to_the_world(name)}
     wanted |= {(name, "dns", 53) for name in (*pods(rendering), "database", "intruder")}

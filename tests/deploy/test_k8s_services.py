@@ -22,6 +22,7 @@ from postgres_door import tls_door
 
 from services.agents.settings import AgentsSettings
 from services.cli import main
+from services.cli.doctor.services import variable
 from services.eta.settings import EtaSettings
 from services.feedback.settings import FeedbackSettings
 from services.gateway.settings import GatewaySettings
@@ -36,6 +37,7 @@ SETTINGS: Final[dict[str, type[MeshSettings]]] = {
     "feedback": FeedbackSettings,
     "gateway": GatewaySettings,
     "route": RouteSettings,
+    "doctor": MeshSettings,
     "migrate": MeshSettings,
     "topics": MeshSettings,
 }
@@ -60,7 +62,9 @@ def cluster(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def read_by(service: str) -> set[str]:
     """Variables of its settings."""
-    return {str(each.validation_alias) for each in SETTINGS[service].model_fields.values()}
+    found = {str(each.validation_alias) for each in SETTINGS[service].model_fields.values()}
+    # Which looks at every service, where its variable says.
+    return found | set(map(variable, SERVICES)) if service == "doctor" else found
 
 
 def read_by_libraries(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -239,3 +240,21 @@ def test_what_must_outlive_a_pod_is_on_a_volume_of_its_own(rendering: Overlay) -
         }
         # A template can never be changed: what changes with a version would stop the next one.
         assert "labels" not in claim["metadata"]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_a_pod_of_a_cron_job_has_what_other_pods_have(name: str) -> None:
+    """Its template lies elsewhere, so what all pods have in common is written twice."""
+    workloads = overlay(name).workloads
+    doctor, other = workloads["doctor"], workloads.get("topics") or workloads["migrate"]
+    of_pod = ("containers", "restartPolicy", "serviceAccountName", "volumes")
+    of_container = ("args", "image", "env", "volumeMounts")
+
+    assert _without(doctor.pod, *of_pod) == _without(other.pod, *of_pod)
+    assert _without(doctor.container, *of_container) == _without(other.container, *of_container)
+    for part in ("env", "volumeMounts"):
+        assert [each for each in other.container[part] if each not in doctor.container[part]] == []
+
+
+def _without(mapping: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if key not in keys}
