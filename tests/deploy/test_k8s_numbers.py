@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from typing import Any, Final
 
 import code_calls
@@ -29,14 +30,23 @@ from tools.k8s.render import OVERLAYS, ROOT
 EDGE: Final = yaml.safe_load((ROOT / "deploy/envoy/edge.yaml").read_text())["static_resources"]
 DRAIN: Final = (ROOT / "deploy/envoy/drain.sh").read_text()
 DSN: Final = "postgresql://nobody@127.0.0.1:1/none"
-# How long calls under way may go on once new ones are refused, as the processes are made.
-GRACE_S: Final[dict[str, Callable[[], float]]] = {
-    "agents": lambda: Agents(AgentsSettings(), DSN).server._grace_s,
-    "eta": lambda: Eta(EtaSettings(), DSN).server._grace_s,
-    "feedback": lambda: Feedback(FeedbackSettings(), DSN).server._grace_s,
-    "route": lambda: Route(RouteSettings(), DSN).server._grace_s,
-    "gateway": lambda: inspect.signature(HttpServer).parameters["grace_s"].default,
+PROCESSES: Final[dict[str, tuple[Any, Any]]] = {
+    "agents": (Agents, AgentsSettings),
+    "eta": (Eta, EtaSettings),
+    "feedback": (Feedback, FeedbackSettings),
+    "route": (Route, RouteSettings),
 }
+
+
+@cache
+def grace_s(service: str) -> float:
+    """How long calls under way may go on once new ones are refused, as the process is made."""
+    if service == "gateway":
+        return float(default(HttpServer, "grace_s"))
+    kind, settings = PROCESSES[service]
+    return float(kind(settings(), DSN).server._grace_s)
+
+
 # Beside the pool: what listens for news of the bus, and what a rollout has twice for a while.
 MORE_CONNECTIONS: Final = 3
 
@@ -57,7 +67,7 @@ def test_a_pod_is_not_killed_before_its_drain_is_over(rendering: Overlay, servic
     # Background tasks, the server and what is closed after it: each may take so long if it hangs.
     end_s = 3 * lifecycle._STOP_S
 
-    assert workload.pre_stop_s + drain_s + GRACE_S[service]() + end_s <= workload.stop_s
+    assert workload.pre_stop_s + drain_s + grace_s(service) + end_s <= workload.stop_s
 
 
 def test_the_edge_is_not_killed_before_its_last_answer(rendering: Overlay) -> None:

@@ -1,9 +1,25 @@
-"""`python -m tools.k8s`: every overlay rendered and checked. Exit code 1 if something is wrong."""
+"""`python -m tools.k8s`: every overlay rendered and checked. Exit code 1 if something is wrong.
+
+With `fetch` it only has what it needs for that fetched and built.
+"""
 
 import sys
 
 from tools.k8s import checkov, custom, schemas
-from tools.k8s.render import OVERLAYS, DeployError, distinct, rendered
+from tools.k8s.crds import definitions
+from tools.k8s.render import OVERLAYS, DeployError, distinct, kustomize, make, rendered
+
+
+def fetch() -> int:
+    """Everything that takes a network."""
+    try:
+        kustomize()
+        make(".tools/deploy/.installed")
+        definitions()
+    except DeployError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 def main() -> int:
@@ -33,4 +49,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(fetch() if sys.argv[1:] == ["fetch"] else main())

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
-from tools.k8s.render import ROOT, DeployError
+from tools.k8s.render import ROOT, DeployError, alone
 
 POM: Final = Path(__file__).with_name("pom.xml")
 _CACHE: Final = ROOT / ".tools" / "crds"
@@ -122,12 +122,13 @@ def _texts() -> list[str]:
     """The definitions as they came, from the cache if what is pinned has not changed."""
     pinned = hashlib.sha256(repr((_MODULES, _STRIMZI)).encode() + POM.read_bytes()).hexdigest()
     file = _CACHE / f"{pinned[:16]}.json"
-    if not file.is_file():
-        texts = [text for module in _MODULES for text in _of_module(module)] + _of_strimzi()
-        _CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=_CACHE, delete=False) as written:
-            json.dump(texts, written)
-        Path(written.name).rename(file)
+    with alone():
+        if not file.is_file():
+            texts = [text for module in _MODULES for text in _of_module(module)] + _of_strimzi()
+            _CACHE.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=_CACHE, delete=False) as written:
+                json.dump(texts, written)
+            Path(written.name).rename(file)
     found: list[str] = json.loads(file.read_text())
     return found
 

@@ -1,7 +1,9 @@
 """What `kustomize build` makes of each overlay."""
 
+import contextlib
+import fcntl
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +26,7 @@ class DeployError(Exception):
 @cache
 def rendered(overlay: str) -> str:
     """The YAML that `kubectl apply` would be given. Raises DeployError."""
-    tool = _kustomize()
+    tool = kustomize()
     built = subprocess.run(
         [tool, "build", DEPLOY / "overlays" / overlay], capture_output=True, text=True, check=False
     )
@@ -49,15 +51,27 @@ def title(document: Document) -> str:
     return f"{document.get('kind')} {document.get('metadata', {}).get('name')}"
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One process at a time fetches and builds; others find it done."""
+    (ROOT / ".tools").mkdir(exist_ok=True)
+    with (ROOT / ".tools" / "k8s.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def make(target: str) -> None:
     """Has a tool built or installed that the Makefile knows. Raises DeployError."""
-    made = subprocess.run(["make", "--no-print-directory", target], cwd=ROOT, capture_output=True, text=True)
+    command = ["make", "--no-print-directory", target]
+    with alone():
+        made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if made.returncode != 0:
         last = (made.stderr.strip() or made.stdout.strip() or "no output").splitlines()[-1]
         raise DeployError(f"make {target}: {last}")
 
 
 @cache
-def _kustomize() -> Path:
+def kustomize() -> Path:
+    """The program, built when it is first asked for. Raises DeployError."""
     make(str(KUSTOMIZE.relative_to(ROOT)))
     return KUSTOMIZE
