@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from services.gateway.connection import Connection
+from services.gateway.crowd import Crowd
 from services.mesh.errors import MeshError
 from services.mesh.tls.live import LiveTls
 from services.mesh.tls.peer import Peers
@@ -55,9 +56,12 @@ class Handshakes:
         """A connection of which nothing has come."""
         self._silent.add(accepted)
 
-    def accept(self, make: Callable[[], Connection]) -> asyncio.Protocol:
-        """The protocol of an accepted connection; what `make` gives speaks once it is encrypted."""
-        return _Accepted(self, make, self._limit_s)
+    def accept(self, make: Callable[[], Connection], crowd: Crowd) -> asyncio.Protocol:
+        """The protocol of an accepted connection; what `make` gives speaks once it is encrypted.
+
+        Until then it has a place in the crowd, and is among the first to make room.
+        """
+        return _Accepted(self, make, crowd, self._limit_s)
 
     def begin(self, accepted: "_Accepted") -> None:
         """Makes a handshake in the background."""
@@ -66,13 +70,11 @@ class Handshakes:
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
-    def forget(self, accepted: "_Accepted") -> None:
-        """Nothing will come of it."""
-        self._silent.discard(accepted)
-
-    def come_to_nothing(self, transport: asyncio.Transport, why: object) -> None:
+    def come_to_nothing(self, accepted: "_Accepted", why: object) -> None:
         """Ends a connection that is not encrypted."""
-        transport.abort()
+        self._silent.discard(accepted)
+        accepted.transport.abort()
+        accepted.leave()
         self._failed()
         level = logging.INFO if isinstance(why, ssl.SSLCertVerificationError) else logging.DEBUG
         _log.log(level, "a handshake of TLS came to nothing: %s", why)
@@ -109,12 +111,14 @@ class Handshakes:
             # ValueError: gone before the end of its handshake.
             certificate = encrypted.get_extra_info("ssl_object").getpeercert()
         except (OSError, ValueError) as error:
-            self.come_to_nothing(transport, error)
+            self.come_to_nothing(accepted, error)
             return
         except asyncio.CancelledError:
             shaking.cancel()
             transport.abort()
+            accepted.leave()
             raise
+        accepted.leave()
         connection = accepted.make()
         connection.refusal = self._refusal(certificate)
         # An authority that is trusted no more takes its connections with it, each after its next answer.
@@ -154,8 +158,12 @@ class _Accepted(asyncio.Protocol):
     transport: asyncio.Transport
     since = 0.0
 
-    def __init__(self, handshakes: Handshakes, make: Callable[[], Connection], limit_s: float) -> None:
+    def __init__(
+        self, handshakes: Handshakes, make: Callable[[], Connection], crowd: Crowd, limit_s: float
+    ) -> None:
         self.make = make
+        self._crowd = crowd
+        self._joined = False
         self.received = b""
         self._handshakes = handshakes
         self._limit_s = limit_s
@@ -164,6 +172,10 @@ class _Accepted(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are none of asyncio's
         self.since = time.monotonic()
+        self._joined = self._crowd.join(self)
+        if not self._joined:
+            self.transport.abort()  # there is nothing to say that it could read
+            return
         self._handshakes.await_first_word(self)
         self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._silent)
 
@@ -178,13 +190,25 @@ class _Accepted(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            self._handshakes.forget(self)
-            self._handshakes.come_to_nothing(self.transport, "the client has gone")
+            self._handshakes.come_to_nothing(self, "the client has gone")
 
     def _silent(self) -> None:
         self._timer = None
-        self._handshakes.forget(self)
-        self._handshakes.come_to_nothing(self.transport, "the client says nothing")
+        self._handshakes.come_to_nothing(self, "the client says nothing")
+
+    def leave(self) -> None:
+        """Another takes its place in the crowd, or nobody."""
+        if self._joined:
+            self._joined = False
+            self._crowd.leave(self)
+
+    def close(self) -> None:
+        """Makes room for another."""
+        self.transport.abort()
+
+    def hang_up(self) -> None:
+        """The same."""
+        self.transport.abort()
 
 
 class _Held(asyncio.Protocol):

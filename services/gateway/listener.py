@@ -121,7 +121,7 @@ class HttpServer:
             return Connection(config, listener.state, self._connections, listener.app.name)
 
         handshakes = listener.handshakes
-        return make if handshakes is None else lambda: handshakes.accept(make)
+        return make if handshakes is None else lambda: handshakes.accept(make, self._connections.crowd)
 
     @property
     def _shaking_hands(self) -> bool:

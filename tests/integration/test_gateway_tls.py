@@ -145,6 +145,21 @@ async def test_slow_and_broken_handshakes_end_and_harm_nobody(
         assert (await good.task("report_gps", GPS)).status == 200
 
 
+async def test_those_who_begin_no_handshake_make_room_for_those_who_do(tmp_path: Path) -> None:
+    async with served(tmp_path, max_connections=64) as (rig, _):
+        silent = [rig.client() for _ in range(80)]
+        for client in silent:
+            await client.connect()
+        tls = context(OURS.issue("edge"), tmp_path / "e")
+        for _ in range(3):
+            good = rig.client(tls=tls)
+            assert (await good.task("report_gps", GPS)).status == 200
+        assert rig.gateway.http.connections <= 64
+        for client in silent:
+            await client.close()
+        await until(lambda: rig.gateway.http.connections == 3, "only those who speak are left")
+
+
 async def test_a_body_that_is_too_large_is_answered_over_tls_too(tmp_path: Path) -> None:
     async with served(tmp_path, max_body_bytes=1024) as (rig, _):
         client = rig.client(tls=context(OURS.issue("edge"), tmp_path / "e"))
@@ -270,6 +285,7 @@ async def test_a_certificate_of_its_own_leaves_connections_alone_and_another_aut
     "test",
     [
         test_slow_and_broken_handshakes_end_and_harm_nobody,
+        test_those_who_begin_no_handshake_make_room_for_those_who_do,
         test_a_rotation_under_load_fails_no_request,
         test_a_drain_waits_for_handshakes_and_for_the_requests_that_follow,
         test_a_body_that_is_too_large_is_answered_over_tls_too,
