@@ -39,6 +39,7 @@ class ScriptedEta(EtaServiceServicer):
         self.batches: list[eta_service_pb2.BatchPredictEtaRequest] = []
         self.matrices: list[travel_time_pb2.GetTravelTimesRequest] = []
         self.remaining_s: list[float] = []
+        self.asked_for: list[Any] = []
         self.asked = asyncio.Event()
         self.cancelled = asyncio.Event()
 
@@ -47,6 +48,7 @@ class ScriptedEta(EtaServiceServicer):
     ) -> travel_time_pb2.GetTravelTimesResponse:
         self.matrices.append(request)
         self.remaining_s.append(context.time_remaining())
+        self.asked_for.append(dict(context.invocation_metadata()).get("x-waymesh-tenant"))
         await self._paused()
         values = [
             0 if a == b else round(60 * self.minutes_per_leg)
@@ -60,6 +62,7 @@ class ScriptedEta(EtaServiceServicer):
     ) -> eta_service_pb2.BatchPredictEtaResponse:
         self.batches.append(request)
         self.remaining_s.append(context.time_remaining())
+        self.asked_for.append(dict(context.invocation_metadata()).get("x-waymesh-tenant"))
         await self._paused()
         leg, wait = self.minutes_per_leg, self.wait_minutes
         return eta_service_pb2.BatchPredictEtaResponse(

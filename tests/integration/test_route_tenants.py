@@ -160,6 +160,10 @@ async def test_all_tenants_are_allocated_in_a_tick_each_to_its_own(database: str
         }
         assert {tenancy.tenant_of(order_id) for order_id, _ in asked} == set(TENANTS)
         assert all(tenancy.tenant_of(one) == tenancy.tenant_of(other) for one, other in asked)
+        for tenant in TENANTS:
+            await call(mesh, tenant, "OptimizeRoute", api.OptimizeRouteRequest(driver_id="c"))
+        assert mesh.eta.matrices
+        assert set(mesh.eta.asked_for) == {"*"}
 
 
 async def test_what_fails_for_one_tenant_holds_up_no_other(database: str, tmp_path: Path) -> None:

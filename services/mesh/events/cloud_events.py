@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from services.mesh.events.bus import Message, Record
+from services.mesh.principal import TENANT_KEY
 
 SPEC_VERSION: Final = "1.0"
 CONTENT_TYPE: Final = "content-type"
@@ -72,7 +73,8 @@ def from_headers(headers: Iterable[tuple[str, bytes | None]]) -> Attributes:
         if lower == CONTENT_TYPE or lower.startswith(_OWN):
             known[lower] = value
         else:
-            rest[name] = value
+            # Whoever writes the name of his tenant's header otherwise does not mean the default tenant.
+            rest[lower if lower == TENANT_KEY else name] = value
     version = known.get("ce_specversion", SPEC_VERSION)
     if not version.startswith(_KNOWN_VERSIONS):
         rest[UNKNOWN_VERSION] = version

@@ -13,6 +13,7 @@ from waymesh.order.v1.order_pb2 import ORDER_STATUS_PLACED, Order
 from services.mesh import tenancy
 from services.mesh.chain.server.validation import check
 from services.mesh.events import JSON, PROTOBUF, Message, PoisonMessage, Record, tenants
+from services.mesh.events.cloud_events import from_headers
 from services.mesh.events.inbox import event_digest
 from services.mesh.request_id import serving
 
@@ -91,3 +92,11 @@ def test_ids_that_two_tenants_gave_their_events_are_two():
         for headers in ({"x-waymesh-tenant": "acme"}, {})
     )
     assert event_digest(mine) != event_digest(default)
+
+
+@pytest.mark.parametrize("name", ["x-waymesh-tenant", "X-Waymesh-Tenant", "X-WAYMESH-TENANT"])
+def test_the_header_is_known_however_it_is_written(name: str):
+    assert from_headers([(name, b"acme"), ("X-Other", b"1")]).headers == {
+        "x-waymesh-tenant": "acme",
+        "X-Other": "1",
+    }
