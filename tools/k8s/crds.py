@@ -14,9 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import yaml
-
-from tools.k8s.render import ROOT, DeployError, alone
+from tools.k8s.render import ROOT, DeployError, alone, load
 
 POM: Final = Path(__file__).with_name("pom.xml")
 _CACHE: Final = ROOT / ".tools" / "crds"
@@ -107,7 +105,7 @@ _STRIMZI: Final = {
 @cache
 def definitions() -> Mapping[Kind, dict[str, Any]]:
     """The OpenAPI schema of every kind and served version. Raises DeployError."""
-    return {kind: schema for text in _texts() for kind, schema in _kinds(yaml.safe_load(text))}
+    return {kind: schema for text in _texts() for kind, schema in _kinds(load(text))}
 
 
 def _kinds(definition: dict[str, Any]) -> Iterator[tuple[Kind, dict[str, Any]]]:
