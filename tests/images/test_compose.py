@@ -47,13 +47,14 @@ SETTINGS: dict[str, type[MeshSettings]] = {
 # Read by commands, not by settings.
 OF_COMMANDS = {"WAYMESH_GATEWAY_TARGET"}
 # Who may go out, or be reached from this machine.
-OUTSIDE = {"agents", "edge", "grafana", "jaeger", "prometheus"}
+SEEING = {"alertmanager", "grafana", "jaeger", "prometheus"}
+OUTSIDE = {"agents", "edge", *SEEING}
 GUARD_S = 180.0
 COMMAND = [sys.executable, "-P", "-c", "from services.cli import main; main()"]
 
 
 def test_every_service_of_the_mesh_is_there() -> None:
-    assert set(SERVICES) == {*OURS, *JOBS, "postgres", "kafka", "edge", "jaeger", "prometheus", "grafana"}
+    assert set(SERVICES) == {*OURS, *JOBS, "postgres", "kafka", "edge", *SEEING}
 
 
 def test_what_is_wrong_in_the_file_is_found(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_nothing_has_more_than_it_needs(name: str) -> None:
 
 def test_nothing_listens_but_on_loopback() -> None:
     ports = [port for one in SERVICES.values() for port in one.get("ports", ())]
-    assert len(ports) == 5
+    assert len(ports) == 6
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
     assert len({port["published"] for port in ports}) == len(ports)
     assert project()["networks"]["mesh"]["internal"] is True
