@@ -11,15 +11,20 @@ from tools.observability import programs
 _REQUIRE = "WAYMESH_REQUIRE_PROMETHEUS"
 
 
-def program(name: str) -> Path:
-    """Where it is; else the test is skipped, or fails if `WAYMESH_REQUIRE_PROMETHEUS` is set."""
+def needed(name: str, target: str, require: str) -> Path:
+    """Where a program is that `make` gets; else the test is skipped, or fails if `require` is set."""
     found = programs.find(name)
     if found is not None:
         return found
-    reason = f"no {name}: `make prometheus` fetches it"
-    if os.environ.get(_REQUIRE):
-        pytest.fail(f"{reason}; {_REQUIRE} is set", pytrace=False)
+    reason = f"no {name}: `make {target}` gets it"
+    if os.environ.get(require):
+        pytest.fail(f"{reason}; {require} is set", pytrace=False)
     pytest.skip(reason)
+
+
+def program(name: str) -> Path:
+    """Prometheus, or promtool."""
+    return needed(name, "prometheus", _REQUIRE)
 
 
 def promtool(*arguments: str | Path) -> str:

@@ -153,6 +153,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                     response = await handler(call.request, context)
                     if call.outgoing is not None:
                         response = call.outgoing(response)
+                    call.response = response
             except BaseException as raised:
                 error = raised
             for after in afters[entered]:

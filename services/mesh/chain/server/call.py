@@ -27,6 +27,7 @@ class ServerCall:
         "outgoing",
         "request",
         "request_id",
+        "response",
         "span",
         "started",
         "token",
@@ -39,6 +40,8 @@ class ServerCall:
         self.request = request
         # What becomes of each response on its way out; None: nothing.
         self.outgoing: Outgoing | None = None
+        # What is sent, once it is known; of a stream nothing.
+        self.response: Any = None
         self.context: Any = context  # grpc.aio.ServicerContext; its stub denies that a deadline may be absent
         self.metadata: dict[str, str | bytes] = metadata
         self.started = started

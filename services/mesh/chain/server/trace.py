@@ -11,6 +11,8 @@ from services.mesh import trace
 from services.mesh.chain.server.call import ServerCall, ServerLink
 from services.mesh.telemetry import Telemetry
 
+_MAY_DEGRADE = "may degrade"
+
 
 class TraceLink(ServerLink):
     """Opens a server span below the caller's, and ends it with the code of the `errors` link."""
@@ -52,9 +54,20 @@ class TraceLink(ServerLink):
             if call.deadline is not None:
                 span.attributes["waymesh.budget_ms"] = round((call.deadline - call.started) * 1000, 1)
             if number == 0:
+                if _degraded(call):
+                    span.attributes["waymesh.degraded"] = True
                 span.end(Status(StatusCode.OK))
             else:
                 message = getattr(error, "message", words)
                 span.end(Status(StatusCode.ERROR, f"{call.code.name}: {message}"))
             otel_context.detach(call.token)
         return error
+
+
+def _degraded(call: ServerCall) -> bool:
+    """Whether the answer came from a fallback: such traces are kept."""
+    memo = call.method.memo
+    may = memo.get(_MAY_DEGRADE)
+    if may is None and call.response is not None:
+        may = memo[_MAY_DEGRADE] = "degradation" in call.response.DESCRIPTOR.fields_by_name
+    return bool(may) and call.response.HasField("degradation")
