@@ -123,14 +123,15 @@ class Allocator:
             return await self._tick(cold=True)
 
     async def _tick(self, *, cold: bool) -> Answer | None:
-        async with self._turn(wait=False) as mine:
-            if not mine:
-                return None
-            async with self._database.pool.acquire() as conn:
-                tenants = await store.tenants_waiting(conn)
-            answer = Answer()
-            failed: list[Exception] = []
-            for tenant in tenants:
+        async with self._database.pool.acquire() as conn:
+            tenants = await store.tenants_waiting(conn)
+        answer = Answer()
+        failed: list[Exception] = []
+        for place, tenant in enumerate(tenants):
+            # A turn for each, so that who asks does not wait for all of them.
+            async with self._turn(wait=place > 0) as mine:
+                if not mine:
+                    return None
                 try:
                     answer.add(await self._allocate(tenant, (), cold=cold))
                 except _ColdError:
@@ -138,9 +139,9 @@ class Allocator:
                 except Exception as error:  # one tenant's trouble is not the others'
                     _log.warning("the orders of tenant %s wait on: %s", tenant, type(error).__name__)
                     failed.append(error)
-            if failed:
-                raise failed[0]
-            return answer
+        if failed:
+            raise failed[0]
+        return answer
 
     async def on_demand(
         self, order_ids: Sequence[str], *, dry_run: bool, limits: RouteLimits = NO_LIMITS

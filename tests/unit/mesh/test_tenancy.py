@@ -122,7 +122,7 @@ def test_no_id_stays_no_id(tenant: str):
 
 
 @pytest.mark.parametrize("kind", _told(), ids=lambda kind: kind.DESCRIPTOR.name)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_what_a_tenant_sent_is_told_as_he_sent_it(kind: type[Message], data: st.DataObject):
     sent, tenant = data.draw(messages(kind.DESCRIPTOR)), data.draw(tenants)
@@ -135,7 +135,7 @@ def test_what_a_tenant_sent_is_told_as_he_sent_it(kind: type[Message], data: st.
 
 
 @pytest.mark.parametrize("kind", _told(), ids=lambda kind: kind.DESCRIPTOR.name)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.data())
 def test_nothing_is_told_to_another_tenant(kind: type[Message], data: st.DataObject):
     kept = data.draw(messages(kind.DESCRIPTOR))
