@@ -232,7 +232,7 @@ class Alerting:
             return True
         whose = _whose(condition)
         tenants_ = {tenant for (rule, tenant), count in self._known.items() if rule == whose[0] and count}
-        return self._known[whose] < self._share // len(tenants_ | {whose[1]})
+        return self._known[whose] < max(1, self._share // len(tenants_ | {whose[1]}))
 
     def _look(self, view: MetricsView, now: datetime, behind: bool) -> list[tuple[Condition, alerts.Step]]:
         """What changes by figures that are above, and by those of agents that were: of few, mostly."""

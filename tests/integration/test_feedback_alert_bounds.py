@@ -11,6 +11,8 @@ from waymesh.feedback.v1.signal_pb2 import SignalKind
 
 from services.feedback.alert_rules import Rules, built_in
 from services.feedback.alerting import Alerting
+from services.feedback.records import SIGNALS, row
+from services.feedback.store import store as store_rows
 
 KEY = "gps_anomaly/eta/driver"
 
@@ -146,3 +148,21 @@ async def test_a_list_of_one_rule_does_not_look_through_the_alerts_of_others(rig
         )
     assert "alerts_by_rule" in str(plan)
     assert "Sort" not in str(plan)
+
+
+async def test_subjects_that_a_tenant_makes_up_keep_no_other_tenant_from_its_share(rig: Rig) -> None:
+    """Of 12 conditions, 2 are each kind's own; of these, 1 each tenant's."""
+    few = Alerting(built_in(), most=12)
+
+    async def send(tenant: str, *subjects: str) -> None:
+        signals = [rig.signal(subject) for subject in subjects]
+        async with rig.database.transaction() as connection:
+            await store_rows(connection, SIGNALS, [row(SIGNALS, one, tenant) for one in signals])
+
+    await send("acme", *(f"made-up-{n}" for n in range(40)))
+    assert len(await rig.told(few)) == 12
+    await send("rival", "courier", "other")
+    assert await rig.told(few) == [("gps_anomaly/eta/rival/courier", FIRING)]
+    await send("acme", "one-more")
+    await send("default", "courier", "other")
+    assert await rig.told(few) == [("gps_anomaly/eta/courier", FIRING)]
