@@ -2,37 +2,20 @@
 
 import asyncio
 import signal
-import ssl
 from pathlib import Path
 
 import pytest
 
 from services.cli.environment import GATEWAY_ADMIN
 from services.cli.probe import health
-from tests.certificates import Authority, Certificate, Paths
+from tests.certificates import Authority
 from tests.faults.up_rig import WAYMESH, Up, up
 from tests.integration.gateway_rig import GPS, Client
+from tests.integration.tls_mesh import client_context, put, succession, until_shown, variables
 from tests.processes import until
 from tools.kafka import ports
 
 pytestmark = pytest.mark.faults
-NAMES = ("eta", "route", "feedback", "agents", "gateway", "operator", "edge")
-
-
-def put(authority: Authority, folder: Path, trusted: bytes) -> dict[str, Certificate]:
-    """Changes all certificates as Kubernetes does, each by the swap of one link."""
-    made = {name: authority.issue(name, trusted=trusted) for name in NAMES}
-    for name, certificate in made.items():
-        certificate.mount(folder / name)
-    return made
-
-
-def client_context(folder: Path, name: str) -> ssl.SSLContext:
-    paths = Paths(folder / name)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(paths.authorities)
-    context.load_cert_chain(paths.certificate, paths.key)
-    return context
 
 
 class Requests:
@@ -63,24 +46,13 @@ class Requests:
             await client.close()
 
 
-async def shown_by(port: int, folder: Path) -> bytes:
-    """The certificate that a service shows to who connects now."""
-    context = client_context(folder, "operator")
-    context.set_alpn_protocols(["h2"])
-    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-    try:
-        return writer.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
-    finally:
-        writer.close()
-
-
 async def test_a_mesh_with_certificates_answers_and_outlives_their_rotation(tmp_path: Path) -> None:
     old, new = Authority("old"), Authority("new")
     folder = tmp_path / "tls"
     put(old, folder, old.trusted)
     [admin_port] = ports.free_ports(1)
-    variables = {**Paths(folder / "{service}").variables, GATEWAY_ADMIN.variable: str(admin_port)}
-    async with up(**variables) as mesh:
+    admin = {GATEWAY_ADMIN.variable: str(admin_port)}
+    async with up(**variables(folder), **admin) as mesh:
         answer = await mesh.curl(await mesh.until_line("^  curl "))
         assert answer["status"] == "success"
 
@@ -88,13 +60,8 @@ async def test_a_mesh_with_certificates_answers_and_outlives_their_rotation(tmp_
         await requests.ask()
         asking = asyncio.create_task(requests.run())
         try:
-            both = old.trusted + new.trusted
-            for authority, trusted in ((old, both), (new, both), (new, new.trusted)):
-                certificates = put(authority, folder, trusted)
-                for name, service in mesh.state.services.items():
-                    expected = ssl.PEM_cert_to_DER_cert(certificates[name].certificate.decode())
-                    while await shown_by(service.port, folder) != expected:
-                        await asyncio.sleep(0.05)
+            for authority, trusted in ((old, old.trusted), *succession(old, new)):
+                await until_shown(mesh, folder, put(authority, folder, trusted))
                 reached = requests.answered + 20
                 await until(lambda reached=reached: requests.answered >= reached, "requests go on")
         finally:
