@@ -16,6 +16,7 @@ _DAY_S: Final = 86_400
 # Below this, whoever renews certificates has had many chances and taken none.
 _FEW_DAYS: Final = 7
 _HEALTH_S: Final = 4.0
+_NOT_LET_IN: Final = "use the certificate of the operator, or name it in WAYMESH_TLS_ALLOWED_PEERS there"
 # What the gateway says of a service that it has not called yet, or just calls.
 _NO_TROUBLE: Final = frozenset({"ok", "idle", "connecting"})
 
@@ -27,13 +28,20 @@ def variable(service: str) -> str:
 
 async def own_certificate(scene: Scene) -> list[Finding]:
     """What this process shows to others."""
+    from services.mesh.tls.callers import OPERATOR
+
     check = "certificate"
     if scene.tls is None:
         remedy = "set WAYMESH_TLS_CERT_FILE, WAYMESH_TLS_KEY_FILE and WAYMESH_TLS_CA_FILE"
         if scene.settings.allow_plaintext:
             return [warn(check, "none: WAYMESH_ALLOW_PLAINTEXT lets services speak in plain text", remedy)]
         return [ok(check, "none: services speak in plain text, on loopback alone")]
-    return [_ending(check, f"{scene.tls.id}", scene.tls.expires)]
+    found = [_ending(check, f"{scene.tls.id}", scene.tls.expires)]
+    known = {OPERATOR, *environment.SERVICE_NAMES}
+    if scene.tls.id.service not in known:
+        words = f"services let {scene.tls.id.service} ask for their health alone"
+        found.append(warn(check, words, "use the certificate of the operator, as commands and jobs do"))
+    return found
 
 
 async def service(scene: Scene, name: str) -> list[Finding]:
@@ -79,6 +87,9 @@ async def gateway(scene: Scene) -> list[Finding]:
         return [fail(name, f"{target}: {error.words}", _remedy(name, error.kind))]
     said = answer.json if isinstance(answer.json, dict) else {}
     checks = said.get("checks") if isinstance(said.get("checks"), dict) else {}
+    if answer.status in (401, 403):
+        words = f"{target} does not let this certificate in ({answer.status})"
+        return [fail(name, words, _NOT_LET_IN)]
     if answer.status != 200:
         words = f"{target} answers {answer.status}, {said.get('status', 'without saying why')}"
         return [fail(name, words, f"look at the log of {name}: it says what it waits for")]
@@ -151,9 +162,7 @@ def _refused(scene: Scene, name: str, target: str, error: Any) -> Finding:
         return fail(name, words, f"look at {name}: it hangs, or something else listens there")
     if code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
         words = f"{target} does not let this certificate in ({' '.join(str(error.details()).split())})"
-        return fail(
-            name, words, "use the certificate of the operator, or name it in WAYMESH_TLS_ALLOWED_PEERS there"
-        )
+        return fail(name, words, _NOT_LET_IN)
     if scene.tls is None:
         remedy = f"correct {variable(name)}; or, if {name} speaks TLS, set WAYMESH_TLS_* here too"
     else:
