@@ -23,6 +23,7 @@ from waymesh.route.v1 import route_service_pb2 as route_pb
 from services.eta.service import EtaServicer
 from services.mesh import principal
 from services.mesh.principal import Principal
+from services.mesh.tenancy import plain_copy
 from services.route.service import RouteServicer
 from tests.integration.agents_rig import AgentsMesh, agents_mesh
 from tests.integration.injection_corpus import (
@@ -234,7 +235,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 @dataclass
 class Witness:
-    """What route and eta were asked, on their own side of the wire."""
+    """What route and eta were asked, on their own side of the wire, by the ids that callers know."""
 
     orders: list[str] = field(default_factory=list)
     couriers: list[str] = field(default_factory=list)
@@ -254,7 +255,7 @@ class Witness:
                 plain = getattr(servicer, name)
 
                 async def noted(itself: Any, request: Any, context: Any) -> Any:
-                    note(request)
+                    note(plain_copy(request))
                     return await plain(itself, request, context)
 
                 patch.setattr(servicer, name, noted)
