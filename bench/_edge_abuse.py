@@ -32,7 +32,12 @@ _SOCKETS: Final = 2000
 # Until as many of an attack's connections stand as will.
 _BEGIN_S: Final = 5.0
 _LOOK_S: Final = 0.2
-SLOW: Final = {"slow_headers": ["-H"], "slow_bodies": ["-B"], "slow_readers": ["-X", "-k", "5"]}
+SLOW: Final = {
+    "slow_headers": ("/execute", "-H"),
+    "slow_bodies": ("/execute", "-B"),
+    # 32 bytes every 5 s of some hundred kilobytes.
+    "slow_readers": ("/openapi.json", "-X", "-w", "512", "-y", "1024", "-n", "5", "-z", "32"),
+}
 ATTACKS: Final = ("long_headers", "bombs", "smuggling", "rapid_connects", "rapid_reset")
 
 
@@ -100,22 +105,10 @@ async def _attack(name: str, port: int, ca: str) -> AsyncIterator[None]:
     """Runs it, in a process that gets what the machine has left over: its own work is not measured."""
     if name in SLOW:
         scheme = "http" if ca == "plain" else "https"
+        path, *how = SLOW[name]
         command = [
-            *(
-                "slowhttptest",
-                *SLOW[name],
-                "-c",
-                str(_SOCKETS),
-                "-r",
-                "400",
-                "-i",
-                "5",
-                "-l",
-                "600",
-                "-p",
-                "5",
-            ),
-            *("-u", f"{scheme}://127.0.0.1:{port}/execute"),
+            *("slowhttptest", *how, "-c", str(_SOCKETS), "-r", "400", "-i", "5", "-l", "600", "-p", "5"),
+            *("-u", f"{scheme}://127.0.0.1:{port}{path}"),
         ]
     else:
         command = [sys.executable, "-m", "bench._edge_attacks", name, str(port), ca]
