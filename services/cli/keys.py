@@ -22,7 +22,7 @@ def command() -> None:
 
 def _limits(function: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--expires", help="When it ends: in 24h or 30d, or a moment; never without."),
+        click.option("--expires", help="When it ends: in 24h or 30d, at a moment, or never."),
         click.option(
             "--under-way", type=click.IntRange(1), help="Requests under way at a time; any number without."
         ),
@@ -77,9 +77,11 @@ def change(key: str, **limits: Any) -> None:
 @command.command("rotate")
 @click.argument("key", metavar="ID|NAME")
 @click.option("--overlap", default="24h", show_default=True, help="How long the old key stays valid.")
-def rotate(key: str, overlap: str) -> None:
+@click.option("--expires", help="When the successor ends; after as long as the old key's without.")
+def rotate(key: str, overlap: str, expires: str | None) -> None:
     """Make a successor with the same tenant, scopes and limits, and let the old key end after --overlap."""
-    hand_over(["keys", "rotate", "--overlap", overlap, "--", key])
+    more = [] if expires is None else ["--expires", expires]
+    hand_over(["keys", "rotate", "--overlap", overlap, *more, "--", key])
 
 
 @command.command("revoke")

@@ -11,6 +11,8 @@ from services.mesh.principal import DEFAULT_TENANT, is_name, is_tenant
 _SPAN: Final = re.compile(r"(\d{1,6})\s?(s|m|h|d)")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _MOST: Final = timedelta(days=3660)
+# As `--expires never` has it.
+NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 def name(text: str) -> str:
@@ -57,7 +59,9 @@ def span(text: str) -> timedelta:
 
 
 def end(text: str) -> datetime:
-    """A span from now on, or a moment to come."""
+    """A span from now on, a moment to come, or never."""
+    if text == "never":
+        return NEVER
     found = _moment(text, lambda given: datetime.now(UTC) + given)
     if found <= datetime.now(UTC):
         raise argparse.ArgumentTypeError("must be in the future")
@@ -111,6 +115,9 @@ def parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser
         default=timedelta(days=1),
         help="how long the old key stays valid; 24h without",
     )
+    rotate.add_argument(
+        "--expires", type=end, help="when the successor ends; after as long as the old without"
+    )
     revoke = commands.add_parser("revoke", help="refuse a key from now on, for good")
     _key(revoke)
     audit = groups.add_parser("audit", help="who changed what")
@@ -143,6 +150,4 @@ def _limits(command: argparse.ArgumentParser, otherwise: str) -> None:
     command.add_argument("--rate", type=positive, help="requests a second; the gateway's default without")
     command.add_argument("--burst", type=count, help="requests at once; the gateway's default without")
     command.add_argument("--under-way", type=count, help="requests under way at a time; any number without")
-    command.add_argument(
-        "--expires", type=end, help="when it ends: in 24h, 30d, or at a moment; never without"
-    )
+    command.add_argument("--expires", type=end, help="when it ends: in 24h, 30d, at a moment, or never")

@@ -74,7 +74,7 @@ async def _add(options: argparse.Namespace, store: KeyStore, settings: GatewaySe
         _rate(options, None, settings),
         tenant=options.tenant,
         scopes=wanted,
-        expires_at=options.expires,
+        expires_at=_end(options.expires, None),
         under_way=options.under_way,
     )
     await store.add(kept, _entry(options, kept, _told(kept)))
@@ -123,7 +123,7 @@ async def _change(options: argparse.Namespace, store: KeyStore, settings: Gatewa
         old,
         scopes=wanted,
         rate=_rate(options, old.rate, settings),
-        expires_at=options.expires or old.expires_at,
+        expires_at=_end(options.expires, old.expires_at),
         under_way=options.under_way or old.under_way,
     )
     if not await store.change(new, _entry(options, new, f"{_told(old)} → {_told(new)}")):
@@ -137,15 +137,25 @@ async def _rotate(options: argparse.Namespace, store: KeyStore, _settings: Gatew
     if isinstance(old, str):
         return await _refuse(store, options, options.key, old)
     key = new_key()
-    new = dataclasses.replace(old, digest=digest_of(key.encode()), created_at=None)
-    until = datetime.now(UTC) + options.overlap
+    now = datetime.now(UTC)
+    until = now + options.overlap
+    # A key that was made for so long is followed by one for as long.
+    ends = None
+    if old.expires_at is not None and old.created_at is not None:
+        ends = now + (old.expires_at - old.created_at)
+    new = dataclasses.replace(
+        old,
+        digest=digest_of(key.encode()),
+        created_at=None,
+        expires_at=_end(options.expires, ends),
+    )
     entry = _entry(options, new, f"follows {old.key_id}, which ends {_time(until)}")
     if not await store.succeed(old.key_id, until, new, entry):
         return await _refuse(store, options, options.key, "the key was revoked meanwhile")
     _say(key)
-    ends = until if old.expires_at is None else min(until, old.expires_at)
+    last = until if old.expires_at is None else min(until, old.expires_at)
     _add_words(
-        f"key {new.key_id} ({new.name}) is valid now and is not shown again; {old.key_id} ends {_time(ends)}"
+        f"key {new.key_id} ({new.name}) is valid now and is not shown again; {old.key_id} ends {_time(last)}"
     )
     return 0
 
@@ -227,6 +237,12 @@ def _rate(options: argparse.Namespace, old: Rate | None, settings: GatewaySettin
         return old
     base = old or Rate(settings.rate_per_s, settings.rate_burst)
     return Rate(options.rate or base.per_s, options.burst or base.burst)
+
+
+def _end(given: datetime | None, otherwise: datetime | None) -> datetime | None:
+    if given is None:
+        return otherwise
+    return None if given == command_arguments.NEVER else given
 
 
 def _told(key: ApiKey) -> str:

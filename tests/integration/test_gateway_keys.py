@@ -1,6 +1,7 @@
 """API keys: added and revoked while requests go on, kept hashed, known while PostgreSQL is away."""
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,39 @@ async def test_a_successor_is_what_its_key_was_and_the_old_one_ends(database: st
         assert second.expires_at is None
 
 
+async def test_the_end_of_a_key_is_moved_and_its_successor_lives_as_long(database: str) -> None:
+    connection = await connect(database)
+
+    async def lives() -> list[timedelta | None]:
+        rows = await connection.fetch(
+            "SELECT expires_at - created_at AS span FROM gateway.api_keys ORDER BY created_at"
+        )
+        return [row["span"] for row in rows]
+
+    try:
+        assert (await keys(database, "add", "partner", "--expires", "30d"))[0] == 0
+        assert (await keys(database, "rotate", "partner", "--overlap", "1h"))[0] == 0
+        [first, second] = await lives()
+        assert first is not None
+        assert second == pytest.approx(timedelta(days=30), abs=timedelta(minutes=5))
+        assert first < timedelta(hours=2)
+        newest = await connection.fetchval(
+            "SELECT key_id FROM gateway.api_keys ORDER BY created_at DESC LIMIT 1"
+        )
+        assert (await keys(database, "change", newest, "--expires", "never"))[0] == 0
+        assert (await lives())[1] is None
+    finally:
+        await connection.close()
+
+
+async def test_what_a_key_can_be_used_for_is_listed_without_a_database(tmp_path: Path) -> None:
+    code, told, _ = await keys("", "scopes", data_dir=tmp_path)
+    assert code == 0
+    lines = {line.split()[0]: line for line in told.splitlines()}
+    assert {"predict_eta", "stream_gps", "create_agent", "*", "admin"} <= set(lines)
+    assert lines["silence_alert"].endswith("for operators: needs the scope admin")
+
+
 async def test_many_wrong_keys_do_not_become_many_queries(database: str) -> None:
     async with gateway(database_url=database) as rig:
         await until(lambda: rig.gateway._store is not None, "the store is open")
@@ -214,6 +248,14 @@ async def test_many_wrong_keys_do_not_become_many_queries(database: str) -> None
         (("revoke", "nobody"), "no valid key has the id or name 'nobody'"),
         (("add", ""), "1 to 128 printable characters"),
         (("add", "x", "--rate", "-1"), "above 0"),
+        (("add", "x", "--rate", "fast"), "above 0"),
+        (("add", "x", "--under-way", "0"), "from 1 to 1000000"),
+        (("add", "x", "--expires", "2001-01-01T00:00:00Z"), "must be in the future"),
+        (("add", "x", "--expires", "soon"), "such as 15m, 24h or 30d"),
+        (("add", "x", "--scope", "get_ordre"), "near it are get_order"),
+        (("add", "x", "--scope", "silence_alert"), "give the scope admin"),
+        (("change", "nobody", "--scope", "*"), "no valid key has the id or name 'nobody'"),
+        (("rotate", "nobody"), "no valid key has the id or name 'nobody'"),
         (("frob",), "invalid choice"),
     ],
 )
