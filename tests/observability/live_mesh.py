@@ -36,6 +36,8 @@ from tests.tcp_postgres import TcpPostgres, tcp_postgres
 from tools.kafka.cluster import KafkaCluster
 from tools.kafka.ports import free_ports
 
+# A word that stands nowhere but in what callers send.
+CANARY: Final = "canary-of-a-caller"
 # More than 1,000 events and 60 s at any pace are a lag; so many couriers that all partitions have some.
 _FIXES: Final = 1_500
 _STUCK_CALLERS: Final = 24
@@ -85,6 +87,37 @@ class LiveMesh:
         )
         assert await self.execute("upsert_orders", order) == 200
         assert await self.execute("report_gps", fix) == 200
+
+    async def strange_requests(self) -> None:
+        """For things, and by names, that nobody has heard of; what comes of them does not matter."""
+        strange = f'"{CANARY}"'
+        await asyncio.gather(
+            self.execute(CANARY),
+            self.execute("get_order", f'{{"order_id":{strange}}}'),
+            self.execute("predict_eta", f'{{"query":{{"order_id":{strange}}}}}'),
+            self.execute("ask", f'{{"agent":{strange},"question":{strange}}}'),
+            self.execute(
+                "record_outcome",
+                f'{{"event_id":{strange},"run_id":{strange},"agent_name":{strange},"action_type":{strange},'
+                f'"agent_type":{strange},"timestamp":"2026-01-01T10:00:00Z","status":"success"}}',
+            ),
+            asyncio.to_thread(_get, f"{self.mesh.address}/{CANARY}"),
+            asyncio.to_thread(_get, f"{self.mesh.address}/api/agents/{CANARY}"),
+        )
+        async with grpc.aio.insecure_channel(self.mesh.targets["eta"]) as channel:
+            for method in (f"/waymesh.eta.v1.EtaService/{CANARY}", f"/{CANARY}.v1.Service/Call"):
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    call: Any = channel.unary_unary(method)
+                    await call(b"", metadata=(("x-waymesh-tenant", CANARY),))
+
+    async def metrics(self) -> dict[str, str]:
+        """As Prometheus is given them, by service."""
+        ports = {"gateway": self.mesh.gateway, **self.mesh.admins}
+        return {
+            name: await asyncio.to_thread(_get, f"http://127.0.0.1:{port}/metrics")
+            for name, port in ports.items()
+            if self.mesh.processes[name].poll() is None
+        }
 
     @contextlib.asynccontextmanager
     async def traffic(self) -> AsyncIterator[None]:
@@ -217,6 +250,15 @@ class LiveMesh:
             async with pool.acquire() as connection, connection.transaction():
                 await bus.publish(connection, messages)
             await bus.close()
+
+
+def _get(address: str) -> str:
+    request = urllib.request.Request(address, headers={"x-api-key": KEY, "x-request-id": CANARY})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
 
 
 def _message(topic: str, key: str, value: bytes) -> Message:

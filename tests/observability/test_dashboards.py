@@ -99,8 +99,9 @@ def test_a_threshold_is_that_of_the_alert() -> None:
 def test_grafana_is_told_where_they_lie_and_whom_to_ask() -> None:
     (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/waymesh.yaml").read_text())["providers"]
     assert provider["options"]["path"] == "/var/lib/grafana/dashboards/waymesh"
-    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/waymesh.yaml").read_text())["datasources"]
-    assert (source["type"], source["url"]) == ("prometheus", "http://prometheus:9090")
+    told = yaml.safe_load((GRAFANA / "provisioning/datasources/waymesh.yaml").read_text())
+    sources = {source["type"]: source["url"] for source in told["datasources"]}
+    assert sources == {"prometheus": "http://prometheus:9090", "jaeger": "http://jaeger:16686"}
 
 
 def test_a_cluster_is_given_every_dashboard() -> None:
