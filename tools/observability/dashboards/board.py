@@ -69,7 +69,7 @@ class Panel:
         }
         if self.alert:
             url = f"${{runbook}}#{self.alert.lower()}"
-            panel["links"] = [{"title": f"Runbook: {self.alert}", "url": url, "targetBlank": True}]
+            panel["links"] = [_link(f"Runbook: {self.alert}", url)]
         return panel
 
     def _defaults(self) -> dict[str, Any]:
@@ -124,6 +124,21 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     },
     "table": {"showHeader": True, "cellHeight": "sm"},
 }
+
+
+def _link(title: str, url: str) -> dict[str, Any]:
+    return {
+        "type": "link",
+        "title": title,
+        "url": url,
+        "icon": "doc",
+        "tags": [],
+        "tooltip": "",
+        "asDropdown": False,
+        "includeVars": False,
+        "keepTime": False,
+        "targetBlank": True,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +205,7 @@ class Board:
                     "includeVars": True, "keepTime": True, "icon": "external link", "targetBlank": False,
                     "tooltip": "", "url": "",
                 },
-                {
-                    "type": "link", "title": "Runbook", "url": "${runbook}", "icon": "doc", "tags": [],
-                    "asDropdown": False, "includeVars": False, "keepTime": False, "targetBlank": True,
-                    "tooltip": "What to do about each alert",
-                },
+                _link("Runbook", "${runbook}"),
             ],
             "templating": {"list": [source, runbook, *(variable.json() for variable in self.variables)]},
             "annotations": {"list": [_ALERTS]},
