@@ -4,9 +4,12 @@ import json
 import re
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from services.cli import environment
 from services.gateway.settings import GatewaySettings
@@ -15,7 +18,6 @@ from tests.images import dockerfile, trees
 STAGES = dockerfile.stages()
 IMAGES = list(tomllib.loads((trees.ROOT / "deploy/docker/images.toml").read_text())["images"])
 HEALTH_PORT = 8086
-GATEWAY_ADMIN_PORT = 9105
 
 
 def test_there_is_a_target_for_every_service_and_the_tools() -> None:
@@ -49,9 +51,7 @@ def test_an_image_serves_what_its_name_says(service: str) -> None:
 def test_an_image_names_the_ports_that_its_service_listens_on(service: str) -> None:
     spec = environment.service(service)
     # Those of the runtimes are on loopback, for who shares the pod.
-    reached = {spec.port.default, spec.admin.default}
-    own = {GATEWAY_ADMIN_PORT} if service == "gateway" else {HEALTH_PORT}
-    assert dockerfile.ports(STAGES[service]) == reached | own
+    assert dockerfile.ports(STAGES[service]) == {spec.port.default, spec.admin.default, HEALTH_PORT}
 
 
 @pytest.mark.parametrize("image", IMAGES)
@@ -97,6 +97,42 @@ def test_everything_that_is_copied_passes_the_ignore_file_and_nothing_else_does(
     files = [path.relative_to(passed) for path in passed.rglob("*") if path.is_file()]
     assert [str(path) for path in files if not any(path.is_relative_to(name) for name in named)] == []
     assert [path for path in files if path.suffix == ".pyc"] == []
+
+
+def containers_in_kubernetes() -> Iterator[dict[str, Any]]:
+    """Those of our images, as the base has them."""
+
+    def within(value: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(value, dict):
+            if str(value.get("image", "")).startswith("waymesh-"):
+                yield value
+            value = list(value.values())
+        if isinstance(value, list):
+            for each in value:
+                yield from within(each)
+
+    for path in (trees.ROOT / "deploy/k8s").rglob("*.yaml"):
+        for document in yaml.safe_load_all(path.read_text()):
+            yield from within(document)
+
+
+def test_kubernetes_starts_what_the_images_have_and_looks_where_they_listen() -> None:
+    there = list(containers_in_kubernetes())
+    seen = set()
+    for container in there:
+        image = container["image"].removeprefix("waymesh-").partition(":")[0]
+        seen.add(image)
+        assert "command" not in container, "the entry point is the image's"
+        if image != "tools":
+            assert container["args"] == STAGES[image].last("CMD").words
+        opened = {port["containerPort"] for port in container.get("ports", ())}
+        assert opened <= dockerfile.ports(STAGES[image])
+    assert seen == set(IMAGES)
+
+
+def test_kubernetes_runs_them_as_the_user_of_the_images() -> None:
+    text = "\n".join(path.read_text() for path in (trees.ROOT / "deploy/k8s").rglob("*.yaml"))
+    assert str(trees.USER) in re.findall(r"runAsUser: (\d+)", text)
 
 
 def test_nothing_is_installed_without_a_hash() -> None:
