@@ -91,7 +91,7 @@ class GrpcServer:
         self._grace_s = grace_s
         self._finite_streams = frozenset(finite_streams)
         self._more: dict[type[Message], Callable[[Any], list[FieldViolation]]] = {}
-        self._tls = tls
+        self.tls = tls
         peers = None if tls is None else Peers(tls.current.id, further_peers)
         links = server_links(telemetry, self._more, peers=peers, qualified=qualified, as_they_are=as_they_are)
         self._interceptor = ServerInterceptor(links, peers)
@@ -143,10 +143,10 @@ class GrpcServer:
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         where = address(self._host, self.port)
         try:
-            if self._tls is None:
+            if self.tls is None:
                 self.port = server.add_insecure_port(where)
             else:
-                self.port = server.add_secure_port(where, self._tls.server_credentials())
+                self.port = server.add_secure_port(where, self.tls.server_credentials())
         except RuntimeError as error:
             raise OSError(f"{self._host}:{self.port} cannot be bound") from error
         for plain in (self._admin, self._health_port):
