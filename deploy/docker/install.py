@@ -138,7 +138,9 @@ def _wheel(source: Path, parts: Iterable[str], python: Path, into: Path) -> Path
             shutil.copy2(source / part, copy / part)
     environ = {**os.environ, "SOURCE_DATE_EPOCH": str(_epoch())}
     command = [str(python), "-m", "hatchling", "build", "-t", "wheel", "-d", str(made)]
-    _run(command, cwd=copy, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=copy, env=environ, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"install.py: {source.name} cannot be built: {done.stderr.strip()}")
     return next(made.glob("*.whl"))
 
 

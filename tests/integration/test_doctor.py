@@ -113,6 +113,14 @@ async def test_a_data_folder_that_cannot_be_written_to_is_told(monkeypatch: pyte
     assert "WAYMESH_DATA_DIR" in row.remedy
 
 
+def test_a_data_folder_that_is_not_there_yet_is_not_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WAYMESH_DATA_DIR", str(tmp_path / "a" / "b"))
+    assert "MiB free" in one(asyncio.run(machine.data_dir(Scene.of())), "data folder", State.OK).words
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_too_few_open_files_are_told() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))

@@ -78,6 +78,21 @@ async def test_a_server_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatc
     assert "cannot be reached (connection refused)" in one(found, "database", State.FAIL).words
 
 
+async def test_a_transaction_that_is_open_for_long_is_told(
+    monkeypatch: pytest.MonkeyPatch, database: str
+) -> None:
+    monkeypatch.setattr(checks, "_LONG_S", -1)
+    other = await connect(database)
+    try:
+        async with other.transaction():
+            await other.execute("SELECT 1")
+            row = one(await looked(monkeypatch, database), "connections", State.WARN)
+    finally:
+        await other.close()
+    assert "a transaction is open for" in row.words
+    assert "pg_terminate_backend" in row.remedy
+
+
 async def test_no_database_at_all_is_told() -> None:
     assert "DATABASE_URL is not set" in one(await checks.look(Scene.of()), "database", State.FAIL).words
 

@@ -21,13 +21,14 @@ async def data_dir(scene: Scene) -> list[Finding]:
     """Whether it can be written to, and how much room is left."""
     check, folder = "data folder", scene.data_dir
     other = "set WAYMESH_DATA_DIR to a folder that this user may write to, or mount one there"
+    # It is made by who first needs it; nothing of what is looked at here stays.
+    place = next(each for each in (folder, *folder.parents) if each.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
+        with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"waymesh")
             file.flush()
             os.fsync(file.fileno())
-        free_mib = shutil.disk_usage(folder).free // _MIB
+        free_mib = shutil.disk_usage(place).free // _MIB
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         return [fail(check, f"{folder} cannot be written to ({why})", other)]
