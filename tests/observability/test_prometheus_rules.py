@@ -89,3 +89,15 @@ def test_every_service_is_scraped_in_both_places_and_missed_when_it_is_gone() ->
 def test_what_is_derived_is_what_its_sources_give() -> None:
     """Else: `python -m tools.observability write`."""
     assert {path: path.read_text() for path in derived.present()} == derived.files()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_pod_monitor_finds_the_metrics_of_each_service(service: str) -> None:
+    monitor = yaml.safe_load((derived.FOLDER / "kubernetes" / "pod-monitor.yaml").read_text())["spec"]
+    (wanted,) = monitor["selector"]["matchExpressions"]
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    manifests = yaml.safe_load_all((derived.ROOT / f"deploy/k8s/base/{service}.yaml").read_text())
+    (pod,) = [one["spec"]["template"] for one in manifests if one["kind"] in ("Deployment", "StatefulSet")]
+    assert pod["metadata"]["labels"][wanted["key"]] == service
+    assert service in wanted["values"]
+    assert endpoint["port"] in {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
