@@ -65,6 +65,14 @@ class Workload:
         return found
 
     @property
+    def certificate(self) -> dict[str, Any]:
+        """The spec of the Certificate that it mounts to show to others."""
+        (secret,) = (each["secret"]["secretName"] for each in self.pod["volumes"] if each["name"] == "tls")
+        specs = [each["spec"] for each in self.overlay.of_kind("Certificate")]
+        (found,) = (each for each in specs if each["secretName"] == secret)
+        return dict(found)
+
+    @property
     def stop_s(self) -> int:
         """How long a pod may take to end."""
         return int(self.pod["terminationGracePeriodSeconds"])

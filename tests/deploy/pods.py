@@ -110,7 +110,7 @@ class Cluster:
     def environment(self, workload: Workload) -> dict[str, str]:
         """The container's, with its files and the addresses of pods where they are here."""
         mine = self.folder / workload.name
-        self._mount_certificate(workload.name, mine / "tls")
+        self._mount_certificate(workload, mine / "tls")
         found = {"DATABASE_URL": self.dsn, "POD_NAME": f"{workload.name}-0"}
         for name, value in workload.environment.items():
             if value is None:
@@ -128,16 +128,10 @@ class Cluster:
         found.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)
         return found
 
-    def _mount_certificate(self, name: str, folder: Path) -> None:
-        certificates = self.rendering.by_name("Certificate")
-        (secret,) = (
-            each["secret"]["secretName"]
-            for each in self.rendering.workloads[name].pod["volumes"]
-            if each["name"] == "tls"
-        )
-        (spec,) = (each["spec"] for each in certificates.values() if each["spec"]["secretName"] == secret)
-        hosts = (*spec["dnsNames"], self.address(name))
-        self.authority.issue(name, hosts=hosts, uris=tuple(spec["uris"])).mount(folder)
+    def _mount_certificate(self, workload: Workload, folder: Path) -> None:
+        spec = workload.certificate
+        hosts = (*spec["dnsNames"], self.address(workload.name))
+        self.authority.issue(workload.name, hosts=hosts, uris=tuple(spec["uris"])).mount(folder)
 
     def run(self, name: str) -> Pod:
         """Starts its container; the end of `running` ends it."""

@@ -26,7 +26,7 @@ from services.cli.doctor.services import variable
 from services.eta.settings import EtaSettings
 from services.feedback.settings import FeedbackSettings
 from services.gateway.settings import GatewaySettings
-from services.mesh.settings import MeshSettings
+from services.mesh.settings import MeshSettings, load
 from services.route.settings import RouteSettings
 from tests.certificates import Authority
 from tools.k8s.render import OVERLAYS
@@ -41,6 +41,9 @@ SETTINGS: Final[dict[str, type[MeshSettings]]] = {
     "migrate": MeshSettings,
     "topics": MeshSettings,
 }
+
+# What a variable from a Secret holds, where not any text will do.
+SECRETS: Final = {"DATABASE_URL": "postgresql://waymesh:secret@waymesh-database-rw.waymesh:5432/waymesh"}
 
 
 @pytest.fixture(params=OVERLAYS)
@@ -98,6 +101,30 @@ def test_every_key_of_a_config_map_is_one_that_a_process_with_it_reads(rendering
             continue  # files
         read = set().union(*map(read_by, readers))
         assert set(rendering.config(name)) <= read, name
+
+
+def test_every_value_is_one_that_the_settings_allow(
+    rendering: Overlay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what Secrets hold, and files where they are mounted."""
+    authority = Authority()
+    for mount in ("kafka", "database"):
+        (tmp_path / mount).mkdir()
+        (tmp_path / mount / "ca.crt").write_bytes(authority.trusted)
+    for service in SETTINGS.keys() & rendering.workloads.keys():
+        workload = rendering.workloads[service]
+        authority.issue(service, uris=tuple(workload.certificate["uris"])).write(tmp_path / "tls")
+        with monkeypatch.context() as patch:
+            for name in os.environ:
+                patch.delenv(name)
+            for name, value in workload.environment.items():
+                given = SECRETS.get(name, "a-secret") if value is None else value
+                patch.setenv(name, given.replace("/etc/waymesh", str(tmp_path)))
+
+            settings = load(SETTINGS[service])
+
+        with_bus = rendering.name == "production-kafka" and service not in ("gateway", "migrate")
+        assert settings.kafka_enabled is with_bus, service
 
 
 @pytest.mark.parametrize("service", sorted(SETTINGS))
