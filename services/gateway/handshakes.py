@@ -113,6 +113,11 @@ class Handshakes:
         except (OSError, ValueError) as error:
             self.come_to_nothing(accepted, error)
             return
+        except Exception as error:
+            _log.exception("a handshake of TLS failed by a fault of ours")
+            shaking.cancel()
+            self.come_to_nothing(accepted, error)
+            return
         except asyncio.CancelledError:
             shaking.cancel()
             transport.abort()

@@ -31,12 +31,18 @@ class LiveTls:
     """
 
     def __init__(
-        self, where: Files, *, registry: CollectorRegistry | None = None, every_s: float = _EVERY_S
+        self,
+        where: Files,
+        *,
+        registry: CollectorRegistry | None = None,
+        every_s: float = _EVERY_S,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """Raises FilesError."""
+        """`clock` gives seconds since 1970. Raises FilesError."""
         self.current = files.read(where)
         self._files = where
         self._every_s = every_s
+        self._clock = clock
         self._listeners: list[Listener] = []
         self._bad_looks = 0
         self._end_is_told = False
@@ -67,10 +73,10 @@ class LiveTls:
         while True:
             await asyncio.sleep(self._every_s)
             self.look()
-            self._tell_of_its_end(time.time())
 
     def look(self) -> bool:
         """Whether the files hold something new, which is used from now on."""
+        self._tell_of_its_end()
         try:
             if files.digest_of(self._files) == self.current.digest:
                 fresh = None
@@ -99,8 +105,8 @@ class LiveTls:
             listener(fresh)
         return True
 
-    def _tell_of_its_end(self, now: float) -> None:
-        if now < self.current.expires:
+    def _tell_of_its_end(self) -> None:
+        if self._clock() < self.current.expires:
             self._end_is_told = False
         elif not self._end_is_told:
             self._end_is_told = True

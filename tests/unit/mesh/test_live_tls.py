@@ -1,6 +1,5 @@
 """The files of TLS while a process runs: followed as they change, and survived when they are no good."""
 
-import asyncio
 import logging
 from collections.abc import Callable
 from datetime import timedelta
@@ -173,17 +172,16 @@ def test_a_start_with_wrong_files_fails(paths: Paths) -> None:
         live(paths)
 
 
-async def test_the_end_of_a_certificate_in_use_is_told_once(
-    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_the_end_of_a_certificate_in_use_is_told_once(
+    paths: Paths, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    paths = authority.issue("eta", ends=timedelta(seconds=2)).write(tmp_path)
-    tls = LiveTls(Files(paths.certificate, paths.key, paths.authorities), every_s=0.01)
-    watching = asyncio.create_task(tls.watch())
-    try:
-        async with asyncio.timeout(30):
-            while not (said := [each for each in caplog.records if each.levelno == logging.ERROR]):
-                await asyncio.sleep(0.01)
-        assert said[0].getMessage().endswith("has ended: peers refuse it until there is another")
-    finally:
-        watching.cancel()
-    assert len(said) == 1
+    now = [0.0]
+    tls = LiveTls(Files(paths.certificate, paths.key, paths.authorities), clock=lambda: now[0])
+    tls.look()
+    assert caplog.records == []
+    now[0] = tls.current.expires + 1
+    tls.look()
+    tls.look()
+    [line] = caplog.records
+    assert line.levelno == logging.ERROR
+    assert line.getMessage().endswith("has ended: peers refuse it until there is another")
