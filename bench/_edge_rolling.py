@@ -173,9 +173,7 @@ async def _rotate(mesh: Up, load: Load, public: Path, authority: Authority, edge
     authority.issue("edge", uris=()).mount(public)
     await edge.until_more(_TAKEN, before)
     load.forget()  # new connections meet the new certificate
-    # Signals are among what is sent, and for operators.
-    may = ("--scope", "*", "--scope", "admin", "--rate", "1000000", "--burst", "1000000")
-    code, key, err = await mesh.run("keys", "add", "partner", *may)
+    code, key, err = await mesh.run("keys", "add", "partner", "--rate", "1000000", "--burst", "1000000")
     if code:
         raise RuntimeError(err)
     old, load.key = load.key, key.strip()

@@ -44,8 +44,8 @@ def test_a_pattern_is_no_regular_expression() -> None:
     assert not Scopes(("get_*",)).allows("target_x")
 
 
-def test_silencing_and_raising_alerts_by_hand_are_for_operators_and_what_clients_use_is_not() -> None:
-    assert {"silence_alert", "record_signals"} == FOR_OPERATORS
+def test_keeping_alerts_quiet_is_for_operators_and_what_clients_use_is_not() -> None:
+    assert {"silence_alert"} == FOR_OPERATORS
 
 
 def test_a_scope_means_one_rpc() -> None:
