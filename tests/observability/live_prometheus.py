@@ -67,6 +67,16 @@ class Prometheus:
         """Returns when it no longer does."""
         await self._until(name, labels, fires=False)
 
+    async def until_quiet(self, but: str = "") -> list[str]:
+        """Names of what still fires when patience ends; none as soon as nothing does, one alert apart."""
+        deadline = time.monotonic() + GUARD_S
+        while True:
+            firing = [alert["labels"]["alertname"] for alert in await self.alerts()]
+            loud = [name for name in firing if name != but]
+            if not loud or time.monotonic() > deadline:
+                return loud
+            await asyncio.sleep(0.3)
+
     async def _until(self, name: str, labels: Mapping[str, str], *, fires: bool) -> None:
         wanted = {"alertname": name, **labels}
         deadline = time.monotonic() + GUARD_S

@@ -43,7 +43,7 @@ class Story:
     fired: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By name, the first alert that was waited for, with its texts."""
     resolved: set[str] = field(default_factory=set)
-    left: list[dict[str, Any]] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
     """What still fires when everything is mended."""
     unseen: set[str] = field(default_factory=set)
     """Queries of dashboards and of the runbook that never had a value."""
@@ -110,10 +110,7 @@ async def tell(folder: Path, cluster: KafkaCluster) -> Story:
     story = Story()
     async with live_mesh(folder, cluster) as live:
         # All are down until they are scraped; then nothing is wrong but what is so from the start.
-        for name in NAMES:
-            if name != "WaymeshCertificateExpiring":
-                await live.prometheus.until_resolved(name)
-        story.early = [alert["labels"]["alertname"] for alert in await live.prometheus.alerts()]
+        story.early = await live.prometheus.until_quiet(but="WaymeshCertificateExpiring")
         began = time.time()
         await live.one_order()
         await live.strange_requests()
@@ -126,9 +123,7 @@ async def tell(folder: Path, cluster: KafkaCluster) -> Story:
             WaymeshHealthCheckFailing={"service": "route", "check": "store"},
             WaymeshHighErrorRate={"service": "gateway"},
         )
-        for name in NAMES:
-            await live.prometheus.until_resolved(name)
-        story.left = await live.prometheus.alerts()
+        story.left = await live.prometheus.until_quiet()
         for query in {*PANELS.values(), *RUNBOOK}:
             if not await live.prometheus.seen(_here(query), began):
                 story.unseen.add(query)

@@ -19,7 +19,7 @@ from services.mesh.events.kafka_client import KafkaOptions, unless_cut_off
 from services.mesh.events.kafka_group import Raw
 from services.mesh.events.kafka_mark import Mark
 from services.mesh.events.kafka_watch import KafkaWatch
-from services.mesh.events.metering import Meter
+from services.mesh.events.metering import LagTeller, Meter
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class KafkaBroadcastConsumer:
         self._handler = handler
         self._from_start = from_start
         self._meter = meter
+        self._lag_teller = LagTeller(meter)
         self._watch = watch
         self._trouble = f"a reader of {', '.join(topics)} cannot read"
         self._patience = Patience(max_batch)
@@ -117,10 +118,12 @@ class KafkaBroadcastConsumer:
                 for partition, raw in fetched.items():
                     await self._take(consumer, partition, raw)
                 self._watch.worked(self._trouble)
+                self._lag_teller.tell(self.lag)
                 if not self.caught_up.is_set() and await _reached(consumer, ends):
                     self.caught_up.set()
         finally:
             self._consumer = None
+            self._lag_teller.end()
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(consumer.stop(), _STOP_S)
 
