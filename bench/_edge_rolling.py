@@ -29,8 +29,8 @@ _CALLS_PER_S: Final = 10.0
 _CALL_S: Final = 20.0
 
 
-# How often the edge has read the public certificate.
-_TAKEN: Final = "sds.public.update_success"
+# How often a listener has taken other certificates.
+_TAKEN: Final = "listener.127.0.0.1_{}.server_ssl_socket_factory.ssl_context_update_by_sds"
 
 
 class Calls:
@@ -128,8 +128,8 @@ async def _under_load(
                     changes += await _rotate(mesh, load, public, authority, edge)
                 else:
                     changes += await _restart(mesh, load)
-                wrong = sum(not taken(answer) for answer in load.answers)
-                say(f"{len(load.answers)} answers, {wrong} failed, {changes} changes")
+                wrong = [answer for answer in load.answers if not taken(answer)]
+                say(f"{len(load.answers)} answers, {len(wrong)} failed {statuses(wrong)}, {changes} changes")
             await load.until(len(load.answers) + int(2 * rate))
         calls.stop = True
         await calling
@@ -169,9 +169,10 @@ async def _restart(mesh: Up, load: Load) -> int:
 
 async def _rotate(mesh: Up, load: Load, public: Path, authority: Authority, edge: RunningEdge) -> int:
     """A certificate in place of the one before, and a key that comes, is used and goes."""
-    before = (await edge.stats()).get(_TAKEN, 0)
+    taken_over = _TAKEN.format(edge.public)
+    before = (await edge.stats()).get(taken_over, 0)
     authority.issue("edge", uris=()).mount(public)
-    await edge.until_more(_TAKEN, before)
+    await edge.until_more(taken_over, before)
     load.forget()  # new connections meet the new certificate
     code, key, err = await mesh.run("keys", "add", "partner", "--rate", "1000000", "--burst", "1000000")
     if code:
