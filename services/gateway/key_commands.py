@@ -239,10 +239,10 @@ def _rate(options: argparse.Namespace, old: Rate | None, settings: GatewaySettin
     return Rate(options.rate or base.per_s, options.burst or base.burst)
 
 
-def _end(given: datetime | None, otherwise: datetime | None) -> datetime | None:
-    if given is None:
+def _end(asked: datetime | None, otherwise: datetime | None) -> datetime | None:
+    if asked is None:
         return otherwise
-    return None if given == command_arguments.NEVER else given
+    return None if asked == command_arguments.NEVER else asked
 
 
 def _told(key: ApiKey) -> str:
