@@ -1,5 +1,6 @@
 """The span of a call that was answered by a fallback says so: such traces are kept."""
 
+import contextvars
 import time
 from typing import Any
 
@@ -24,9 +25,13 @@ def _attributes(method: str, response: Any) -> dict[str, Any]:
     call = ServerCall(
         describe_method(f"/waymesh.route.v1.RouteService/{method}"), None, None, {}, time.monotonic()
     )
-    link.before(call)
-    call.response = response
-    link.after(call, None)
+
+    def run() -> None:
+        link.before(call)
+        call.response = response
+        link.after(call, None)
+
+    contextvars.copy_context().run(run)  # each call has a context of its own, and takes its trace with it
     (span,) = exporter.get_finished_spans()
     return dict(span.attributes or {})
 
