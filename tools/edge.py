@@ -25,6 +25,8 @@ LAPTOP: Final = ENVOY / "laptop.yaml"
 _SDS: Final = "/etc/envoy/sds"
 _PUBLIC_TLS: Final = "/etc/waymesh/public-tls"
 _MESH_TLS: Final = "/etc/waymesh/tls"
+# What the names of the mesh begin with there.
+_IDS: Final = "spiffe://cluster.local/ns/waymesh/sa/"
 _PLAIN_PORTS: Final = {"public": 8080, "internal": 9090}
 _LAPTOP: Final = """\
 # Made of edge.yaml by `python -m tools.edge --laptop`: the same without TLS, on ports 8080 and 9090, for a
@@ -39,8 +41,8 @@ class Edge:
     """What is different from edge.yaml.
 
     `ports` by listener, and `admin`; `addresses` by cluster, each host:port a replica. `tls` is whether
-    clients speak it, `mesh_tls` whether services do. `sds` is the folder of its files. `origins` may call
-    from browsers.
+    clients speak it, `mesh_tls` whether services do. `sds` is the folder of its files, `ids` what names of
+    the mesh begin with. `origins` may call from browsers.
     """
 
     ports: Mapping[str, int] = field(default_factory=dict)
@@ -49,11 +51,13 @@ class Edge:
     tls: bool = True
     mesh_tls: bool = True
     sds: Path | None = None
+    ids: str = _IDS
     origins: Sequence[str] = ()
 
     def configuration(self) -> Config:
         """The whole of it."""
-        config: Config = yaml.safe_load(EDGE.read_text())
+        text = EDGE.read_text().replace(_IDS, self.ids).replace(_in_regex(_IDS), _in_regex(self.ids))
+        config: Config = yaml.safe_load(text)
         self._admin(config["admin"])
         for listener in config["static_resources"]["listeners"]:
             self._listener(listener)
@@ -115,6 +119,10 @@ def write_sds(folder: Path, *, public: Path, mesh: Path) -> None:
 def laptop() -> str:
     """What laptop.yaml holds."""
     return _LAPTOP + Edge(tls=False, mesh_tls=False).text()
+
+
+def _in_regex(ids: str) -> str:
+    return ids.replace(".", r"\.")
 
 
 class _Plain(yaml.SafeDumper):

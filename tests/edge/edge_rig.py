@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.certificates import FOLDER
 from tests.processes import until
 from tools.edge import Edge
 from tools.kafka.ports import free_ports
@@ -180,7 +181,7 @@ async def running_edge(
         ports=ports,
         addresses={name: addresses.get(name, [NOWHERE]) for name in CLUSTERS},
         host="127.0.0.1",
-        **{"tls": False, "mesh_tls": False, **edge},
+        **{"tls": False, "mesh_tls": False, "ids": FOLDER, **edge},
     )
     text = made.text()
     for old, new in (change or {}).items():

@@ -179,3 +179,18 @@ def test_every_service_of_the_contracts_is_known_here() -> None:
     written = "\n".join(file.read_text() for file in PROTOS.rglob("*_service.proto"))
     declared = set(re.findall(r"^service (\w+) \{", written, re.MULTILINE))
     assert declared == {path.split("/")[1].rpartition(".")[2] for _, path, _ in methods()}
+
+
+def test_names_are_those_of_the_certificates_that_the_manifests_ask_for() -> None:
+    asked = {
+        uri
+        for path in (edge.ENVOY.parent / "k8s" / "base").glob("*.yaml")
+        for document in yaml.safe_load_all(path.read_text())
+        if document and document["kind"] == "Certificate"
+        for uri in document["spec"].get("uris", ())
+    }
+    [known] = re.findall(r"regex: '(spiffe://[^']+)'", edge.EDGE.read_text())
+    assert asked
+    assert all(re.fullmatch(known, uri) for uri in asked)
+    expected = set(re.findall(r'exact: "(spiffe://[^"]+)"', edge.EDGE.read_text()))
+    assert expected == {uri for uri in asked if uri.rpartition("/")[2] in {*SERVICES, "gateway"}}

@@ -39,13 +39,15 @@ class Mesh:
             uris = () if name == "public" else None
             authority.issue(name, uris=uris, trusted=self.trusted).mount(self.folder / name)
 
-    def channel(self, authority: Authority | None = None, name: str = "caller") -> grpc.aio.Channel:
+    def channel(
+        self, authority: Authority | None = None, name: str = "caller", uris: tuple[str, ...] | None = None
+    ) -> grpc.aio.Channel:
         """To the typed services, with a certificate of this authority, or none."""
         roots = self.authority.trusted
         if authority is None:
             credentials = grpc.ssl_channel_credentials(roots)
         else:
-            own = authority.issue(name)
+            own = authority.issue(name, uris=uris)
             credentials = grpc.ssl_channel_credentials(roots, own.key, own.certificate)
         return grpc.aio.secure_channel(self.edge.internal.replace("127.0.0.1", "localhost"), credentials)
 
@@ -104,6 +106,28 @@ async def test_a_caller_is_whom_his_certificate_names_and_no_operator(tmp_path: 
 
 async def test_a_caller_without_a_certificate_needs_a_key(tmp_path: Path) -> None:
     async with meshed(tmp_path) as mesh, mesh.channel() as channel:
+        stub = EtaServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.ReportGps(FIX, timeout=10)
+        assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        await stub.ReportGps(FIX, timeout=10, metadata=BY_KEY)
+        assert len(mesh.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "uris",
+    [
+        (FOLDER.replace("/waymesh/", "/other/") + "eta",),
+        (FOLDER.replace("waymesh.test", "elsewhere.test") + "eta",),
+        (FOLDER + "eta/more",),
+        (FOLDER + "eta", "spiffe://elsewhere.test/eta"),
+    ],
+    ids=["other-folder", "other-domain", "below", "two"],
+)
+async def test_a_name_that_is_none_of_the_mesh_needs_a_key_whoever_signed_it(
+    tmp_path: Path, uris: tuple[str, ...]
+) -> None:
+    async with meshed(tmp_path) as mesh, mesh.channel(mesh.authority, uris=uris) as channel:
         stub = EtaServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await stub.ReportGps(FIX, timeout=10)
