@@ -18,12 +18,12 @@ from bench._agents_load import CallLoad, HttpLoad, Load, Taken, as_json, texts
 from bench._agents_model import AFTER_20_MS, ANSWER, AT_ONCE
 from bench._agents_stack import INSTRUCTIONS, KEY, Stack, cpu_s, spec, stack
 from bench._mesh import say
-from bench._servers import free_ports
 from services.agents import prompts
 from services.agents.llm.body import Body, complete
 from services.agents.llm.request import ModelRequest, ModelSettings
 from services.mesh.client import ClientFactory
 from services.mesh.telemetry import Telemetry
+from tools.ports import free_ports
 
 AT_ONCE_EACH: Final = (1, 16)
 _AGENTS: Final = {AT_ONCE: "bench-at-once", AFTER_20_MS: "bench-20ms"}

@@ -28,8 +28,9 @@ from waymesh.agent.v1.definition_pb2 import (
 
 from bench import _agents_model
 from bench._mesh import a_folder
-from bench._servers import Servers, free_ports
+from bench._servers import Servers
 from services.mesh.store import EmbeddedPostgres
+from tools.ports import free_ports
 
 KEY: Final = "wm_bench_0123456789abcdefghijklmn"
 INSTRUCTIONS: Final = AgentInstructions(

@@ -25,7 +25,7 @@ from tests.edge.replicas import eta_service, gateway_process, kill
 from tests.faults.varied import Request
 from tests.integration.gateway_rig import GPS, KEY
 from tools.edge import write_sds
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 _RATE: Final = 50.0
 _SOCKETS: Final = 2000

@@ -17,7 +17,7 @@ from tests.edge.replicas import Liar, fails, gateway_process, is_silent, kill, l
 from tests.edge.replicas import eta_service as service
 from tests.faults.varied import Request
 from tests.integration.gateway_rig import GPS, KEY
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 _HEALTHY: Final = 2
 _ERRS: Final = 0.1

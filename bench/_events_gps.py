@@ -21,7 +21,7 @@ from waymesh.eta.v1 import eta_service_pb2_grpc
 from waymesh.eta.v1.gps_stream_pb2 import GetGpsStatsRequest
 from waymesh.order.v1.events_pb2 import OrderEvent
 
-from bench.eta_pipeline import cpu_s, free_port, running
+from bench.eta_pipeline import cpu_s, running
 from services.mesh.events import PROTOBUF
 from services.mesh.events.kafka_client import KafkaOptions
 from services.mesh.events.topics import ETA_PREDICTIONS, GPS_EVENTS, ORDERS
@@ -29,6 +29,7 @@ from services.sim import schedule
 from services.sim.recording import Recording
 from services.sim.traces import Trace
 from tools.kafka.look import Look
+from tools.ports import free_ports
 
 _READY_S: Final = 60.0
 _WINDOW: Final = 5_000
@@ -49,14 +50,14 @@ async def through_kafka(
     ]
     await _put(servers, ORDERS, orders + couriers)
     await _put(servers, GPS_EVENTS, fixes)
-    port = free_port()
+    port, nobody = free_ports(2)
     environment = {
         "DATABASE_URL": dsn,
         "KAFKA_BOOTSTRAP_SERVERS": servers,
         "WAYMESH_DATA_DIR": str(folder),
         "WAYMESH_ETA_PORT": str(port),
         "WAYMESH_ETA_ADMIN_PORT": "0",
-        "WAYMESH_FEEDBACK_TARGET": f"127.0.0.1:{free_port()}",
+        "WAYMESH_FEEDBACK_TARGET": f"127.0.0.1:{nobody}",
         "ENABLE_OUTCOME_LOGGING": "false",
     }
     with running([sys.executable, "-m", "services.eta"], environment) as eta:

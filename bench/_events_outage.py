@@ -30,10 +30,11 @@ import psutil
 
 from bench._events_callers import Apart, Phase
 from bench._mesh import say
-from bench.eta_pipeline import free_port, running
+from bench.eta_pipeline import running
 from services.mesh.events.kafka_relay import GROUP
 from services.mesh.events.topics import AGENT_OUTCOMES
 from tools.kafka.cluster import KafkaCluster
+from tools.ports import free_ports
 
 # Programs just started are slow, Java's above all; and what was just drained still leaves things to tidy up.
 _WARM_S: Final = 15.0
@@ -103,7 +104,7 @@ async def outage(
     cluster: KafkaCluster, dsn: str, folder: Path, *, per_s: int, calm_s: float, away_s: float
 ) -> dict[str, Any]:
     """Figures of each phase, the drain, and the audit of the topic. The topics are there and empty."""
-    port = free_port()
+    [port] = free_ports(1)
     environment = {
         "DATABASE_URL": dsn,
         "KAFKA_BOOTSTRAP_SERVERS": cluster.bootstrap_servers,

@@ -19,9 +19,10 @@ from typing import Any, Final
 import psutil
 
 from services.cli import state
-from services.cli.environment import SERVICES, free_port
+from services.cli.environment import SERVICES
 from services.cli.state import MeshState
 from services.mesh.store import EmbeddedPostgres
+from tests.faults.up_rig import mesh_ports
 
 WAYMESH: Final = (sys.executable, "-c", "from services.cli import main; main()")
 _READY_S: Final = 120.0
@@ -205,14 +206,3 @@ async def bare_stack(folder: Path) -> AsyncIterator[tuple[EmbeddedPostgres, list
             server.terminate()
             await server.wait()
         await postgres.stop()
-
-
-def mesh_ports() -> dict[str, str]:
-    """A free port for every listener, by its variable."""
-    chosen: dict[str, str] = {}
-    for variable in (port.variable for spec in SERVICES for port in spec.ports):
-        port = free_port()
-        while str(port) in chosen.values():
-            port = free_port()
-        chosen[variable] = str(port)
-    return chosen

@@ -25,8 +25,9 @@ from pathlib import Path
 
 from bench import _fixes
 from bench._command import command
-from bench._servers import Servers, free_ports, program
+from bench._servers import Servers, program
 from bench._wrk import Peer, compare, medians, options, ratios, require
+from tools.ports import free_ports
 
 
 def peers(servers: Servers, folder: Path) -> list[Peer]:

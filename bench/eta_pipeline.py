@@ -11,7 +11,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -49,6 +48,7 @@ from services.sim import schedule
 from services.sim.gps_stream import GpsSender
 from services.sim.recording import Recording
 from services.sim.traces import Trace, read_traces
+from tools.ports import free_ports
 
 GEOLIFE: Final = Path("gps") / "geolife_sample.csv.gz"
 _READY_S: Final = 30.0
@@ -68,12 +68,6 @@ def made_up(couriers: int, fixes: int) -> list[Trace]:
             Trace("courier", number, at_us.astype(np.int64), lat, lon, np.full(fixes, 20.0), np.arange(fixes))
         )
     return traces
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 def cpu_s(pid: int) -> float:
@@ -126,13 +120,13 @@ async def end_to_end(traces: list[Trace], side_by_side: int, folder: Path) -> di
         plan = schedule.plan(traces, side_by_side=side_by_side, duplicates=0.01, disorder=0.01, seed=1)
         recording = Recording(traces, "bench")
         await publish_orders(dsn, recording, folder / "migrations")
-        port = free_port()
+        port, nobody = free_ports(2)
         environment = {
             "DATABASE_URL": dsn,
             "WAYMESH_DATA_DIR": str(folder),
             "WAYMESH_ETA_PORT": str(port),
             "WAYMESH_ETA_ADMIN_PORT": "0",
-            "WAYMESH_FEEDBACK_TARGET": f"127.0.0.1:{free_port()}",
+            "WAYMESH_FEEDBACK_TARGET": f"127.0.0.1:{nobody}",
             "ENABLE_OUTCOME_LOGGING": "false",
         }
         batches = [

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench._command import command
-from bench._mesh import a_folder, mesh_ports, report, say
+from bench._mesh import a_folder, report, say
+from tests.faults.up_rig import mesh_ports
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 LIMIT_FIRST_S: Final = 120.0

@@ -24,8 +24,9 @@ from typing import Any, Final
 
 from bench import _fixes, _gateway_envoy
 from bench._command import command
-from bench._servers import Servers, free_ports, program
+from bench._servers import Servers, program
 from bench._wrk import Peer, compare, medians, options, ratios, require
+from tools.ports import free_ports
 
 KEY: Final = "wm_bench_0123456789abcdefghijklmn"
 # The exporter sends what waits every 5 s.

@@ -48,11 +48,11 @@ from waymesh.gps.v1.location_pb2 import Location
 from bench._command import command
 from bench._mesh import say
 from bench._servers import Servers as Processes
-from bench._servers import free_ports
 from bench._unary_service import KINDS
 from services.mesh import transport
 from services.mesh.client import ClientFactory
 from services.mesh.telemetry import Telemetry
+from tools.ports import free_ports
 
 _PATH: Final = "/waymesh.eta.v1.EtaService/ReportGps"
 _AT_ONCE: Final = (1, 32)

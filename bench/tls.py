@@ -27,12 +27,13 @@ from waymesh.eta.v1.gps_stream_pb2 import ReportGpsRequest, ReportGpsResponse
 
 from bench._command import command
 from bench._mesh import say
-from bench._servers import Servers, free_ports
+from bench._servers import Servers
 from bench._tls_service import certificates
 from bench.grpc_traps import _AT_ONCE, _PATH, Call, Way, _request, serving
 from services.mesh.client import ClientFactory
 from services.mesh.telemetry import Telemetry
 from tests.certificates import Authority
+from tools.ports import free_ports
 
 _TIMEOUT_S = 10.0
 _WAYS = ("grpc.aio", "grpc.aio-tls", "wire", "wire-tls")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY = "wm_contract"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from services.mesh.store import binaries
 from services.mesh.store.account import unprivileged_account
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 PASSWORD = "canary-of-the-database"
 USER = "waymesh"

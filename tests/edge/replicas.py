@@ -14,7 +14,7 @@ from typing import Any
 from tests.edge.edge_rig import _end_with_us
 from tests.integration.gateway_rig import GPS, KEY, Client, Reply, took_in
 from tests.integration.gateway_rig import gateway as gateway_here
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 GUARD_S = 60.0

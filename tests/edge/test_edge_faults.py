@@ -24,7 +24,7 @@ from tests.edge.replicas import (
 )
 from tests.edge.test_edge_services import BY_KEY, FIX
 from tests.integration.gateway_rig import GPS, Client, gateway
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 pytestmark = pytest.mark.faults
 

@@ -9,7 +9,7 @@ from tests.edge.edge_rig import running_edge
 from tests.edge.replicas import Asking, end, eta_service, gateway_process, kill
 from tests.integration.gateway_rig import Client
 from tests.processes import until
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 pytestmark = pytest.mark.faults
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from services.cli.environment import SERVICES
 from services.cli.state import MeshState, ProcessId, load
-from tools.kafka import ports
+from tools.ports import free_ports
 
 GUARD_S = 180.0
 # Nothing but the load itself bounds a client.
@@ -45,13 +45,10 @@ def a_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def free_ports() -> dict[str, str]:
+def mesh_ports() -> dict[str, str]:
     """A free port for every listener, by its variable. No call of another test can take it meanwhile."""
     variables = [port.variable for spec in SERVICES for port in spec.ports]
-    return {
-        variable: str(port)
-        for variable, port in zip(variables, ports.free_ports(len(variables)), strict=True)
-    }
+    return {variable: str(port) for variable, port in zip(variables, free_ports(len(variables)), strict=True)}
 
 
 class Up:
@@ -193,7 +190,7 @@ async def up(
     }
     with a_folder() as own:
         place = folder or own
-        running = Up(place, {**kept, "WAYMESH_DATA_DIR": str(place), **free_ports(), **variables})
+        running = Up(place, {**kept, "WAYMESH_DATA_DIR": str(place), **mesh_ports(), **variables})
         try:
             await running.start(*options)
             if ready:

@@ -32,7 +32,7 @@ from tests.images.compose import project, service
 from tests.images.trees import ROOT
 from tests.kafka_brokers import Kafka
 from tests.tcp_postgres import PASSWORD, TcpPostgres, tcp_postgres
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 OURS = environment.SERVICE_NAMES
 JOBS = ("migrate", "topics", "tools")

@@ -22,7 +22,7 @@ from tests.images.imports import reached
 from tests.images.test_image_needs import IMAGES
 from tests.images.trees import Container
 from tests.tcp_postgres import tcp_postgres
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 STAGES = dockerfile.stages()
 KEY = "wm_image"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.images.trees import ROOT, lock_names
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 CLEAN, VULNERABLE, UNKNOWN = 0, 1, 2
 

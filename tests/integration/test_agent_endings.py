@@ -20,7 +20,7 @@ from tests.integration.event_rig import begin
 from tests.integration.gateway_rig import KEY, gateway
 from tests.integration.route_mesh import eventually
 from tests.mock_openai import Fault, MockOpenAI, Script
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 # A hang guard.
 _LIMIT_S = 60.0

@@ -13,7 +13,7 @@ from waymesh.agent.v1 import agent_registry_service_pb2 as pb
 from waymesh.agent.v1.agent_registry_service_pb2_grpc import AgentRegistryServiceStub
 
 from tests.integration.agents_registry_rig import opened, spec_of
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 WRITERS = 4
 UPDATES = 25

@@ -23,7 +23,7 @@ from services.mesh import errors, principal
 from services.mesh.principal import Principal
 from tests.edge.edge_rig import running_edge
 from tests.processes import until
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -31,7 +31,7 @@ from services.mesh.health import NOT_SERVING, SERVING
 from tests.certificates import Authority, Certificate
 from tests.processes import until
 from tests.running_mesh import ROOT, RunningMesh, running_mesh
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 CANARY = "canary-5e1f"
 

@@ -18,7 +18,7 @@ from services.mesh.store import Migrations, connect, migrate
 from tests.kafka_brokers import Kafka
 from tests.running_mesh import ROOT
 from tests.tcp_postgres import PASSWORD, TcpPostgres, tcp_postgres
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 
 @pytest.fixture(autouse=True)

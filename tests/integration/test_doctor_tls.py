@@ -10,7 +10,7 @@ import pytest
 from services.cli.environment import GATEWAY_ADMIN
 from tests.certificates import Authority, Paths
 from tests.faults.up_rig import WAYMESH, Up, up
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 pytestmark = pytest.mark.faults
 SERVICES = ("eta", "route", "feedback", "agents", "gateway")

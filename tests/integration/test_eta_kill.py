@@ -15,7 +15,7 @@ from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceStub
 from waymesh.eta.v1.gps_stream_pb2 import GetGpsStatsRequest
 
 from services.sim.gps_stream import GpsSender
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 COURIERS = 30
 

@@ -40,7 +40,7 @@ from services.mesh.feedback.outcome import outcome
 from services.mesh.feedback.signals import SignalSender
 from services.mesh.store import Store
 from services.mesh.telemetry import Telemetry
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 if TYPE_CHECKING:
     from waymesh.feedback.v1.feedback_service_pb2_grpc import FeedbackServiceAsyncStub

@@ -17,7 +17,7 @@ from waymesh.feedback.v1.outcome_pb2 import OutcomeEvent
 
 from services.mesh.store import connect
 from services.mesh.tenancy import qualify, tenant_of
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 GUARD_S = 120.0
 RECORDER = Path(__file__).with_name("recorder_process.py")

@@ -13,7 +13,7 @@ from tests.faults.up_rig import WAYMESH, Up, up
 from tests.integration.gateway_rig import GPS, Client
 from tests.integration.tls_mesh import client_context, put, succession, until_shown, variables
 from tests.processes import until
-from tools.kafka import ports
+from tools import ports
 
 pytestmark = pytest.mark.faults
 

@@ -22,7 +22,7 @@ from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceServicer, add_EtaServi
 from services.mesh import errors
 from services.mesh.server import GrpcServer
 from services.mesh.telemetry import Telemetry
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 # Spans leave at once: a test waits for them.
 _EXPORT_EVERY_MS = 20

@@ -34,7 +34,7 @@ from tests.observability.live_prometheus import Prometheus, prometheus
 from tests.running_mesh import KEY, ROOT, RunningMesh, running_mesh
 from tests.tcp_postgres import TcpPostgres, tcp_postgres
 from tools.kafka.cluster import KafkaCluster
-from tools.kafka.ports import free_ports
+from tools.ports import free_ports
 
 # A word that stands nowhere but in what callers send.
 CANARY: Final = "canary-of-a-caller"

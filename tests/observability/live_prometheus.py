@@ -16,8 +16,8 @@ import yaml
 
 from tests.observability import hastened
 from tests.observability.promtool import program
-from tools.kafka.ports import free_ports
 from tools.observability import derived
+from tools.ports import free_ports
 
 GUARD_S = 120.0
 

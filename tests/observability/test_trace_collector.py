@@ -19,8 +19,8 @@ from services.mesh.telemetry import Telemetry
 from services.mesh.trace import TraceContext
 from tests.integration.otlp_collector import Collector, Hop, collector
 from tests.observability.promtool import needed
-from tools.kafka.ports import free_ports
 from tools.observability import derived
+from tools.ports import free_ports
 
 CONFIG = derived.FOLDER / "otel-collector.yaml"
 GUARD_S = 60.0

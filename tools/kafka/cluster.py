@@ -18,8 +18,8 @@ from aiokafka.errors import KafkaError
 from tools.kafka.jars import classpath
 from tools.kafka.look import Look
 from tools.kafka.node import Node, ended
-from tools.kafka.ports import free_ports
 from tools.kafka.security import Certificates, Security
+from tools.ports import free_ports
 
 _HOST: Final = "127.0.0.1"
 # Seconds on an idle machine, minutes on one that is short of everything.

@@ -18,7 +18,7 @@ from tests.faults.chaos import plan, reader
 from tests.faults.chaos.children import Child
 from tests.faults.chaos.clocks import PRELOAD, Clocks
 from tests.faults.chaos.proxy import HOST, FaultProxy, tcp, unix
-from tests.faults.up_rig import UNLIMITED, Up, free_ports, gone
+from tests.faults.up_rig import UNLIMITED, Up, gone, mesh_ports
 from tools.kafka.cluster import KafkaCluster
 
 LIVE: Final = "chaos-live"
@@ -51,7 +51,7 @@ class Mesh:
         self._kafka = kafka
         self._servers = servers
         self._said = said
-        self._ports = free_ports()
+        self._ports = mesh_ports()
         self._postgres = EmbeddedPostgres(folder / "database")
         self._keeping: asyncio.Task[None] | None = None
         self._up: Up | None = None

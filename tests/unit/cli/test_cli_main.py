@@ -10,7 +10,7 @@ import pytest
 
 from services.cli import main
 from services.gateway.settings import GatewaySettings
-from tests.faults.up_rig import free_ports
+from tests.faults.up_rig import mesh_ports
 
 PROGRAM = [sys.executable, "-c", "from services.cli import main; main()"]
 
@@ -25,7 +25,7 @@ def waymesh(
         capture_output=True,
         text=True,
         timeout=60,
-        env={**kept, **free_ports(), "WAYMESH_DATA_DIR": str(folder), **(variables or {})},
+        env={**kept, **mesh_ports(), "WAYMESH_DATA_DIR": str(folder), **(variables or {})},
     )
 
 

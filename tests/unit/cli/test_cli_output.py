@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.up_rig import free_ports
+from tests.faults.up_rig import mesh_ports
 from tests.unit.cli.test_cli_main import PROGRAM
 
 
@@ -20,7 +20,7 @@ def redirected(
         capture_output=True,
         text=True,
         timeout=60,
-        env={**kept, **free_ports(), "WAYMESH_DATA_DIR": str(folder), **variables},
+        env={**kept, **mesh_ports(), "WAYMESH_DATA_DIR": str(folder), **variables},
     )
 
 

@@ -1,4 +1,4 @@
-"""Ports that stay a node's own while it is down."""
+"""Ports of this machine that nobody listens on."""
 
 import random
 import socket
@@ -13,7 +13,7 @@ _LOWEST: Final = 10_000
 def free_ports(count: int) -> list[int]:
     """Ports nobody listens on, outside of those the kernel gives to outgoing connections.
 
-    A node that is started again finds its port free therefore. OSError if there are none.
+    A process that is started again finds its port free therefore. OSError if there are none.
     """
     first = 32_768
     if _RANGE.exists():
