@@ -19,10 +19,13 @@ from typing import Any, Final
 import grpc
 import pybreaker
 from waymesh.mesh.v1.error_reason_pb2 import (
+    ERROR_REASON_AGENT_LIMIT,
     ERROR_REASON_BREAKER_OPEN,
+    ERROR_REASON_BUDGET_EXHAUSTED,
     ERROR_REASON_INTERNAL_FAULT,
     ERROR_REASON_MESSAGE_TOO_LARGE,
     ERROR_REASON_NOT_READ_YET,
+    ERROR_REASON_OVERLOADED,
 )
 
 from services.mesh import errors
@@ -82,6 +85,11 @@ _FAILURES: Final = frozenset(
 )
 # Whatever their code, these are about what the caller named or sent: others are answered meanwhile.
 _OF_THIS_CALL: Final = frozenset({ERROR_REASON_MESSAGE_TOO_LARGE, ERROR_REASON_NOT_READ_YET})
+# Limits of a key, an agent or a tenant, and a turn that did not come while the caller would wait: nobody
+# closes a method to the others by these. A handler says so; a server that is full refuses before any.
+_OF_THIS_CALLER: Final = frozenset(
+    {ERROR_REASON_AGENT_LIMIT, ERROR_REASON_BUDGET_EXHAUSTED, ERROR_REASON_OVERLOADED}
+)
 # Least allowance for the scatter of a method's time, in seconds.
 _GRANULARITY_S: Final = 0.010
 
@@ -96,6 +104,8 @@ def outcome_of(error: BaseException | None, budget_s: float | None, usual_s: flo
         # Callers who grant less than a method needs must not close it to everyone.
         return Outcome.FAILURE if budget_s is None or budget_s >= usual_s else Outcome.NEUTRAL
     if error.reason in _OF_THIS_CALL or refused_unread(error):
+        return Outcome.NEUTRAL
+    if error.from_peer and error.reason in _OF_THIS_CALLER:
         return Outcome.NEUTRAL
     if error.reason == ERROR_REASON_INTERNAL_FAULT and not error.from_peer:  # our own: nothing was sent
         return Outcome.NEUTRAL

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 from gateway_rig import GPS, gateway, took_in
 from key_commands import keys
+from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_BUDGET_EXHAUSTED
 
 from services.gateway.keys import digest_of
 from services.mesh import principal
+from services.mesh.errors import ResourceExhausted
 from services.mesh.principal import Principal
 
 FORGED = {
@@ -82,3 +84,18 @@ async def test_a_tenant_has_a_plain_name(database: str, tenant: str) -> None:
     assert code != 0
     assert out == ""
     assert "1 to 64 letters" in err
+
+
+async def test_one_tenant_at_its_limit_leaves_a_task_open_to_the_others(database: str) -> None:
+    async def limited(request: Any, context: Any) -> Any:
+        if principal.current().tenant == "acme":
+            raise ResourceExhausted("used up", reason=ERROR_REASON_BUDGET_EXHAUSTED)
+        return await took_in(request, context)
+
+    async with gateway({"ReportGps": limited}, database_url=database) as rig:
+        client = rig.client()
+        _, acme, _ = await keys(database, "add", "a", "--tenant", "acme")
+        for _ in range(10):
+            refused = await client.task("report_gps", GPS, key=acme.strip())
+            assert (refused.status, refused.json["reason"]) == (429, "BUDGET_EXHAUSTED")
+        assert (await client.task("report_gps", GPS)).status == 200

@@ -9,9 +9,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 from waymesh.mesh.v1.error_reason_pb2 import (
+    ERROR_REASON_AGENT_LIMIT,
     ERROR_REASON_BREAKER_OPEN,
+    ERROR_REASON_BUDGET_EXHAUSTED,
     ERROR_REASON_MESSAGE_TOO_LARGE,
     ERROR_REASON_NOT_READ_YET,
+    ERROR_REASON_OVERLOADED,
 )
 
 from services.mesh import errors
@@ -194,6 +197,25 @@ def test_which_codes_count(code: grpc.StatusCode):
 )
 def test_what_one_call_asks_or_sends_says_nothing_about_the_target(error: errors.MeshError):
     assert outcome_of(error, 1.0, 1.0) is Outcome.NEUTRAL
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        errors.ResourceExhausted("x", reason=ERROR_REASON_BUDGET_EXHAUSTED),
+        errors.ResourceExhausted("x", reason=ERROR_REASON_AGENT_LIMIT),
+        errors.ResourceExhausted("x", reason=ERROR_REASON_OVERLOADED, retry_after_s=1.0),
+        errors.Unavailable("x", reason=ERROR_REASON_OVERLOADED, retry_after_s=1.0),
+    ],
+    ids=repr,
+)
+def test_whoever_reaches_a_limit_of_his_own_does_not_close_a_method_to_everyone(told: errors.MeshError):
+    assert outcome_of(errors.from_status(errors.to_status(told)), 1.0, 1.0) is Outcome.NEUTRAL
+
+
+def test_a_server_that_is_full_counts():
+    full = errors.ResourceExhausted("x", reason=ERROR_REASON_OVERLOADED, retry_after_s=1.0)
+    assert outcome_of(full, 1.0, 1.0) is Outcome.FAILURE
 
 
 def test_five_impatient_callers_do_not_close_a_method_to_everyone():
