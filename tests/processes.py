@@ -1,8 +1,18 @@
-"""Waiting for what happens outside of this process, where no event can tell."""
+"""Processes that a test starts: their end with it, and waiting for what no event can tell."""
 
 import asyncio
+import ctypes
+import signal
 import time
 from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LIBC = ctypes.CDLL(None)
+
+
+def end_with_us() -> None:
+    """Run in the child: who starts it may be killed, and it is not to stay."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 async def until(holds: Callable[[], bool], what: str, *, guard_s: float = 120.0) -> None:

@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import ctypes
 import json
-import signal
 import ssl
 import sys
 import urllib.error
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.certificates import FOLDER
-from tests.processes import until
+from tests.processes import end_with_us, until
 from tools.edge import Edge
 from tools.ports import free_ports
 
@@ -27,13 +25,6 @@ GUARD_S = 60.0
 # Nobody listens there.
 NOWHERE = "127.0.0.1:1"
 CLUSTERS = ("gateway", "eta", "route", "feedback", "agents", "collector")
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LIBC = ctypes.CDLL(None)
-
-
-def _end_with_us() -> None:
-    """Run in the child: who runs an edge may be killed, and the edge is not to stay."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 @dataclass
@@ -131,7 +122,7 @@ class RunningEdge:
             *("-c", str(self.file), "--restart-epoch", str(epoch), *self.options),
             stdout=logs[0],
             stderr=logs[1],
-            preexec_fn=_end_with_us,
+            preexec_fn=end_with_us,
         )
 
     async def live(self) -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.edge.edge_rig import _end_with_us
 from tests.integration.gateway_rig import GPS, KEY, Client, Reply, took_in
 from tests.integration.gateway_rig import gateway as gateway_here
+from tests.processes import end_with_us
 from tools.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +46,7 @@ async def gateway_process(folder: Path, port: int, eta: str, **environ: str) -> 
             cwd=ROOT,
             stdout=log,
             stderr=log,
-            preexec_fn=_end_with_us,
+            preexec_fn=end_with_us,
         )
     # On a port of its own: the shared one may still be answered by the process before.
     client = Client(demo)

@@ -3,7 +3,6 @@ for it.
 """
 
 import asyncio
-import ctypes
 import json
 import os
 import re
@@ -18,21 +17,13 @@ from typing import Any
 
 from services.cli.environment import SERVICES
 from services.cli.state import MeshState, ProcessId, load
+from tests.processes import end_with_us
 from tools.ports import free_ports
 
 GUARD_S = 180.0
 # Nothing but the load itself bounds a client.
 UNLIMITED: dict[str, Any] = {"WAYMESH_RATE_PER_S": "1000000", "WAYMESH_RATE_BURST": "1000000"}
 WAYMESH = (sys.executable, "-c", "from services.cli import main; main()")
-
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LIBC = ctypes.CDLL(None)
-
-
-def _end_with_us() -> None:
-    """Run in the child: who starts a mesh may be killed, and the mesh is not to stay."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 @contextmanager
@@ -72,7 +63,7 @@ class Up:
             stderr=asyncio.subprocess.STDOUT,
             env=self.environ,
             start_new_session=True,
-            preexec_fn=_end_with_us,
+            preexec_fn=end_with_us,
         )
         self._reading = asyncio.create_task(self._read(self._process))
 
