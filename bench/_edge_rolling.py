@@ -178,9 +178,9 @@ async def _rotate(mesh: Up, load: Load, public: Path, authority: Authority, edge
     if code:
         raise RuntimeError(err)
     old, load.key = load.key, key.strip()
-    await load.until(len(load.answers) + 200)
+    await load.until(len(load.answers) + int(load.rate))
     load.key = old
-    await load.until(len(load.answers) + 200)  # nobody uses it any more
+    await load.until(len(load.answers) + int(load.rate))  # nobody uses it any more
     code, _, err = await mesh.run("keys", "revoke", "partner")
     if code:
         raise RuntimeError(err)
