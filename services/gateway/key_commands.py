@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs one command; its exit code. Errors are one line on stderr."""
     parser, commands = command_arguments.parser()
     for words, command in commands.items():
-        command.set_defaults(run=_COMMANDS[words], words=words)
+        command.set_defaults(words=words)
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)  # what matters is said in one line at the end
     try:
@@ -56,7 +56,7 @@ async def _run(options: argparse.Namespace, settings: GatewaySettings) -> int:
         )
     store = await Store.open(dsn, schema=SCHEMA, migrations=MIGRATIONS, max_size=1, connect_s=_CONNECT_S)
     try:
-        command: Command = options.run
+        command = _COMMANDS[options.words]
         return await command(options, KeyStore(store), settings)
     finally:
         await store.close()
@@ -188,7 +188,6 @@ async def _audit(options: argparse.Namespace, store: KeyStore, _settings: Gatewa
 _COMMANDS: Final[Mapping[str, Command]] = {
     "keys add": _add,
     "keys list": _list,
-    "keys scopes": _list,  # which needs no store
     "keys change": _change,
     "keys rotate": _rotate,
     "keys revoke": _revoke,
