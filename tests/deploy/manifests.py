@@ -101,7 +101,17 @@ class Overlay:
 
     @cached_property
     def workloads(self) -> dict[str, Workload]:
-        return {each["metadata"]["name"]: Workload(each, self) for each in self.of_kind(*POD_KINDS)}
+        """Those of the mesh's own namespace."""
+        found = (each for each in self.of_kind(*POD_KINDS) if each["metadata"]["namespace"] == "waymesh")
+        return {each["metadata"]["name"]: Workload(each, self) for each in found}
+
+    @cached_property
+    def collector(self) -> Workload | None:
+        """What takes spans, which lives with others of its kind."""
+        found = (
+            each for each in self.of_kind(*POD_KINDS) if each["metadata"]["namespace"] == "observability"
+        )
+        return next((Workload(each, self) for each in found), None)
 
     def selected(self, selector: Mapping[str, Any]) -> list[Workload]:
         """Whose pods a label selector means."""

@@ -155,3 +155,17 @@ def test_topics_are_kept_by_strimzi_as_the_code_means_them() -> None:
         assert ("delete" in policy) == (retention is not None)
 
     assert kept == {each.name: (each.partitions, each.compacted, each.retention) for each in TOPICS.values()}
+
+
+def test_how_many_there_are_is_said_by_the_autoscaler_or_by_the_manifest(rendering: Overlay) -> None:
+    """By both, each `kubectl apply` would undo what load had called for, or be refused for it."""
+    scaled = [
+        each["spec"]["scaleTargetRef"]
+        for each in rendering.of_kind("HorizontalPodAutoscaler", "ScaledObject")
+    ]
+    by_load = {(each["kind"], each["name"]) for each in scaled}
+    assert len(by_load) == len(scaled)
+
+    for name in (*SERVICES, "edge"):
+        document = rendering.workloads[name].document
+        assert ("replicas" in document["spec"]) != ((document["kind"], name) in by_load), name

@@ -185,7 +185,7 @@ def test_everything_says_how_it_is_but_for_jobs_and_what_has_no_means_to() -> No
 
 
 def test_the_collector_is_given_variables_that_it_reads_and_sends_where_jaeger_is() -> None:
-    config = (ROOT / "deploy/observability/otel-collector.yaml").read_text()
+    config = (ROOT / "deploy/observability/collector/otel-collector.yaml").read_text()
     read = dict(re.findall(r"\$\{env:(\w+):-([^}]*)\}", config))
     assert set(service("otel-collector")["environment"]) <= set(read)
     assert read["TRACES_ENDPOINT"] == "http://jaeger:4318"

@@ -38,9 +38,11 @@ def _rule(rule: dict[str, Any]) -> dict[str, Any]:
     return fresh
 
 
-def write(rules: Path, folder: Path) -> None:
-    """The rule files of one folder, hastened, into another."""
+def write(rules: Path, folder: Path, *, edge: bool) -> None:
+    """The rule files of one folder, hastened, into another: that of the edge, or all others."""
     for path in rules.glob("*.yaml"):
+        if (path.name == "edge.yaml") is not edge:
+            continue
         held = yaml.safe_load(path.read_text())
         for group in held["groups"]:
             group["rules"] = [_rule(rule) for rule in group["rules"]]

@@ -92,18 +92,23 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, targets: Mapping[str, Sequence[int]]) -> Iterator[Prometheus]:
-    """`targets`: ports on loopback by service; all of them answer when the block begins."""
+def prometheus(
+    folder: Path, targets: Mapping[str, Sequence[int]], *, edge: bool = False
+) -> Iterator[Prometheus]:
+    """`targets`: ports on loopback by service; all of them answer when the block begins.
+
+    It goes by the rules of the services, or by those of the edge.
+    """
     (port,) = free_ports(1)
     (folder / "rules").mkdir()
-    hastened.write(derived.FOLDER / "prometheus" / "rules", folder / "rules")
+    hastened.write(derived.FOLDER / "prometheus" / "rules", folder / "rules", edge=edge)
     every = f"{hastened.SCRAPE_S}s"
     config = {
         "global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
         "rule_files": ["rules/*.yaml"],
         "scrape_configs": [
             {
-                "job_name": "waymesh",
+                "job_name": "waymesh-edge" if edge else "waymesh",
                 "static_configs": [
                     {"targets": [f"127.0.0.1:{port}" for port in ports], "labels": {"service": service}}
                     for service, ports in targets.items()

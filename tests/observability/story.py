@@ -18,20 +18,37 @@ from tools.observability import derived
 from tools.observability.dashboards import BOARDS
 from tools.observability.manifests import rule_groups
 
-NAMES = [rule["alert"] for group in rule_groups(derived.FOLDER) for rule in group["rules"] if "alert" in rule]
-
-PANELS = {
-    f"{board.uid}: {panel.title}, {chr(ord('A') + place)}": query.expr
-    for board in BOARDS
-    for panel in board.panels
-    for place, query in enumerate(panel.queries)
-}
-RUNBOOK = re.findall(
-    r"^```promql\n(.*?)^```$", (derived.ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE | re.DOTALL
-)
+# Those of the edge have a story of their own (test_edge_live.py).
+_EDGE = "waymesh-edge"
 
 
-def _here(query: str) -> str:
+def _names(*, edge: bool) -> list[str]:
+    groups = [group for group in rule_groups(derived.FOLDER) if (group["name"] == _EDGE) is edge]
+    return [rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+def _panels(*, edge: bool) -> dict[str, str]:
+    return {
+        f"{board.uid}: {panel.title}, {chr(ord('A') + place)}": query.expr
+        for board in BOARDS
+        if (board.uid == _EDGE) is edge
+        for panel in board.panels
+        for place, query in enumerate(panel.queries)
+    }
+
+
+def _runbook(*, edge: bool) -> list[str]:
+    sections = (derived.ROOT / "docs" / "runbook.md").read_text().split("\n## ")
+    wanted = "".join(each for each in sections if each.startswith("WaymeshEdge") is edge)
+    return re.findall(r"^```promql\n(.*?)^```$", wanted, re.MULTILINE | re.DOTALL)
+
+
+NAMES, EDGE_NAMES = _names(edge=False), _names(edge=True)
+PANELS, EDGE_PANELS = _panels(edge=False), _panels(edge=True)
+RUNBOOK, EDGE_RUNBOOK = _runbook(edge=False), _runbook(edge=True)
+
+
+def here(query: str) -> str:
     """As Grafana would send it, where all is chosen and a scrape is a second."""
     return re.sub(r"\$(service|topic)\b", ".*", query).replace("$__rate_interval", "4s")
 
@@ -125,6 +142,6 @@ async def tell(folder: Path, cluster: KafkaCluster) -> Story:
         )
         story.left = await live.prometheus.until_quiet()
         for query in {*PANELS.values(), *RUNBOOK}:
-            if not await live.prometheus.seen(_here(query), began):
+            if not await live.prometheus.seen(here(query), began):
                 story.unseen.add(query)
     return story

@@ -30,6 +30,7 @@ def test_there_are_those_that_were_asked_for() -> None:
     assert {path.stem for path in FILES} == {
         "waymesh-overview",
         "waymesh-service",
+        "waymesh-edge",
         "waymesh-events",
         "waymesh-arrivals",
     }

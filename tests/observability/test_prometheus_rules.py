@@ -91,9 +91,10 @@ def test_what_is_derived_is_what_its_sources_give() -> None:
     assert {path: path.read_text() for path in derived.present()} == derived.files()
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_the_pod_monitor_finds_the_metrics_of_each_service(service: str) -> None:
-    monitor = yaml.safe_load((derived.FOLDER / "kubernetes" / "pod-monitor.yaml").read_text())["spec"]
+@pytest.mark.parametrize("service", [*SERVICES, "edge"])
+def test_the_pod_monitor_finds_the_metrics_of_each_service_and_of_the_edge(service: str) -> None:
+    name, job = ("edge-monitor", "waymesh-edge") if service == "edge" else ("pod-monitor", "waymesh")
+    monitor = yaml.safe_load((derived.FOLDER / "kubernetes" / f"{name}.yaml").read_text())["spec"]
     (wanted,) = monitor["selector"]["matchExpressions"]
     (endpoint,) = monitor["podMetricsEndpoints"]
     manifests = yaml.safe_load_all((derived.ROOT / f"deploy/k8s/base/{service}.yaml").read_text())
@@ -101,3 +102,29 @@ def test_the_pod_monitor_finds_the_metrics_of_each_service(service: str) -> None
     assert pod["metadata"]["labels"][wanted["key"]] == service
     assert service in wanted["values"]
     assert endpoint["port"] in {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+    assert {"targetLabel": "job", "replacement": job} in endpoint["relabelings"]
+
+
+def test_the_edge_of_a_laptop_is_scraped_where_it_tells_its_figures() -> None:
+    config = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())
+    (job,) = (one for one in config["scrape_configs"] if one["job_name"] == "waymesh-edge")
+    edge = yaml.safe_load((derived.ROOT / "deploy/envoy/laptop.yaml").read_text())
+    (probe,) = (one for one in edge["static_resources"]["listeners"] if one["name"] == "probe")
+    port = probe["address"]["socket_address"]["port_value"]
+    assert job["static_configs"] == [{"targets": [f"edge:{port}"], "labels": {"service": "edge"}}]
+
+
+def test_nobody_is_woken_for_a_certificate_that_is_not_due_yet() -> None:
+    """An alert before cert-manager renews would come with every renewal."""
+    bounds = [rule["expr"] for rule in ALERTS if "CertificateExpiring" in rule["alert"]]
+    days = [int(found) for text in bounds for found in re.findall(r"< (\d+) \* 24 \* 3600$", text)]
+    assert len(days) == len(bounds) == 2
+    made = [
+        derived.ROOT / "deploy/k8s/components/every-pod/certificate.yaml",
+        *sorted((derived.ROOT / "deploy/k8s/base").glob("*.yaml")),
+    ]
+    specs = [one["spec"] for path in made for one in yaml.safe_load_all(path.read_text())
+             if one["kind"] == "Certificate" and "renewBefore" in one["spec"]]  # fmt: skip
+    assert len(specs) >= 3
+    for spec in specs:
+        assert max(days) * 24 < int(spec["renewBefore"].removesuffix("h"))

@@ -22,7 +22,7 @@ from tests.observability.promtool import needed
 from tools.observability import derived
 from tools.ports import free_ports
 
-CONFIG = derived.FOLDER / "otel-collector.yaml"
+CONFIG = derived.FOLDER / "collector" / "otel-collector.yaml"
 GUARD_S = 60.0
 # Of so many traces with nothing to say, 5% are kept: none, or all of them, is as good as impossible.
 ORDINARY = 400

@@ -1,5 +1,6 @@
 """Rules and scrape targets as the Prometheus operator wants them, from what Prometheus itself reads."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,10 @@ def all_of(folder: Path) -> dict[str, str]:
     """File name to text."""
     return {
         "prometheus-rules.yaml": _MADE.format("../prometheus/rules") + _text(_rules(folder)),
-        "pod-monitor.yaml": _MADE.format("the names of the services") + _text(_pod_monitor()),
+        "pod-monitor.yaml": _MADE.format("the names of the services")
+        + _text(_pod_monitor("waymesh", "waymesh", SERVICES)),
+        "edge-monitor.yaml": _MADE.format("the name of the edge")
+        + _text(_pod_monitor("edge", "waymesh-edge", ["edge"])),
     }
 
 
@@ -36,15 +40,15 @@ def _rules(folder: Path) -> dict[str, Any]:
     }
 
 
-def _pod_monitor() -> dict[str, Any]:
+def _pod_monitor(name: str, job: str, pods: Sequence[str]) -> dict[str, Any]:
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
-        "metadata": {"name": "waymesh", "labels": _LABELS},
+        "metadata": {"name": name, "labels": _LABELS},
         "spec": {
             "selector": {
                 "matchExpressions": [
-                    {"key": "app.kubernetes.io/name", "operator": "In", "values": list(SERVICES)}
+                    {"key": "app.kubernetes.io/name", "operator": "In", "values": list(pods)}
                 ]
             },
             "podMetricsEndpoints": [
@@ -54,7 +58,7 @@ def _pod_monitor() -> dict[str, Any]:
                     "interval": "15s",
                     # The rules go by these two labels, here as in prometheus.yaml.
                     "relabelings": [
-                        {"targetLabel": "job", "replacement": "waymesh"},
+                        {"targetLabel": "job", "replacement": job},
                         {
                             "sourceLabels": ["__meta_kubernetes_pod_label_app_kubernetes_io_name"],
                             "targetLabel": "service",

@@ -1,4 +1,4 @@
-// The OpenTelemetry collector with the components that deploy/observability/otel-collector.yaml names, and no others.
+// The OpenTelemetry collector with the components that deploy/observability/collector/otel-collector.yaml names, and no others.
 package main
 
 import (

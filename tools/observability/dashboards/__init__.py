@@ -2,10 +2,10 @@
 
 import json
 
-from tools.observability.dashboards import arrivals, events, overview, service
+from tools.observability.dashboards import arrivals, edge, events, overview, service
 from tools.observability.dashboards.board import Board
 
-BOARDS: tuple[Board, ...] = (overview.BOARD, service.BOARD, events.BOARD, arrivals.BOARD)
+BOARDS: tuple[Board, ...] = (overview.BOARD, service.BOARD, events.BOARD, arrivals.BOARD, edge.BOARD)
 
 
 def all_of() -> dict[str, str]:
