@@ -20,30 +20,35 @@ def command() -> None:
     """
 
 
-def _limits(function: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option("--expires", help="When it ends: in 24h or 30d, at a moment, or never."),
-        click.option(
-            "--under-way", type=click.IntRange(1), help="Requests under way at a time; any number without."
-        ),
-        click.option("--burst", type=click.IntRange(1), help="Requests at once; WAYMESH_RATE_BURST without."),
-        click.option(
-            "--rate", type=Number(0, min_open=True), help="Requests a second; WAYMESH_RATE_PER_S without."
-        ),
-        click.option(
-            "--scope",
-            "scopes",
-            multiple=True,
-            help="A task it may be used for, a pattern such as get_*, or admin; give it again for more.",
-        ),
-    ):
-        function = option(function)
-    return function
+def _limits(*, rate: str, burst: str, under_way: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options of what a key may do, each with what holds without it."""
+
+    def added(function: Callable[..., None]) -> Callable[..., None]:
+        for option in (
+            click.option("--expires", help="When it ends: in 24h or 30d, at a moment, or never."),
+            click.option(
+                "--under-way",
+                type=click.IntRange(1),
+                help=f"Requests under way at a time; {under_way} without.",
+            ),
+            click.option("--burst", type=click.IntRange(1), help=f"Requests at once; {burst} without."),
+            click.option("--rate", type=Number(0, min_open=True), help=f"Requests a second; {rate} without."),
+            click.option(
+                "--scope",
+                "scopes",
+                multiple=True,
+                help="A task it may be used for, a pattern such as get_*, or admin; give it again for more.",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return added
 
 
 @command.command("add")
 @click.argument("name")
-@_limits
+@_limits(rate="WAYMESH_RATE_PER_S", burst="WAYMESH_RATE_BURST", under_way="any number")
 @click.option("--tenant", help="Whose data it works with, for good; 'default' without.")
 def add(name: str, tenant: str | None, **limits: Any) -> None:
     """Make a key for NAME. It is printed once; only a hash of it is kept.
@@ -54,13 +59,13 @@ def add(name: str, tenant: str | None, **limits: Any) -> None:
     hand_over(["keys", "add", *more, *_told(**limits), "--", name])
 
 
-@command.command("list")
+@command.command("list", short_help="Show all keys, never a key itself.")
 def list_() -> None:
     """Show all keys by id and name, with tenant, scopes and limits; never a key itself."""
     hand_over(["keys", "list"])
 
 
-@command.command("scopes")
+@command.command("scopes", short_help="Show what a key can be used for.")
 def scopes_() -> None:
     """Show what a key can be used for: each task, and each stream of gRPC."""
     hand_over(["keys", "scopes"])
@@ -68,13 +73,16 @@ def scopes_() -> None:
 
 @command.command("change")
 @click.argument("key", metavar="ID|NAME")
-@_limits
+@_limits(rate="as it is", burst="as it is", under_way="as it is")
 def change(key: str, **limits: Any) -> None:
-    """Give a key other scopes, limits, or another end. Its tenant stays."""
+    """Give a key other scopes, limits, or another end.
+
+    What is not named stays, and so does its tenant. Scopes that are named replace those it has.
+    """
     hand_over(["keys", "change", *_told(**limits), "--", key])
 
 
-@command.command("rotate")
+@command.command("rotate", short_help="Make a successor, and let the old key end.")
 @click.argument("key", metavar="ID|NAME")
 @click.option("--overlap", default="24h", show_default=True, help="How long the old key stays valid.")
 @click.option("--expires", help="When the successor ends; after as long as the old key's without.")

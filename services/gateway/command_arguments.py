@@ -4,9 +4,10 @@ import argparse
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NoReturn
 
 from services.mesh.principal import DEFAULT_TENANT, is_name, is_tenant
+from services.mesh.redact import redact_forms
 
 _SPAN: Final = re.compile(r"(\d{1,6})\s?(s|m|h|d)")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -15,10 +16,22 @@ _MOST: Final = timedelta(days=3660)
 NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as the rest of the command line does."""
+
+    def error(self, message: str) -> NoReturn:
+        words = message.removeprefix("argument ")
+        if words != message:
+            words = words.replace(": ", " ", 1)
+        self.exit(2, f"waymesh: {redact_forms(words)} (see `{self.prog} --help`)\n")
+
+
 def name(text: str) -> str:
     """Of a key."""
     if not is_name(text):
         raise argparse.ArgumentTypeError("must be 1 to 128 printable characters")
+    if redact_forms(text) != text:
+        raise argparse.ArgumentTypeError("must not be a secret: names are shown")
     return text
 
 
@@ -87,9 +100,7 @@ def _moment(text: str, at: Callable[[timedelta], datetime]) -> datetime:
 
 def parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The parser of both commands, and those of what they can do, by `keys add`."""
-    whole = argparse.ArgumentParser(
-        prog="waymesh", description="API keys of the gateway, and who changed what."
-    )
+    whole = _Parser(prog="waymesh", description="API keys of the gateway, and who changed what.")
     groups = whole.add_subparsers(required=True, metavar="keys|audit")
     keys = groups.add_parser("keys", help="API keys of the gateway")
     commands = keys.add_subparsers(required=True, metavar="add|list|scopes|change|rotate|revoke")

@@ -86,13 +86,15 @@ async def _add(options: argparse.Namespace, store: KeyStore, settings: GatewaySe
 
 async def _list(_options: argparse.Namespace, store: KeyStore, settings: GatewaySettings) -> int:
     keys = await store.all()
+    names = max([24, *(len(key.name) for key in keys)])
+    tenants = max([16, *(len(key.tenant) for key in keys)])
     _say(
-        f"{'ID':<12}  {'NAME':<24}  {'TENANT':<16}  {'REQUESTS/S':>10}  {'BURST':>7}  {'UNDER WAY':>9}  "
-        f"{'ADDED':<20}  {'STATE':<28}  SCOPES"
+        f"{'ID':<12}  {'NAME':<{names}}  {'TENANT':<{tenants}}  "
+        f"{'REQUESTS/S':>10}  {'BURST':>7}  {'UNDER WAY':>9}  {'ADDED':<20}  {'STATE':<28}  SCOPES"
     )
     for key in keys:
         rate = key.rate or Rate(settings.rate_per_s, settings.rate_burst)
-        held = f"{key.key_id}  {key.name:<24}  {key.tenant:<16}"
+        held = f"{key.key_id}  {key.name:<{names}}  {key.tenant:<{tenants}}"
         limits = f"{rate.per_s:>10g}  {rate.burst:>7}  {key.under_way or 'any':>9}"
         _say(f"{held}  {limits}  {_time(key.created_at):<20}  {_state(key):<28}  {' '.join(key.scopes)}")
     return 0
@@ -112,6 +114,9 @@ def _scopes() -> int:
 
 
 async def _change(options: argparse.Namespace, store: KeyStore, settings: GatewaySettings) -> int:
+    asked = (options.scope, options.rate, options.burst, options.under_way, options.expires)
+    if all(each is None for each in asked):
+        return _fail("nothing to change: give --scope, --rate, --burst, --under-way or --expires")
     old = await _one(options, store)
     if isinstance(old, str):
         return await _refuse(store, options, options.key, old)
@@ -205,6 +210,8 @@ async def _one(options: argparse.Namespace, store: KeyStore) -> ApiKey | str:
     ]
     by_id = [key for key in valid if key.key_id == options.key]
     named = by_id or [key for key in valid if key.name == options.key]
+    if not named and redact_forms(options.key) != options.key:
+        return "that is a key itself; give its id or name, as `keys list` shows them"
     if not named:
         return f"no valid key has the id or name '{options.key}'; see `keys list`"
     if len(named) > 1:
