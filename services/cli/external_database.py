@@ -56,6 +56,11 @@ class ExternalDatabase:
             await connection.close(timeout=_CONNECT_S)
         self._changed(State.READY, self._address)
 
+    async def reach(self) -> None:
+        """The same, for those who change nothing: whatever its user may do there."""
+        connection = await self._connect()
+        await connection.close(timeout=_CONNECT_S)
+
     async def start(self) -> str:
         return self._dsn
 

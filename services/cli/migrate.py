@@ -35,8 +35,8 @@ def command(check: bool) -> None:
     waymesh migrate --check || waymesh migrate
     """
     environ = _environ()
-    if not check:
-        asyncio.run(ExternalDatabase(environ["DATABASE_URL"], _waiting).check())
+    database = ExternalDatabase(environ["DATABASE_URL"], _waiting)
+    asyncio.run(database.reach() if check else database.check())
     lacking = _run(environ, ["migrate", "--check"] if check else ["migrate"])
     if lacking:
         raise CliError("the database lacks what is named above: run `waymesh migrate`")

@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from services.cli import external_database
+from services.cli.errors import CliError
+from services.cli.migrate import command
 from services.mesh.store import connect
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,3 +85,15 @@ async def test_a_database_that_refuses_is_named_without_its_password(
     assert "canary-secret" not in err
     assert err.startswith("waymesh: ")
     assert err.count("\n") == 1
+
+
+def test_check_says_soon_that_the_database_cannot_be_reached(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(external_database, "_ABSENT_S", 0.0)
+    monkeypatch.setenv("WAYMESH_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me:word@127.0.0.1:1/none")
+    result = CliRunner().invoke(command, ["--check"], standalone_mode=False)
+    assert isinstance(result.exception, CliError)
+    assert "cannot be reached (connection refused): start that server" in str(result.exception)
+    assert "word" not in str(result.exception)
