@@ -18,7 +18,7 @@ SBOM := .build/sbom/waymesh.cdx.json
 .PHONY: help run test chaos lint format gen lock bench sbom audit prometheus collector deploy-check clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 run: $(PRODUCT) ## set up and start the whole mesh with a demo fleet
 	@exec $(BIN)/waymesh up --demo

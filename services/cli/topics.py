@@ -27,7 +27,7 @@ def command() -> None:
     """
 
 
-@command.command("create")
+@command.command("create", short_help="Create the topics that do not exist yet.")
 def create() -> None:
     """Create the topics that do not exist yet; the others are left as they are.
 
@@ -96,7 +96,7 @@ class _Row:
         return f"{newest}{', ' if newest else ''}{days:g} d"
 
 
-@command.command("list")
+@command.command("list", short_help="Show the topics, and what is still to read.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def list_(as_json: bool) -> None:
     """Show the topics: partitions, replicas, how long events are kept, what groups have still to read.

@@ -164,7 +164,8 @@ def _refused(scene: Scene, name: str, target: str, error: Any) -> Finding:
         words = f"{target} does not let this certificate in ({' '.join(str(error.details()).split())})"
         return fail(name, words, _NOT_LET_IN)
     if scene.tls is None:
-        remedy = f"correct {variable(name)}; or, if {name} speaks TLS, set WAYMESH_TLS_* here too"
+        hangs = f"if it hangs, restart it; else correct {variable(name)}"
+        remedy = f"if {name} speaks TLS, set WAYMESH_TLS_* here too; {hangs}"
     else:
         remedy = f"let {name} trust the authority of this certificate (WAYMESH_TLS_CA_FILE there)"
     return fail(name, f"{target} takes connections and answers no gRPC call ({code})", remedy)
