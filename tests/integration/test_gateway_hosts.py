@@ -46,7 +46,7 @@ async def test_a_runtime_on_loopback_serves_loopback_by_any_name_and_port(listen
 
 
 async def test_the_public_listener_and_an_open_runtime_have_the_names_that_others_give_them() -> None:
-    async with gateway(runtime_host="0.0.0.0") as rig, asyncio.timeout(60):
+    async with gateway(runtime_host="0.0.0.0", allow_plaintext=True) as rig, asyncio.timeout(60):
         for listener, path, key in (("gateway", "/execute", KEY), ("agent-demo", "/run", None)):
             client = rig.client(listener)
             client.sent_host = "waymesh.example"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from services.cli.environment import LOOPBACK, SERVICES
+from services.cli.environment import LOOPBACK, SERVICES, ports
 from services.cli.probe import health
 from services.mesh.store import EmbeddedPostgres, EmbeddedPostgresError, connect
 from tests.faults.chaos import plan, reader
@@ -122,9 +122,8 @@ class Mesh:
 
     async def well(self) -> list[str]:
         """Who is not ready; empty if all are."""
-        answers = await asyncio.gather(
-            *(health(LOOPBACK, int(self._ports[spec.admin.variable])) for spec in SERVICES)
-        )
+        chosen = ports(self._ports)
+        answers = await asyncio.gather(*(health(LOOPBACK, chosen[spec.admin]) for spec in SERVICES))
         missing = [spec.name for spec, answer in zip(SERVICES, answers, strict=True) if not answer.ready]
         missing += [name for name, child in self.children.items() if child.pid is None]
         return missing
