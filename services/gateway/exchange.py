@@ -29,6 +29,7 @@ _WANTED: Final = frozenset(
     {
         b"host",
         b"content-type",
+        b"content-encoding",
         b"content-length",
         b"x-api-key",
         b"x-request-id",
@@ -45,6 +46,8 @@ _ONCE: Final = (b"host", b"x-api-key", b"last-event-id")
 _UTF_8: Final = re.compile(
     rb"""\s*application/json\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?;?\s*""", re.IGNORECASE
 )
+# What a body that is not compressed may be called.
+_PLAIN: Final = (b"", b"identity")
 
 
 class Exchange:
@@ -133,10 +136,16 @@ class Exchange:
             raise faults.host_missing()
 
     def require_json(self) -> None:
-        """Raises the fault for 415 unless the body is declared to be JSON in UTF-8."""
+        """Raises the fault for 415 unless the body is declared to be JSON in UTF-8, as it stands.
+
+        Nothing is unpacked: who sends little would decide how much that comes to.
+        """
         declared = self.headers.get(b"content-type", b"")
         if declared != JSON and _UTF_8.fullmatch(declared) is None:
             raise faults.unsupported_media_type(declared.decode("latin-1"))
+        coding = self.headers.get(b"content-encoding")
+        if coding is not None and coding.strip().lower() not in _PLAIN:
+            raise faults.unsupported_coding(coding.decode("latin-1"))
 
     async def body(self, limit_bytes: int, until: float) -> bytes:
         """The body.

@@ -135,6 +135,17 @@ def unsupported_media_type(found: str) -> HttpFault:
     return fault
 
 
+def unsupported_coding(found: str) -> HttpFault:
+    """415 for a body that is compressed."""
+    fault = HttpFault(
+        "the body must be sent as it is: leave out Content-Encoding",
+        reason=ERROR_REASON_UNSUPPORTED_MEDIA_TYPE,
+        metadata={"content_encoding": found[:100]},
+    )
+    fault.status = 415
+    return fault
+
+
 def headers_too_large(limit_bytes: int, what: str = "request line and headers") -> HttpFault:
     """431."""
     fault = HttpFault(

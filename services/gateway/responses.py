@@ -18,7 +18,7 @@ _TEXTS: Final[Mapping[int, str]] = {
     406: "The task has no events, and the request accepts nothing else",
     409: "The same id came before with other content, or a concurrent change got in between",
     413: "The body is larger than {body}",
-    415: "The content type is not application/json",
+    415: "The content type is not application/json, or the body is compressed",
     429: "The key's rate, or what the tenant may have or spend, is used up: see `reason`",
     431: "The headers are larger than {head}",
     500: "A fault of ours; our logs hold the details under the request's id",

@@ -98,6 +98,14 @@ BEFORE_ROUTING: list[tuple[str, Ask, int, str, str, tuple[str, ...]]] = [
         post(b"{}", headers={"Content-Type": "application/json; charset=utf-16"}),
         *(415, "INVALID_ARGUMENT", "UNSUPPORTED_MEDIA_TYPE", ()),
     ),
+    *(
+        (
+            f"a body in {coding}",
+            post(b"{}", headers={"Content-Type": "application/json", "Content-Encoding": coding}),
+            *(415, "INVALID_ARGUMENT", "UNSUPPORTED_MEDIA_TYPE", ()),
+        )
+        for coding in ("gzip", "br", "identity, gzip")
+    ),
     ("empty body", post(b""), 400, "INVALID_ARGUMENT", "MALFORMED_BODY", ("",)),
     ("malformed", post(b'{"task":'), 400, "INVALID_ARGUMENT", "MALFORMED_BODY", ("",)),
     ("not UTF-8", post(b'{"task":"\xff"}'), 400, "INVALID_ARGUMENT", "MALFORMED_BODY", ("",)),

@@ -39,7 +39,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_BODY_TOO_LARGE: _ErrorReason.ValueType  # 6
     """The body is larger than allowed. Metadata: `limit_bytes`. Example: {"limit_bytes": "2097152"}"""
     ERROR_REASON_UNSUPPORTED_MEDIA_TYPE: _ErrorReason.ValueType  # 7
-    """The content type is not JSON. Metadata: `content_type`. Example: {"content_type": "text/plain"}"""
+    """The content type is not JSON, or the body is compressed. Metadata: `content_type` or `content_encoding`.
+    Example: {"content_type": "text/plain"}
+    """
     ERROR_REASON_HEADERS_TOO_LARGE: _ErrorReason.ValueType  # 8
     """The headers are larger than allowed. Metadata: `limit_bytes`. Example: {"limit_bytes": "16384"}"""
     ERROR_REASON_NOT_ACCEPTABLE: _ErrorReason.ValueType  # 9
@@ -189,7 +191,9 @@ ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 5
 ERROR_REASON_BODY_TOO_LARGE: ErrorReason.ValueType  # 6
 """The body is larger than allowed. Metadata: `limit_bytes`. Example: {"limit_bytes": "2097152"}"""
 ERROR_REASON_UNSUPPORTED_MEDIA_TYPE: ErrorReason.ValueType  # 7
-"""The content type is not JSON. Metadata: `content_type`. Example: {"content_type": "text/plain"}"""
+"""The content type is not JSON, or the body is compressed. Metadata: `content_type` or `content_encoding`.
+Example: {"content_type": "text/plain"}
+"""
 ERROR_REASON_HEADERS_TOO_LARGE: ErrorReason.ValueType  # 8
 """The headers are larger than allowed. Metadata: `limit_bytes`. Example: {"limit_bytes": "16384"}"""
 ERROR_REASON_NOT_ACCEPTABLE: ErrorReason.ValueType  # 9
