@@ -177,10 +177,10 @@ def _closure(names: set[str], there: dict[str, importlib.metadata.Distribution],
     # Ours declares what a laptop needs too; what images need of that is in their table.
     ours = {COMMAND}
     kept: set[str] = set()
-    todo = [(name, "") for name in names]
+    pending = [(name, "") for name in names]
     done: set[tuple[str, str]] = set()
-    while todo:
-        name, extra = todo.pop()
+    while pending:
+        name, extra = pending.pop()
         if (name, extra) in done:
             continue
         done.add((name, extra))
@@ -190,7 +190,7 @@ def _closure(names: set[str], there: dict[str, importlib.metadata.Distribution],
         for text in there[name].requires or () if name not in ours else ():
             wanted = Requirement(text)
             if wanted.marker is None or wanted.marker.evaluate({"extra": extra}):
-                todo += [(_name(wanted.name), extra) for extra in ("", *wanted.extras)]
+                pending += [(_name(wanted.name), extra) for extra in ("", *wanted.extras)]
     return kept
 
 

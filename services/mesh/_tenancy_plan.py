@@ -97,12 +97,12 @@ def _has_ids(descriptor: Descriptor) -> bool:
     known = _holds.get(descriptor)
     if known is None:
         reached: dict[Descriptor, None] = {}
-        todo = [descriptor]
-        while todo:
-            each = todo.pop()
+        pending = [descriptor]
+        while pending:
+            each = pending.pop()
             if each not in reached:
                 reached[each] = None
-                todo += [field.message_type for field in each.fields if field.message_type is not None]
+                pending += [field.message_type for field in each.fields if field.message_type is not None]
         known = any(each is _STATUS or any(map(is_marked, each.fields)) for each in reached)
         _holds[descriptor] = known
     return known
