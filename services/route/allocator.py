@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import logging
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from waymesh.mesh.v1.degradation_pb2 import Degradation
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_OVERLOADED
-from waymesh.order.v1.courier_pb2 import Courier
 from waymesh.order.v1.order_pb2 import ORDER_STATUS_ASSIGNED, Order
 from waymesh.route.v1 import allocation_pb2
 from waymesh.route.v1.route_pb2 import RouteLimits
@@ -21,6 +22,7 @@ from services.mesh.store import Store
 from services.mesh.tenancy import tenant_of
 from services.route import announce, refusals, store, store_plans
 from services.route.allocation import Outcome, Rules, Waiting, allocate
+from services.route.at_work import AtWork
 from services.route.bodies import from_body, to_body
 from services.route.eta_client import EtaClient, Pair
 from services.route.fleet import CourierState, OrderWork
@@ -31,7 +33,7 @@ from services.route.plan_rows import plan_write
 from services.route.settings import RouteSettings
 from services.route.shortlist import shortlist
 from services.route.store import Connection, OrderRow
-from services.route.translate import allocation, courier_state, on_shift, order_work, order_write, position_of
+from services.route.translate import allocation, order_work, order_write
 from services.route.workers import Workers
 
 _log = logging.getLogger(__name__)
@@ -53,6 +55,12 @@ _COLD_START_S: Final = 5.0
 _LOCK_POLL_S: Final = 0.05
 NO_LIMITS: Final = RouteLimits()
 PARTIAL: Final = "route.partial_allocation"
+# Why an order waits that somebody else changed before the commit, or whose courier had another one by then.
+_CHANGED: Final = "changed meanwhile"
+# Looks at named orders, so that losing to a tick once or twice does not cost the caller an answer.
+_ATTEMPTS: Final = 3
+# Calls for named orders that one tenant may have under way here; the others wait for their turn.
+_AT_ONCE: Final = 4
 
 
 @dataclass(slots=True)
@@ -86,8 +94,10 @@ class _ColdError(Exception):
 
 
 class Allocator:
-    """Allocates waiting orders, one allocation at a time among all replicas.
+    """Allocates waiting orders: all of them once at a time among all replicas, named ones at any time.
 
+    What is read is not locked while couriers are weighed: the commit leaves out what changed meanwhile, so a
+    request for three orders need not wait for a tick over hundreds.
     One tenant after the other: no courier of one carries, or is weighed for, an order of another.
     """
 
@@ -106,7 +116,10 @@ class Allocator:
         self._workers = workers
         self._settings = settings
         self._clock = clock
+        self._at_work = AtWork(settings.courier_silent_s)
         self._one_at_a_time = asyncio.Lock()
+        # By tenant. More at once would take from each other what they then look for again.
+        self._named: weakref.WeakValueDictionary[str, asyncio.Semaphore] = weakref.WeakValueDictionary()
 
     async def any_waiting(self) -> bool:
         """Whether there is an order to allocate."""
@@ -151,46 +164,52 @@ class Allocator:
         Those of the tenant at hand, that is: for the mesh, of whoever has the orders named or has orders that
         wait. `limits` go before the default ones. Raises NotFound if the only order named is not known.
         """
-        if dry_run:
-            return await self._of_tenants(order_ids, dry_run=True, limits=limits)
+        if dry_run or order_ids:
+            return await self._of_tenants(order_ids, dry_run=dry_run, limits=limits)
         async with self._turn(wait=True):
-            return await self._of_tenants(order_ids, dry_run=False, limits=limits)
+            return await self._of_tenants((), dry_run=False, limits=limits)
 
     async def _of_tenants(self, order_ids: Sequence[str], *, dry_run: bool, limits: RouteLimits) -> Answer:
+        allocate_those = (
+            self._allocate_named if order_ids and not dry_run else partial(self._allocate, dry_run=dry_run)
+        )
         tenant = principal.current().tenant
         if tenant != principal.MESH_TENANT:
-            return await self._allocate(tenant, order_ids, dry_run=dry_run, limits=limits)
+            return await allocate_those(tenant, order_ids, limits=limits)
         async with self._database.pool.acquire() as conn:
             named = dict.fromkeys(map(tenant_of, order_ids))
             tenants = list(named) if named else await store.tenants_waiting(conn)
         answer = Answer()
         for each in tenants:
             own = [order_id for order_id in order_ids if tenant_of(order_id) == each]
-            answer.add(await self._allocate(each, own, dry_run=dry_run, limits=limits))
+            answer.add(await allocate_those(each, own, limits=limits))
+        return answer
+
+    async def _allocate_named(self, tenant: str, order_ids: Sequence[str], *, limits: RouteLimits) -> Answer:
+        """These orders, looked at again while what was found for them goes to others first."""
+        places = self._named.setdefault(tenant, asyncio.Semaphore(_AT_ONCE))
+        async with contextlib.AsyncExitStack() as stack:
+            async with _in_turn():
+                await stack.enter_async_context(places)
+            for _ in range(_ATTEMPTS):
+                answer = await self._allocate(tenant, order_ids, limits=limits)
+                if all(waiting.reason != _CHANGED for waiting in answer.waiting):
+                    break
         return answer
 
     @contextlib.asynccontextmanager
     async def _turn(self, *, wait: bool) -> AsyncIterator[bool]:
-        """The right to allocate, among the tasks of this process and then among replicas."""
+        """The right to allocate all that wait, among the tasks of this process and then among replicas."""
         if not wait and self._one_at_a_time.locked():
             yield False
             return
-        left = deadline.remaining()
         async with contextlib.AsyncExitStack() as stack:
-            try:
-                # Until there is just time to say that the turn did not come.
-                async with asyncio.timeout(None if left is None else left - _OVERHEAD_S):
-                    await stack.enter_async_context(self._one_at_a_time)
-                    conn = await stack.enter_async_context(self._database.pool.acquire())
-                    # It may be another process that has it.
-                    while not (mine := await store_plans.try_lock_allocating(conn)) and wait:  # noqa: ASYNC110
-                        await asyncio.sleep(_LOCK_POLL_S)
-            except TimeoutError:
-                raise errors.Unavailable(
-                    "other allocations are under way",
-                    reason=ERROR_REASON_OVERLOADED,
-                    retry_after_s=errors.DEFAULT_RETRY_AFTER_S,
-                ) from None
+            async with _in_turn():
+                await stack.enter_async_context(self._one_at_a_time)
+                conn = await stack.enter_async_context(self._database.pool.acquire())
+                # It may be another process that has it.
+                while not (mine := await store_plans.try_lock_allocating(conn)) and wait:  # noqa: ASYNC110
+                    await asyncio.sleep(_LOCK_POLL_S)
             try:
                 yield mine
             finally:
@@ -272,7 +291,7 @@ class Allocator:
         fits = len(rows) if left is None else max(1, int((left * _SHARE - _OVERHEAD_S) / _PER_ORDER_S))
         rows, left_out = rows[:fits], [row.order_id for row in rows[fits:]]
         orders = {row.order_id: from_body(Order, row.body, row.order_id) for row in rows}
-        couriers = await self._couriers(conn, tenant, now, limits) if rows else []
+        couriers = await self._at_work.couriers(conn, tenant, now, limits) if rows else []
         return _View(
             {row.order_id: row for row in rows},
             orders,
@@ -280,33 +299,6 @@ class Allocator:
             couriers,
             left_out,
         )
-
-    async def _couriers(
-        self, conn: Connection, tenant: str, now: float, limits: RouteLimits
-    ) -> list[CourierState]:
-        """A tenant's couriers on shift with a position not older than the fleet's newest by too much.
-
-        Age is judged against the newest fix of the fleet, not against our clock, so that recordings can be
-        replayed.
-        """
-        carried: dict[str, list[OrderWork]] = {}
-        for row in await store.under_way(conn, tenant):
-            order = from_body(Order, row.body, row.order_id)
-            carried.setdefault(row.driver_id, []).append(order_work(order))
-        found = []
-        newest = 0.0
-        for driver_id, body, fix in await store.couriers_at_work(conn, tenant):
-            courier = from_body(Courier, body, driver_id)
-            where = position_of(courier, fix)
-            if where is None or not on_shift(courier, now):
-                continue
-            newest = max(newest, where[1] or 0.0)
-            found.append((courier, where))
-        return [
-            courier_state(courier, place, tuple(carried.get(courier.driver_id, ())), limits)
-            for courier, (place, at) in found
-            if at is None or newest - at <= self._settings.courier_silent_s
-        ]
 
     async def _commit(
         self,
@@ -340,7 +332,7 @@ class Allocator:
             )
             if not unchanged or assignment.driver_id not in steady:
                 broken.add(assignment.driver_id)
-                answer.waiting.append(Waiting(assignment.order_id, "changed meanwhile"))
+                answer.waiting.append(Waiting(assignment.order_id, _CHANGED))
                 continue
             order = Order()
             order.CopyFrom(view.orders[assignment.order_id])
@@ -363,6 +355,21 @@ class Allocator:
         ]
         await store_plans.write_plans(conn, plans)
         await self._bus.publish(conn, messages)
+
+
+@contextlib.asynccontextmanager
+async def _in_turn() -> AsyncIterator[None]:
+    """What is waited for inside comes while there is just time to say that it did not, else Unavailable."""
+    left = deadline.remaining()
+    try:
+        async with asyncio.timeout(None if left is None else left - _OVERHEAD_S):
+            yield
+    except TimeoutError:
+        raise errors.Unavailable(
+            "other allocations are under way",
+            reason=ERROR_REASON_OVERLOADED,
+            retry_after_s=errors.DEFAULT_RETRY_AFTER_S,
+        ) from None
 
 
 def _leave(answer: Answer, order_ids: Sequence[str]) -> None:

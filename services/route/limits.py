@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 from services.roads import usual
@@ -58,6 +59,7 @@ class Limits:
     dropoff_service_s: int = 120
 
 
+@lru_cache(maxsize=1024)  # asked for each courier at each allocation; few differ
 def default_limits(vehicle: Vehicle, capacity: float = 0.0) -> Limits:
     """The default limits of a vehicle; capacity in units of order size, 0 means the default of 4."""
     return Limits(capacity=capacity or DEFAULT_CAPACITY, max_length_m=MAX_LENGTH_M[vehicle])

@@ -303,16 +303,16 @@ async def carried(conn: Connection, driver_ids: Sequence[str]) -> list[OrderRow]
     return [_order_row(row) for row in rows]
 
 
-async def under_way(conn: Connection, tenant: str) -> list[OrderRow]:
-    """Orders that a tenant's couriers carry or are to fetch."""
+async def under_way(conn: Connection, tenant: str) -> list[tuple[str, str, bytes]]:
+    """Orders that a tenant's couriers carry or are to fetch: id, driver_id and body."""
     rows = await conn.fetch(
         """
-        SELECT order_id, revision, status, driver_id, body FROM orders
+        SELECT order_id, driver_id, body FROM orders
         WHERE tenant = $1 AND status IN (2, 3) ORDER BY order_id
         """,
         tenant,
     )
-    return [_order_row(row) for row in rows]
+    return [(row["order_id"], row["driver_id"], row["body"]) for row in rows]
 
 
 async def couriers_at_work(conn: Connection, tenant: str) -> list[tuple[str, bytes, Position | None]]:

@@ -132,6 +132,8 @@ def courier_state(
 def limits(base: Limits, override: route_pb2.RouteLimits) -> Limits:
     """`base` with what a request says otherwise."""
     said = {field.name: value for field, value in override.ListFields()}
+    if not said:
+        return base
 
     def pick(name: str, factor: float, default: int) -> int:
         return round(said[name] * factor) if name in said else default

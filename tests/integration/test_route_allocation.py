@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from services.mesh.client import ClientFactory
 from services.mesh.events import decode_value
 from services.mesh.telemetry import Telemetry
 from services.route.allocator import Allocator
-from services.route.eta_client import EtaClient
+from services.route.eta_client import EtaClient, Pair
 from services.route.server import Route
 from services.route.store_plans import ALLOCATING_LOCK
 from services.route.workers import Workers
@@ -191,11 +192,66 @@ async def test_only_one_ticks_while_another_holds_the_lock(mesh: Mesh) -> None:
         with pytest.raises(errors.Unavailable, match="other allocations are under way") as caught:
             await allocate(mesh, timeout=0.4)
         assert caught.value.retry_after_s
+        assert [one.order_id for one in (await allocate(mesh, "o", timeout=60)).allocations] == ["o"]
+        await put(mesh, order("o2"))
     finally:
         await other.close()
     answer = await allocator.tick()
     assert answer is not None
-    assert len(answer.allocations) == 1
+    assert [one.order_id for one in answer.allocations] == ["o2"]
+    await clients.close()
+
+
+async def test_named_orders_do_not_wait_for_a_tick_which_leaves_out_what_they_took(mesh: Mesh) -> None:
+    await put(mesh, courier("d"), courier("far", where(-5)), order("o1"), order("o2"), order("o3", where(5)))
+    async with one_that_halts(mesh) as (allocator, eta):
+        tick = asyncio.create_task(allocator.tick())
+        await eta.asked.wait()
+        (named,) = (await allocate(mesh, "o1", timeout=60)).allocations
+        assert named.assigned_driver_id == "d"
+        eta.go_on.set()
+        answer = await tick
+    assert answer is not None
+    lost = {waiting.order_id for waiting in answer.waiting if waiting.reason == "changed meanwhile"}
+    assert "o1" in lost
+    assert all(one.assigned_driver_id != "d" for one in answer.allocations)
+    found = await rows(mesh, "SELECT order_id, driver_id FROM allocations ORDER BY order_id")
+    assert [row["driver_id"] for row in found if row["order_id"] == "o1"] == ["d"]
+    assert {row["order_id"] for row in found} == {"o1"} | {one.order_id for one in answer.allocations}
+
+
+async def test_named_orders_that_lost_to_another_are_looked_at_again(mesh: Mesh) -> None:
+    await put(mesh, courier("d"), order("o1"), order("o2"))
+    async with one_that_halts(mesh) as (allocator, eta):
+        named = asyncio.create_task(allocator.on_demand(["o1", "o2"], dry_run=False))
+        await eta.asked.wait()
+        assert len((await allocate(mesh, "o1", timeout=60)).allocations) == 1
+        eta.go_on.set()
+        answer = await named
+    assert sorted(one.order_id for one in answer.allocations) == ["o1", "o2"]
+    assert not answer.waiting
+    assert len(await mesh.until("driver-allocations", lambda seen: len(seen) >= 2)) == 2
+
+
+class Halting(EtaClient):
+    """Asks eta once it is told to go on."""
+
+    def __init__(self, stub: Any, patience_s: float) -> None:
+        super().__init__(stub, patience_s)
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def forecasts(self, pairs: Sequence[Pair], now: float) -> Any:
+        self.asked.set()
+        await self.go_on.wait()
+        return await super().forecasts(pairs, now)
+
+
+@asynccontextmanager
+async def one_that_halts(mesh: Mesh) -> AsyncIterator[tuple[Allocator, Halting]]:
+    """Another allocator on the same store, which waits between reading and weighing."""
+    clients = ClientFactory("test", telemetry=Telemetry("test"))
+    eta = Halting(clients.stub(EtaServiceStub, mesh.settings.eta_target), 60.0)
+    yield Allocator(mesh.store, mesh.bus, eta, Workers(), mesh.settings), eta
     await clients.close()
 
 
