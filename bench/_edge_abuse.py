@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import psutil
 
-from bench._edge_load import Load, quantile_ms, statuses
+from bench._edge_load import Load, compared, quantile_ms, statuses
 from bench._mesh import a_folder, say
 from bench._servers import ROOT
 from tests.certificates import Authority
@@ -27,7 +27,7 @@ from tests.integration.gateway_rig import GPS, KEY
 from tools.edge import write_sds
 from tools.ports import free_ports
 
-_RATE: Final = 50.0
+_RATE: Final = 100.0
 _SOCKETS: Final = 2000
 # Until as many of an attack's connections stand as will.
 _BEGIN_S: Final = 5.0
@@ -41,8 +41,8 @@ SLOW: Final = {
 ATTACKS: Final = ("long_headers", "bombs", "smuggling", "rapid_connects", "rapid_reset")
 
 
-async def measure(length_s: float) -> dict[str, Any]:
-    """Figures by way in and attack."""
+async def measure(length_s: float, attacks: float) -> dict[str, Any]:
+    """Figures by way in and attack, `attacks` of which come a second."""
     found: dict[str, Any] = {}
     with a_folder() as folder:
         authority = Authority("public")
@@ -58,15 +58,17 @@ async def measure(length_s: float) -> dict[str, Any]:
                 ) as edge:
                     await edge.until_hosts("gateway", **{f"p{port}": "healthy"})
                     pids = {"gateway": gateway.pid, "edge": edge.process.pid}
-                    found["behind"] = await _way(edge.public, shown.authorities, pids, length_s)
+                    found["behind"] = await _way(edge.public, shown.authorities, pids, length_s, attacks)
                     del pids["edge"]
-                    found["directly"] = await _way(port, None, pids, length_s)
+                    found["directly"] = await _way(port, None, pids, length_s, attacks)
             finally:
                 await kill(gateway)
     return found
 
 
-async def _way(port: int, authority: Path | None, pids: dict[str, int], length_s: float) -> dict[str, Any]:
+async def _way(
+    port: int, authority: Path | None, pids: dict[str, int], length_s: float, attacks: float
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     tls = None if authority is None else trusting(authority)
     ca = "plain" if authority is None else str(authority)
@@ -78,17 +80,14 @@ async def _way(port: int, authority: Path | None, pids: dict[str, int], length_s
             if name in SLOW and shutil.which("slowhttptest") is None:
                 say(f"{name} is left out: slowhttptest is missing (apt-get install slowhttptest)")
                 continue
-            usual = await load.last(length_s / 2)
-            async with _attack(name, port, ca), _watched(pids) as most:
+            usual = await load.last(length_s)
+            async with _attack(name, port, ca, attacks), _watched(pids) as most:
                 await asyncio.sleep(_BEGIN_S)
                 answers = await load.last(length_s)
-            normal, now = quantile_ms(usual, 0.99), quantile_ms(answers, 0.99)
             found[name] = {
                 "statuses": statuses(answers),
                 "p50_ms": quantile_ms(answers, 0.5),
-                "p99_ms": now,
-                "normal_p99_ms": normal,
-                "p99_over_normal": round(now / normal, 2),
+                **compared(answers, usual),
                 "most_rss_mib": {who: round(size / (1 << 20), 1) for who, size in most.items()},
             }
             say(f"{'directly' if tls is None else 'behind'} {name}: {found[name]}")
@@ -101,7 +100,7 @@ def _fixes() -> Iterator[Request]:
 
 
 @asynccontextmanager
-async def _attack(name: str, port: int, ca: str) -> AsyncIterator[None]:
+async def _attack(name: str, port: int, ca: str, attacks: float) -> AsyncIterator[None]:
     """Runs it, in a process that gets what the machine has left over: its own work is not measured."""
     if name in SLOW:
         scheme = "http" if ca == "plain" else "https"
@@ -111,7 +110,7 @@ async def _attack(name: str, port: int, ca: str) -> AsyncIterator[None]:
             *("-u", f"{scheme}://127.0.0.1:{port}{path}"),
         ]
     else:
-        command = [sys.executable, "-m", "bench._edge_attacks", name, str(port), ca]
+        command = [sys.executable, "-m", "bench._edge_attacks", name, str(port), ca, str(attacks)]
     process = await asyncio.create_subprocess_exec(
         *("nice", "-n", "15", *command),
         cwd=ROOT,

@@ -1,6 +1,7 @@
-"""Those who do harm in bench/edge.py: `python -m bench._edge_attacks KIND PORT CA` does one kind until ended.
+"""Those who do harm in bench/edge.py: `python -m bench._edge_attacks KIND PORT CA RATE`, until ended.
 
-CA is a file, for a listener with TLS, or `plain`. None of them has a key.
+CA is a file, for a listener with TLS, or `plain`. RATE is how often a second, as far as the other end lets
+them. None of them has a key.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import socket
 import ssl
 import struct
 import sys
+import time
 from typing import Final
 
 import h2.config
@@ -136,18 +138,18 @@ KINDS: Final = {
 }
 
 
-async def _again(kind: str, victim: Victim) -> None:
+async def _again(kind: str, victim: Victim, every_s: float) -> None:
     while True:
-        try:
+        due = time.monotonic() + every_s
+        with contextlib.suppress(OSError, EOFError, h2.exceptions.H2Error):
             await KINDS[kind](victim)
-        except (OSError, EOFError, h2.exceptions.H2Error):
-            await asyncio.sleep(0.01)
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
 
 
-async def main(kind: str, port: int, authority: str) -> None:
+async def main(kind: str, port: int, authority: str, rate: float) -> None:
     victim = Victim(port, authority)
-    await asyncio.gather(*(_again(kind, victim) for _ in range(_CLIENTS)))
+    await asyncio.gather(*(_again(kind, victim, _CLIENTS / rate) for _ in range(_CLIENTS)))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])))

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from bench._edge_load import Answer, Load, quantile_ms, statuses
+from bench._edge_load import Answer, Load, compared, quantile_ms, statuses
 from bench._mesh import a_folder, say
 from tests.edge.edge_rig import RunningEdge, running_edge
 from tests.edge.replicas import Liar, fails, gateway_process, is_silent, kill, liar, resets
@@ -53,7 +53,7 @@ async def measure(length_s: float, rate: float) -> dict[str, Any]:
             say(f"{name}: {found[name]}")
     return {
         **found,
-        "worst_p99_over_normal": max(case.get("p99_over_normal", 0.0) for case in found.values()),
+        "worst_p99_by_5s_over_normal": max(c.get("p99_by_5s_over_normal", 0.0) for c in found.values()),
         "most_attempts_per_request": max(case.get("attempts_per_request", 0.0) for case in found.values()),
     }
 
@@ -88,11 +88,9 @@ async def _case(folder: Path, eta: str, name: str, length_s: float, rate: float)
             stuck = load.sent - len(load.answers)
             if bad is not None:
                 bad.hang_up()
-        told, usual = _told(answers), _told(normal)
         return {
-            **told,
-            "normal_p99_ms": usual["p99_ms"],
-            "p99_over_normal": round(told["p99_ms"] / usual["p99_ms"], 2),
+            **_told(answers),
+            **compared(_well(answers), _well(normal)),
             "while_it_is_seen": statuses(seeing),
             "stuck_at_it": stuck,
         }
@@ -125,10 +123,14 @@ async def _outage(folder: Path, name: str, length_s: float, rate: float) -> dict
 
 
 def _told(answers: list[Answer]) -> dict[str, Any]:
-    """p99 is of those with an answer; where all fail, of all."""
-    well = [answer for answer in answers if answer.status == 200] or answers
+    """Quantiles are of those with an answer; where all fail, of all."""
+    well = _well(answers)
     return {
         "statuses": statuses(answers),
         "p50_ms": quantile_ms(well, 0.5),
         "p99_ms": quantile_ms(well, 0.99),
     }
+
+
+def _well(answers: list[Answer]) -> list[Answer]:
+    return [answer for answer in answers if answer.status == 200] or answers

@@ -7,15 +7,17 @@ import json
 import math
 import ssl
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, Final
 
 RATE: Final = 200.0
 # What came back where nothing did.
 BROKEN: Final = 0
 _LATE_S: Final = 70.0
+_WINDOW_S: Final = 5.0
 # Under way at a time. A machine that is too slow for the rate gets fewer a second, rather than all at once.
 _MOST: Final = 64
 JSON: Final = "application/json"
@@ -162,6 +164,33 @@ def quantile_ms(answers: list[Answer], share: float) -> float:
         return math.nan
     times = sorted(answer.took_s for answer in answers)
     return round(times[min(len(times) - 1, int(share * len(times)))] * 1000, 1)
+
+
+def p99_by_window_ms(answers: list[Answer]) -> float:
+    """The median over windows of 5 s of each window's p99: what one stall of the machine does not decide."""
+    if not answers:
+        return math.nan
+    first = min(answer.due for answer in answers)
+    windows: dict[int, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        windows[int((answer.due - first) / _WINDOW_S)].append(answer)
+    most = max(len(window) for window in windows.values())
+    # What is left over at the end is no window.
+    return round(median(quantile_ms(each, 0.99) for each in windows.values() if 2 * len(each) > most), 1)
+
+
+def compared(answers: list[Answer], normal: list[Answer]) -> dict[str, float]:
+    """p99 of answers and of what was normal, all of them and by windows, and the ratios."""
+    now, usual = quantile_ms(answers, 0.99), quantile_ms(normal, 0.99)
+    now_by, usual_by = p99_by_window_ms(answers), p99_by_window_ms(normal)
+    return {
+        "p99_ms": now,
+        "normal_p99_ms": usual,
+        "p99_over_normal": round(now / usual, 2),
+        "p99_by_5s_ms": now_by,
+        "normal_p99_by_5s_ms": usual_by,
+        "p99_by_5s_over_normal": round(now_by / usual_by, 2),
+    }
 
 
 def statuses(answers: list[Answer]) -> dict[str, int]:

@@ -24,7 +24,9 @@ from bench._edge_load import RATE
 PARTS = ("rolling", "rotation", "faults", "abuse")
 
 
-async def measure(chosen: list[str], requests: int, rate: float, length_s: float) -> dict[str, Any]:
+async def measure(
+    chosen: list[str], requests: int, rate: float, length_s: float, attacks: float
+) -> dict[str, Any]:
     """Figures by part."""
     found: dict[str, Any] = {}
     if "rolling" in chosen:
@@ -34,7 +36,7 @@ async def measure(chosen: list[str], requests: int, rate: float, length_s: float
     if "faults" in chosen:
         found["faults"] = await _edge_faults.measure(length_s, rate)
     if "abuse" in chosen:
-        found["abuse"] = await _edge_abuse.measure(length_s)
+        found["abuse"] = await _edge_abuse.measure(length_s, attacks)
     return found
 
 
@@ -45,9 +47,15 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=50_000, help="of --rolling and --rotation, at least")
     parser.add_argument("--rate", type=seconds, default=RATE, help="requests a second")
     parser.add_argument("--seconds", type=seconds, default=20.0, help="of each case of --faults and --abuse")
+    parser.add_argument(
+        "--attacks",
+        type=seconds,
+        default=100.0,
+        help="of --abuse a second, beside 100 requests that do no harm",
+    )
     given = parser.parse_args()
     chosen = [part for part in PARTS if getattr(given, part)] or list(PARTS)
-    found = asyncio.run(measure(chosen, given.requests, given.rate, given.seconds))
+    found = asyncio.run(measure(chosen, given.requests, given.rate, given.seconds, given.attacks))
     print(json.dumps(found))
     failed = sum(found[part]["failed"] for part in ("rolling", "rotation") if part in found)
     return int(failed > 0)

@@ -90,3 +90,22 @@ async def test_sockets_that_drip_leave_room_for_others(tmp_path: Path) -> None:
         assert (await rig.edge.stats())["http.public.downstream_cx_active"] >= 100
         for _, writer in dripping:
             writer.close()
+
+
+async def test_a_flood_of_connections_is_closed_before_handshakes_and_costs_not_those_that_stand(
+    tmp_path: Path,
+) -> None:
+    async with harmed(tmp_path) as rig:
+        client = Client(rig.edge.public, tls=trusting(rig.authority))
+        assert (await client.task("report_gps", GPS)).status == 200
+        flood = [await asyncio.open_connection("127.0.0.1", rig.edge.public) for _ in range(2500)]
+        assert (await client.task("report_gps", GPS)).status == 200
+        await rig.edge.until_more("listener_local_ratelimit.public.rate_limited", 0)
+        for _, writer in flood:
+            writer.close()
+        assert (await client.task("report_gps", GPS)).status == 200
+        await client.close()
+        while True:  # what is still to be taken from the queue comes first
+            with contextlib.suppress(OSError, EOFError):
+                await rig.answers()
+                break
