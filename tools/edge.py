@@ -2,6 +2,7 @@
 
     python -m tools.edge --laptop > deploy/envoy/laptop.yaml
     python -m tools.edge --plain --host 127.0.0.1 --at gateway=127.0.0.1:8000 --at eta=127.0.0.1:50051
+    python -m tools.edge --certificates tls --ids spiffe://waymesh/ --at gateway=localhost:8000
 
 An address may be given more than once for a name: each is a replica.
 """
@@ -172,6 +173,14 @@ def main() -> int:
     )
     parser.add_argument("--laptop", action="store_true", help="what deploy/envoy/laptop.yaml holds")
     parser.add_argument("--plain", action="store_true", help="no TLS, to clients and to services")
+    parser.add_argument("--plain-services", action="store_true", help="no TLS to services")
+    parser.add_argument(
+        "--certificates",
+        type=Path,
+        metavar="FOLDER",
+        help="certificates are in FOLDER/edge; FOLDER/sds, which names them, is written",
+    )
+    parser.add_argument("--ids", default=_IDS, help=f"what names of the mesh begin with, {_IDS} by default")
     parser.add_argument("--host", default="", help="address to listen on")
     parser.add_argument("--port", type=_pair, action="append", default=[], metavar="LISTENER=PORT")
     parser.add_argument("--at", type=_pair, action="append", default=[], metavar="CLUSTER=HOST:PORT")
@@ -183,12 +192,21 @@ def main() -> int:
     addresses: dict[str, list[str]] = {}
     for name, address in arguments.at:
         addresses.setdefault(name, []).append(address)
+    sds: Path | None = None
+    if arguments.certificates is not None:
+        held = (arguments.certificates / "edge").resolve()
+        if not held.is_dir():
+            parser.error(f"--certificates: {held} is no folder")
+        sds = held.with_name("sds")
+        write_sds(sds, public=held, mesh=held)
     edge = Edge(
         ports={name: int(port) for name, port in arguments.port},
         addresses=addresses,
         host=arguments.host,
         tls=not arguments.plain,
-        mesh_tls=not arguments.plain,
+        mesh_tls=not (arguments.plain or arguments.plain_services),
+        sds=sds,
+        ids=arguments.ids,
         origins=arguments.origin,
     )
     sys.stdout.write(edge.text())

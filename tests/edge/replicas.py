@@ -145,6 +145,23 @@ async def fails(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
 
 
+async def answers(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers, as any does."""
+    writer.write(OK)
+
+
+def failing_each(nth: int) -> Behaviour:
+    """Answers, but for each nth request, which it fails."""
+    count = 0
+
+    async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        count += 1
+        await (fails if count % nth == 0 else answers)(reader, writer)
+
+    return behaviour
+
+
 async def babbles(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answers what is no HTTP."""
     writer.write(b"\x00\x01 no\r\n\r\n")

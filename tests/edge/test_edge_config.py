@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,29 @@ def test_the_edge_with_tls_is_valid(tmp_path: Path) -> None:
     file = tmp_path / "edge.yaml"
     file.write_text(edge.EDGE.read_text().replace("/etc/envoy/sds", str(tmp_path / "sds")))
     assert validated(file) == f"configuration '{file}' OK\n"
+
+
+@pytest.mark.parametrize("services", ["--ids=spiffe://waymesh/", "--plain-services"])
+def test_the_edge_with_certificates_made_by_hand_is_valid(tmp_path: Path, services: str) -> None:
+    (tmp_path / "edge").mkdir()
+    certificates(tmp_path / "edge")
+    file = tmp_path / "edge.yaml"
+    made = [
+        sys.executable,
+        "-m",
+        "tools.edge",
+        "--certificates",
+        tmp_path,
+        services,
+        "--at",
+        "eta=localhost:50051",
+    ]
+    file.write_bytes(subprocess.run(made, capture_output=True, check=True).stdout)
+    assert validated(file) == f"configuration '{file}' OK\n"
+    text = file.read_text()
+    assert "/etc/" not in text
+    assert "cluster.local" not in text or "--ids" not in services
+    assert ("spiffe://waymesh/eta" in text) == ("--ids" in services)
 
 
 def test_the_edge_of_a_laptop_is_valid() -> None:

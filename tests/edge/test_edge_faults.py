@@ -1,12 +1,14 @@
 """Replicas behind the edge that die or lie: nothing is sent twice, and the others are asked."""
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceStub
+from waymesh.eta.v1.gps_stream_pb2 import ReportGpsResponse
 
 from services.mesh.errors import Unavailable
 from tests.edge.edge_rig import running_edge
@@ -15,6 +17,7 @@ from tests.edge.replicas import (
     Behaviour,
     babbles,
     eta_service,
+    failing_each,
     fails,
     gateway_process,
     is_silent,
@@ -130,6 +133,45 @@ async def test_a_replica_that_only_fails_is_ejected_though_it_says_that_it_is_we
             assert [(await client.task("report_gps", GPS)).status for _ in range(50)] == [200] * 50
             assert lying.requests == seen
             await client.close()
+
+
+async def test_one_of_three_that_fails_a_tenth_costs_what_it_fails_and_nothing_is_sent_twice(
+    tmp_path: Path,
+) -> None:
+    """Too little for an ejection, which needs half: what it answers is worth having."""
+    taken: Counter[str] = Counter()
+
+    def naming(name: str) -> Any:
+        async def handler(_request: Any, _context: Any) -> Any:
+            taken[name] += 1
+            return ReportGpsResponse(event_id=name)
+
+        return {"ReportGps": handler}
+
+    limits = {"rate_per_s": 1_000_000, "rate_burst": 1_000_000}
+    async with (
+        liar(failing_each(10)) as failing,
+        gateway(naming("one"), **limits) as one,
+        gateway(naming("other"), **limits) as other,
+    ):
+        ports = [failing.port, one.gateway.public.port, other.gateway.public.port]
+        async with running_edge(tmp_path, {"gateway": [f"127.0.0.1:{port}" for port in ports]}) as edge:
+            await edge.until_hosts("gateway", **{f"p{port}": "healthy" for port in ports})
+            async with Asking(edge.public) as asking:
+                while failing.requests < 100:
+                    await asking.more(10)
+            held = await edge.hosts("gateway")
+            counted = await edge.stats()
+    assert asking.broken == []
+    sent = len(asking.replies)
+    assert failing.requests + taken.total() == sent == counted["cluster.gateway.upstream_rq_total"]
+    assert counted.get("cluster.gateway.upstream_rq_retry", 0) == 0
+    failed = failing.requests // 10
+    assert asking.statuses == {200: sent - failed, 503: failed}
+    answered = Counter(reply.json["result"]["event_id"] for reply in asking.replies if reply.body)
+    assert answered == taken
+    assert min(taken.values()) > 30
+    assert set(held.values()) == {"healthy"}
 
 
 async def test_a_replica_that_is_silent_gets_no_more_than_it_holds(tmp_path: Path) -> None:
