@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from key_commands import keys
 from running_mesh import KEY, RunningMesh, running_mesh
+from stored_tables import owners
+
+from services.mesh.store import connect
 
 # Only keeps a mesh that has stopped from holding the run.
 GUARD_S = 60.0
@@ -187,3 +190,15 @@ def test_anothers_thing_is_a_404_in_the_words_for_none(callers: dict[str, Caller
         assert not callers[tenant].result("record_outcome", {**outcome, "run_id": tenant})["duplicate"]
     [own] = callers["acme"].result("list_outcomes", {"agent_name": "a"})["events"]
     assert (own["event_id"], own["run_id"]) == ("secret", "r")
+
+
+async def test_what_they_have_stored_stands_under_their_own_names(
+    mesh: RunningMesh, callers: dict[str, Caller]
+) -> None:
+    connection = await connect(mesh.dsn)
+    try:
+        found = await owners(connection)
+    finally:
+        await connection.close()
+    print(found)
+    assert 0
