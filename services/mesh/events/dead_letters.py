@@ -9,6 +9,7 @@ from typing import Final
 
 from services.mesh.events.bus import Message, Record
 from services.mesh.events.topics import DEAD_LETTERS
+from services.mesh.principal import TENANT_KEY
 
 PREFIX: Final = "dead-"
 REASON: Final = "dead-reason"
@@ -29,7 +30,10 @@ UNKNOWN_TYPE: Final = "unknown"
 """CloudEvents type of a letter whose record named none: there has to be one."""
 
 _REASON_CHARS: Final = 1000
-_TOLD: Final = frozenset({REASON, TOPIC, PARTITION, POSITION, EVENT_ID, GROUP, SOURCE, TIME, OMITTED})
+# Whose it was stays with it: without that it would be the default tenant's.
+_TOLD: Final = frozenset(
+    {REASON, TOPIC, PARTITION, POSITION, EVENT_ID, GROUP, SOURCE, TIME, OMITTED, TENANT_KEY}
+)
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_DNS, "dead-letters.waymesh")
 
 _group: ContextVar[str] = ContextVar("waymesh_handling_group", default="")
@@ -94,7 +98,8 @@ def meant_for(group: str, records: list[Record]) -> list[Record]:
 def _without_value(letter: Record, reason: str) -> Message:
     """A letter that cannot be sent as it is: the same one, about the same origin, without the value.
 
-    And without headers that its event brought along, all else cut short: it has to be small enough for sure.
+    Of the headers that its event brought along it has the tenant alone, and all else cut short: it has to be
+    small enough for sure.
     """
     words = f"{letter.headers.get(REASON, '')}; the letter is {reason}"
     told = {name: text[:_REASON_CHARS] for name, text in letter.headers.items() if name in _TOLD}

@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.mesh.events import Message, Record
+from services.mesh.events import Message, PoisonMessage, Record
 from services.mesh.events.dead_letters import ONLY_FOR, dead_letter, meant_for
 from services.mesh.events.kafka_client import MAX_EVENT_BYTES
 from services.mesh.events.letters import Letter
+from services.mesh.events.tenants import tenant_of
 from services.mesh.events.topics import DEAD_LETTERS
+from services.mesh.principal import TENANT_KEY
 
 
 def record(**more: object) -> Record:
@@ -40,6 +42,7 @@ def as_read(letter: Message) -> Record:
 
 
 LARGE = "x" * (2 << 20)
+ACME = {TENANT_KEY: "acme"}
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,19 @@ def test_a_letter_without_its_value_is_small_enough_whatever_died(died: Record) 
     assert letter.topic == DEAD_LETTERS
     assert (told.topic, told.partition, told.position, told.group) == ("moves", 1, 2, "g")
     assert told.reason == "broken; the letter is too large for Kafka"
+
+
+def test_a_letter_without_its_value_is_still_its_tenants() -> None:
+    letter = dead_letter(as_read(dead_letter(record(headers=ACME), "broken", "g")), "too large")
+    assert tenant_of(as_read(letter)) == "acme"
+
+
+def test_nor_is_what_names_nobody_made_into_a_name() -> None:
+    letter = dead_letter(
+        as_read(dead_letter(record(headers={TENANT_KEY: LARGE}), "broken", "g")), "too large"
+    )
+    with pytest.raises(PoisonMessage, match="names no tenant"):
+        tenant_of(as_read(letter))
 
 
 def test_a_letter_tells_of_no_earlier_death() -> None:
