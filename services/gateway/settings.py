@@ -20,6 +20,10 @@ def _fits_a_header(key: SecretStr) -> SecretStr:
     return key
 
 
+def _target_variable(owner: str) -> str:
+    return f"WAYMESH_{owner.upper()}_TARGET"
+
+
 class GatewaySettings(MeshSettings):
     """What the gateway reads from the environment, once."""
 
@@ -64,8 +68,15 @@ class GatewaySettings(MeshSettings):
         """Origins that browsers may call from."""
         return frozenset(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())
 
+    @classmethod
+    def variables(cls) -> frozenset[str]:
+        """Those of the settings, and the target of each service in the contracts."""
+        from services.gateway import rpcs  # late: who has read settings may do without the contracts
+
+        return super().variables() | {_target_variable(rpc.owner) for rpc in rpcs.load().values()}
+
     def target_of(self, owner: str) -> Target | None:
         """Where the service that owns a task listens; None if nobody has said so."""
         named: str | None = getattr(self, f"{owner}_target", None)
         # A service that came after MeshSettings was written has its variable all the same.
-        return named or os.environ.get(f"WAYMESH_{owner.upper()}_TARGET")
+        return named or os.environ.get(_target_variable(owner))

@@ -9,8 +9,10 @@ import re
 from collections import UserString
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from itertools import islice
 from typing import Final
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -22,7 +24,7 @@ from services.mesh.secret_pairs import MASK, NAMING_KEYS, PLAIN_NUMBER, VALUE_KE
 __all__ = [
     "COUNT_LIMIT", "MASK", "MAX_DEPTH", "MAX_VALUES", "TOO_DEEP", "TOO_LARGE", "is_clean_text",
     "is_secret_name", "may_name_secret", "redact", "redact_forms", "redact_labels", "redact_setting",
-    "redact_text",
+    "redact_text", "secrets_in_address",
 ]  # fmt: skip
 
 # What lies deeper is not looked at, so it is not kept either. No deeper than what JSON takes in, so that what
@@ -94,7 +96,9 @@ _PORT: Final = re.compile(r"\d{2,5}[/?#]")
 _ADDRESS_REST: Final = re.compile(r"[^\s\"'<>]*+")
 # In a text that is an address and nothing else: from the first colon that is not the scheme's to the last @,
 # so that odd passwords are covered whole.
-_USER_INFO: Final = re.compile(r":(?!//)\S*@")
+_USER_INFO: Final = re.compile(r":(?!//).*@", re.DOTALL)
+# A parameter there: what stands under a secret name is secret to its end, whatever is in it.
+_PARAMETER: Final = re.compile(r"([?&])([^\s=&?]+)=([^\s&]+)")
 # What names something in a list, beside it.
 _NAME: Final = re.compile(r"[\w.-]{1,128}")
 # Without one of these characters or words no rule can match; most text is short and has none.
@@ -191,7 +195,21 @@ def redact_setting(name: str, value: str) -> str:
     """
     if is_secret_name(name) and not name.lower().endswith("_url"):
         return MASK if value else value
-    return redact_text(_USER_INFO.sub(f":{MASK}@", value))
+    return redact_text(_PARAMETER.sub(_without_secret, _USER_INFO.sub(f":{MASK}@", value)))
+
+
+def secrets_in_address(address: str) -> set[str]:
+    """What `redact_setting` hides in an address, as it stands there and as it is read."""
+    found = {match[3] for match in _PARAMETER.finditer(address) if is_secret_name(unquote(match[2]))}
+    found |= {match[0][1:-1] for match in _USER_INFO.finditer(address)}
+    with suppress(ValueError):  # where nobody would find one either
+        found.add(urlsplit(address).password or "")
+    found |= {read(secret) for secret in found for read in (unquote, unquote_plus)}
+    return found - {""}
+
+
+def _without_secret(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2]}={MASK}" if is_secret_name(unquote(match[2])) else match[0]
 
 
 class _Look:

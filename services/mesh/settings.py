@@ -193,6 +193,11 @@ class MeshSettings(BaseSettings):
             kafka_security.check(self)
         return self
 
+    @classmethod
+    def variables(cls) -> frozenset[str]:
+        """Names of all variables that it reads."""
+        return frozenset(_variable(name, info) for name, info in cls.model_fields.items())
+
     @property
     def admin_bind(self) -> str:
         """Address that metrics and health are served on."""

@@ -99,6 +99,26 @@ async def test_a_variable_of_a_service_that_holds_what_it_may_not_is_named(
     assert row.words.startswith("WAYMESH_RATE_PER_S holds 'fast': allowed is a number above 0")
 
 
+async def test_variables_that_nothing_reads_are_named_with_what_may_be_meant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("WAYMESH_ALLOCATION_TICKS", "WAYMESH_DATABASE_URL", "WAYMESH_XYZ"):
+        monkeypatch.setenv(name, CANARY)
+    for name in ("WAYMESH_ETA_TARGET", "WAYMESH_BENCH_DATA", "WAYMESH_TLS_ALLOWED_PEERS"):
+        monkeypatch.setenv(name, "x")
+    read, *unread = await settings.of_services(Scene.of())
+    assert read.state is State.OK
+    assert [(row.check, row.state, row.words) for row in unread] == [
+        ("settings", State.WARN, "nothing reads WAYMESH_ALLOCATION_TICKS"),
+        ("settings", State.WARN, "nothing reads WAYMESH_DATABASE_URL"),
+        ("settings", State.WARN, "nothing reads WAYMESH_XYZ"),
+    ]
+    tick, database, nobody = (row.remedy for row in unread)
+    assert "if WAYMESH_ALLOCATION_TICK_S is meant" in tick
+    assert "if DATABASE_URL is meant" in database
+    assert nobody.startswith("remove it, or see docs/settings.md")
+
+
 def test_a_variable_that_all_share_is_named_alone() -> None:
     said = doctor(clean_environ(WAYMESH_DRAIN_S="long"), "--json")
     assert said.returncode == 1

@@ -3,9 +3,11 @@
 import asyncio
 import sys
 
+from services.cli.doctor import variables
 from services.cli.doctor.finding import Finding, fail, ok
 from services.cli.doctor.scene import Scene
 from services.cli.environment import SERVICE_NAMES
+from services.mesh.settings_check import NAMES
 
 _REMEDY = "correct it where it is set"
 
@@ -16,13 +18,16 @@ def wrong(error: Exception) -> Finding:
 
 
 async def of_services(scene: Scene) -> list[Finding]:
-    """Each service's own, read by a process of its own; files of TLS apart, which differ from pod to pod."""
+    """Each service's own, read by a process of its own; files of TLS apart, which differ from pod to pod.
+
+    After that, what none of them reads.
+    """
     environ = {
         **{name: value for name, value in scene.environ.items() if not name.startswith("WAYMESH_TLS_")},
         "WAYMESH_ALLOW_PLAINTEXT": "true",
     }
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "services.mesh.settings_check", *SERVICE_NAMES),
+        *(sys.executable, "-P", "-m", "services.mesh.settings_check", NAMES, *SERVICE_NAMES),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -34,7 +39,9 @@ async def of_services(scene: Scene) -> list[Finding]:
         process.kill()
         await process.wait()
         raise
+    names, _, words = said.decode(errors="replace").partition("\n")
+    unread = variables.unread(scene.environ, names.split()) if names else []
     if process.returncode:
-        lines = (said or trouble).decode(errors="replace").strip().splitlines()
-        return [fail("settings", lines[-1] if lines else "they could not be read", _REMEDY)]
-    return [ok("settings", "every variable holds what is allowed")]
+        lines = (words or trouble.decode(errors="replace")).strip().splitlines()
+        return [fail("settings", lines[-1] if lines else "they could not be read", _REMEDY), *unread]
+    return [ok("settings", "every variable that is read holds what is allowed"), *unread]

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
-from services.mesh.redact import MASK
+from services.mesh.redact import MASK, redact_setting, secrets_in_address
 from services.mesh.secret_names import is_secret_name
 
 # Anything shorter would also be found in words that hold no secret.
@@ -12,26 +11,20 @@ _SHORTEST: Final = 4
 
 
 class Veil:
-    """Puts a mask where a secret stands."""
+    """Puts a mask where a secret stands. Of an address, all but its password stays."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        found: set[str] = set()
+        shown: dict[str, str] = {}
         for name, value in environ.items():
-            if is_secret_name(name):
-                found.add(value)
             if "://" in value:
-                found |= _passwords(value)
-        self._secrets = sorted((one for one in found if len(one) >= _SHORTEST), key=len, reverse=True)
+                shown |= dict.fromkeys(secrets_in_address(value), MASK)
+                shown.setdefault(value, redact_setting(name, value))
+            elif is_secret_name(name):
+                shown[value] = MASK
+        whole = (one for one in shown if len(one) >= _SHORTEST)
+        self._shown = {one: shown[one] for one in sorted(whole, key=len, reverse=True)}
 
     def __call__(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, MASK)
+        for secret, shown in self._shown.items():
+            text = text.replace(secret, shown)
         return text
-
-
-def _passwords(url: str) -> set[str]:
-    try:
-        password = urlsplit(url).password
-    except ValueError:
-        return set()
-    return {password, unquote(password)} if password else set()

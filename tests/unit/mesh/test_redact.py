@@ -306,6 +306,8 @@ def test_redacting_twice_is_redacting_once(value: object) -> None:
     [
         ("DATABASE_URL", "postgresql://w:it's@b:2\"<x@db/w", f"postgresql://w:{MASK}@db/w"),
         ("DATABASE_URL", "postgresql://w@db/w?password=hunter2", f"postgresql://w@db/w?password={MASK}"),
+        ("DATABASE_URL", "postgresql://w:a b@c d@db/w", f"postgresql://w:{MASK}@db/w"),
+        ("DATABASE_URL", "postgresql:///w?password=a,b;c#d&x=1", f"postgresql:///w?password={MASK}&x=1"),
         ("DATABASE_URL", "w:hunter2@db", f"w:{MASK}@db"),
         ("endpoint", "http://u:p@c:4318/x?api_key=abc", f"http://u:{MASK}@c:4318/x?api_key={MASK}"),
         ("OPENAI_API_KEY", "abc", MASK),
