@@ -148,17 +148,19 @@ async def _rotate(options: argparse.Namespace, store: KeyStore, _settings: Gatew
     ends = None
     if old.expires_at is not None and old.created_at is not None:
         ends = now + (old.expires_at - old.created_at)
-    new = dataclasses.replace(
-        old,
-        digest=digest_of(key.encode()),
-        created_at=None,
-        expires_at=_end(options.expires, ends),
-    )
+    ends = _end(options.expires, ends)
+    last = until if old.expires_at is None else min(until, old.expires_at)
+    if options.expires is not None and ends is not None and ends <= last:
+        why = (
+            f"--expires would end the successor at {_time(ends)}, --overlap the old key at {_time(last)}: "
+            "give a later --expires or a shorter --overlap"
+        )
+        return await _refuse(store, options, options.key, why)
+    new = dataclasses.replace(old, digest=digest_of(key.encode()), created_at=None, expires_at=ends)
     entry = _entry(options, new, f"follows {old.key_id}, which ends {_time(until)}")
     if not await store.succeed(old.key_id, until, new, entry):
         return await _refuse(store, options, options.key, "the key was revoked meanwhile")
     _say(key)
-    last = until if old.expires_at is None else min(until, old.expires_at)
     _add_words(
         f"key {new.key_id} ({new.name}) is valid now and is not shown again; {old.key_id} ends {_time(last)}"
     )

@@ -214,6 +214,18 @@ async def test_the_end_of_a_key_is_moved_and_its_successor_lives_as_long(databas
         await connection.close()
 
 
+async def test_a_successor_that_would_not_outlive_its_key_is_refused(database: str) -> None:
+    assert (await keys(database, "add", "partner"))[0] == 0
+    for expires, overlap in (("1h", ("--overlap", "2h")), ("24h", ())):
+        code, out, err = await keys(database, "rotate", "partner", "--expires", expires, *overlap)
+        assert (code, out) == (1, "")
+        assert err.startswith("waymesh: --expires would end the successor at")
+        assert err.endswith(": give a later --expires or a shorter --overlap\n")
+    _, listed, _ = await keys(database, "list")
+    assert [line.split()[1] for line in listed.splitlines()[1:]] == ["partner"]
+    assert (await keys(database, "rotate", "partner", "--expires", "2h", "--overlap", "1h"))[0] == 0
+
+
 async def test_what_a_key_can_be_used_for_is_listed_without_a_database(tmp_path: Path) -> None:
     code, told, _ = await keys("", "scopes", data_dir=tmp_path)
     assert code == 0
