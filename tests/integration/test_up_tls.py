@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.environment import GATEWAY_ADMIN
 from services.cli.probe import health
 from tests.certificates import Authority
 from tests.faults.up_rig import WAYMESH, Up, up
 from tests.integration.gateway_rig import GPS, Client
 from tests.integration.tls_mesh import client_context, put, succession, until_shown, variables
 from tests.processes import until
-from tools import ports
 
 pytestmark = pytest.mark.faults
 
@@ -50,9 +48,7 @@ async def test_a_mesh_with_certificates_answers_and_outlives_their_rotation(tmp_
     old, new = Authority("old"), Authority("new")
     folder = tmp_path / "tls"
     put(old, folder, old.trusted)
-    [admin_port] = ports.free_ports(1)
-    admin = {GATEWAY_ADMIN.variable: str(admin_port)}
-    async with up(**variables(folder), **admin) as mesh:
+    async with up(**variables(folder), PROMETHEUS_PORT="0") as mesh:
         answer = await mesh.curl(await mesh.until_line("^  curl "))
         assert answer["status"] == "success"
 
@@ -76,6 +72,8 @@ async def test_a_mesh_with_certificates_answers_and_outlives_their_rotation(tmp_
         assert restarted.returncode == 0, said
         await requests.ask()
         assert requests.failed == []
+        assert await mesh.run("health", "gateway") == (0, "gateway is ready\n", "")
+        admin_port = mesh.state.services["gateway"].admin_port
         assert set((await health("127.0.0.1", admin_port)).checks.values()) == {"ok"}
         mesh.send(signal.SIGINT)
         assert await mesh.wait() == 0
