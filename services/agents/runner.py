@@ -34,6 +34,7 @@ from services.mesh import deadline, json_codec, principal
 from services.mesh.errors import FieldViolation, NotFound
 from services.mesh.feedback.dispatcher import Dispatcher
 from services.mesh.feedback.outcome import new_id
+from services.mesh.redact import redact_text
 
 # Kept back of a caller's time for the way there and back. In seconds.
 _WAY_S: Final = 0.05
@@ -142,6 +143,8 @@ class Runner:
         account = live.account = means.accounts.account(agent, new, principal.current().name)
         scope = Scope(tenant=new.tenant)
         kind.scope_of(request, scope)
+        # A secret opens nothing: no model has it looked up.
+        scope.words = redact_text(scope.words)
         journal = Journal(live.emit, self._clock, live.steps, live.usage)
         voice = Voice(live.token if watched else None)
         setting = Setting(

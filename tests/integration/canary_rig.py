@@ -14,9 +14,12 @@ from gateway_rig import JSON, Client, Reply
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from otlp_collector import Collector, collector
 
+from services.mesh.events.topics import TOPICS
 from services.mesh.store import connect
+from tests.kafka_brokers import Kafka
 from tests.mock_openai import MockOpenAI
 from tests.running_mesh import RunningMesh, running_mesh
+from tools.kafka.look import Look
 
 _GUARD_S = 60.0
 # A task of each service.
@@ -126,6 +129,8 @@ class Aviary:
     spans: Spans
     trap: Trap
     key: str
+    # What lies in the cluster, where events go through one.
+    look: Look | None = None
     replies: list[tuple[str, bytes]] = field(default_factory=list)
 
     async def ask(
@@ -188,10 +193,22 @@ class Aviary:
             yield f"metrics of {name}", page
         async for where, data in _rows(self.mesh.dsn):
             yield where, data
+        async for where, data in self._topics():
+            yield where, data
         for path in sorted(self.mesh.folder.rglob("*")):
             # Logs were looked at line by line.
             if path.is_file() and path.suffix != ".log":
                 yield f"file {path.relative_to(self.mesh.folder)}", path.read_bytes()
+
+    async def _topics(self) -> AsyncIterator[tuple[str, bytes]]:
+        """Every record of the cluster, with its key and its headers."""
+        if self.look is None:
+            return
+        for topic in TOPICS:
+            for one in await self.look.records(topic):
+                parts = [one.key or b"", one.value or b"", *one.headers.values()]
+                parts += [name.encode() for name in one.headers]
+                yield f"topic {topic}", b"\0".join(parts)
 
 
 async def _recorded(dsn: str, request_id: str) -> bool:
@@ -236,8 +253,11 @@ async def _rows(dsn: str) -> AsyncIterator[tuple[str, bytes]]:
 
 
 @contextlib.asynccontextmanager
-async def aviary(dsn: str, folder: Path) -> AsyncIterator[Aviary]:
-    """A mesh that has a secret for everything it can be given one for, and a model that answers."""
+async def aviary(dsn: str, folder: Path, kafka: Kafka | None = None) -> AsyncIterator[Aviary]:
+    """A mesh that has a secret for everything it can be given one for, and a model that answers.
+
+    With `kafka` its events go through a cluster.
+    """
     birds = Birds()
     spans = Spans()
     first = birds.key("FASTAPI_API_KEY")
@@ -264,13 +284,18 @@ async def aviary(dsn: str, folder: Path) -> AsyncIterator[Aviary]:
             "LOG_LEVEL": "DEBUG",
             "WAYMESH_CAPTURE_PROMPTS": "true",
         }
+        if kafka is not None:
+            # A group of its own: the cluster outlives the test.
+            group = f"canary-{secrets.token_hex(4)}"
+            plain |= {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers, "KAFKA_GROUP_ID": group}
         with contextlib.ExitStack() as stack:
             try:
                 # Its start is waited for without the loop, which serves the collector.
                 mesh = await asyncio.to_thread(
                     stack.enter_context, running_mesh(dsn, folder, **{**secret, **plain})
                 )
-                yield Aviary(mesh, birds, Birds(), spans, trap, first)
+                look = None if kafka is None else kafka.look
+                yield Aviary(mesh, birds, Birds(), spans, trap, first, look)
             finally:
                 await asyncio.to_thread(stack.close)
                 await model.close()

@@ -14,6 +14,7 @@ from services.agents.engines.offers import HELP, NOT_UNDERSTOOD
 from services.agents.engines.phrases import failure, is_idle, nobody, none_known, phrase
 from services.agents.engines.words import paragraph
 from services.agents.tools import Scope, ToolOutcome
+from services.mesh.redact import redact_text
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ async def answer(
     `changed`: a model that got no further has changed something for this question before;
     `may_have_changed`: it has tried to, and nobody knows what became of it.
     """
+    # A secret is no id, whatever it looks like: it would go into calls and their logs, and into the answer.
+    question = redact_text(question)
     named = names_in(question, scope)
     refused = refused_act(question)
     if changed or may_have_changed:

@@ -185,6 +185,25 @@ async def test_a_long_question_names_as_many_as_are_looked_at(part: str) -> None
     assert mesh.asked <= 3 * 8
 
 
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "password=hunter2a",
+        "postgresql://app:hunter2a@db1/app",
+        "Authorization: Bearer hunter2a.b",
+        "X-API-Key: hunter2a",
+        "wm_hunter2aB3c4D5e6F7g8H9i0J1k2L3m4",
+    ],
+)
+async def test_a_secret_in_a_question_is_no_id(secret: str) -> None:
+    mesh = Mesh()
+    text = await ask(f"Where is order_1? Our login with {secret} failed", mesh)
+    asked = [str(one) for service in (mesh.eta, mesh.route, mesh.feedback) for one in service.asked]
+    assert "order_1" in text
+    assert any("order_1" in one for one in asked)
+    assert "hunter2a" not in f"{text} {asked}"
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=200))
 def test_no_question_is_too_odd(question: str) -> None:
