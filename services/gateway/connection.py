@@ -1,11 +1,9 @@
 """One HTTP connection: uvicorn's, with limits it lacks, and without an answer that is not JSON."""
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Final
 
 import httptools
@@ -14,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 from waymesh.mesh.v1.error_reason_pb2 import ERROR_REASON_MALFORMED_BODY
 
-from services.gateway import faults
+from services.gateway import faults, heads
 from services.gateway.crowd import UNREAD_S, Crowd
 from services.gateway.exchange import ARRIVED, CONNECTION
 from services.gateway.faults import HttpFault
@@ -29,9 +27,6 @@ MAX_CONNECTIONS: Final = 4096
 # answer. In seconds.
 ARRIVAL_S: Final = 10.0
 _CONTINUE: Final = b"HTTP/1.1 100 "
-# Any token is a method (RFC 9110, 9.1).
-_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) [\x21-\x7e]+ HTTP/1\.[01]\r\n")
-_UPGRADE: Final = re.compile(rb"\r\n(?i:upgrade)(?=[ \t]*:)")
 
 # Listener's name and status of what was refused before it was a request.
 Refused = Callable[[str, int], None]
@@ -51,33 +46,6 @@ class Connections:
 
 
 def _always() -> bool:
-    return True
-
-
-def _without_upgrade(data: bytes) -> bytes:
-    """A head whose wish for another protocol is not seen by the parser, which would take the body for that.
-
-    Clients that would rather speak HTTP/2 send such a wish with every first request (Java's do); a server may
-    pass over it (RFC 9110, 7.8).
-    """
-    head, end, rest = data.partition(b"\r\n\r\n")
-    return _UPGRADE.sub(b"\r\nIgnored", head) + end + rest
-
-
-def _parser(protocol: object) -> httptools.HttpRequestParser:
-    """As uvicorn makes it: what follows the last request of a connection is not looked at."""
-    parser = httptools.HttpRequestParser(protocol)
-    parser.set_dangerous_leniencies(lenient_data_after_close=True)
-    return parser
-
-
-@lru_cache(maxsize=256)
-def _is_known(method: bytes) -> bool:
-    """Whether the parser takes the method: it has a list, parts of which are for RTSP alone."""
-    try:
-        _parser(object()).feed_data(method + b" / HTTP/1.1\r\nHost: x\r\n\r\n")
-    except httptools.HttpParserError:
-        return False
     return True
 
 
@@ -144,6 +112,8 @@ class Connection(HttpToolsProtocol):
         self._discarded = 0
         self._fault: HttpFault | None = None
         self._odd_method = ""
+        # The head that has just come asks for another protocol.
+        self._wishes = False
         self._running: RequestResponseCycle | None = None
         # What is said once all requests have their answers, if nothing is listened to any more.
         self._last: bytes | None = None
@@ -195,17 +165,12 @@ class Connection(HttpToolsProtocol):
             return
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
-        self._piece_bytes = len(data)
         began_in_body, began_in_head = self._in_body, self._head_bytes
-        if began_in_body:
-            if self._in_trailers:
-                self._trailer_piece_bytes += len(data)
-        elif b"pgrade" in data.lower():
-            data = _without_upgrade(data)
+        if began_in_body and self._in_trailers:
+            self._trailer_piece_bytes += len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # CONNECT, which no path takes
+            while (rest := self._fed(data)) is not None:
+                data = rest
         except httptools.HttpParserError:
             known = None if began_in_body or began_in_head else self._with_known_method(data)
             if known is None:
@@ -251,6 +216,9 @@ class Connection(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        self._wishes = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._wishes:
+            return  # comes again, without the wish
         self._head_open = False
         limit = self._mesh.max_head_bytes
         # A piece that fits holds no head that does not.
@@ -290,6 +258,8 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._wishes:
+            return
         self._in_body = False
         if self.cycle.response_complete:
             self._cancel_timer()
@@ -368,17 +338,30 @@ class Connection(HttpToolsProtocol):
 
     # --- own --------------------------------------------------------------------------------------
 
+    def _fed(self, data: bytes) -> bytes | None:
+        """Gives it to the parser; what to go on with, where that stops at a wish for another protocol."""
+        self._piece_bytes = len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as wish:
+            if self._wishes:
+                head = heads.without_wish(self.parser, self.url, self.headers)
+                self.parser = heads.parser(self)
+                return head + data[wish.args[0] :]
+            # else CONNECT, which no path takes
+        return None
+
     def _with_known_method(self, data: bytes) -> bytes | None:
         """A request whose method the parser knows nothing of, under another; None if it is no request.
 
         The application says what is wrong: it knows which methods the path has.
         """
-        line = _REQUEST_LINE.match(data)
-        if line is None or _is_known(line[1]):
+        found = heads.of_unknown_method(data)
+        if found is None:
             return None
-        self.parser = _parser(self)
-        self._odd_method = line[1].decode("ascii")
-        return b"PUT" + data[line.end(1) :]
+        self.parser = heads.parser(self)
+        self._odd_method, known = found
+        return known
 
     def _not_http(self) -> None:
         """The parser has stopped."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from gateway_rig import GPS, JSON, KEY, Client, gateway, took_in
 
+from services.gateway.connection import Connection
 from tests.processes import until
 
 
@@ -287,3 +288,57 @@ async def test_the_rest_of_a_broken_head_is_no_request_of_its_own() -> None:
         await until(lambda: connection._head_bytes > 0, "the head has begun")
         await write(client, b"FOO /execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
         assert (await client.receive()).status == 400
+
+
+# --- wishes for another protocol --------------------------------------------------------------------------
+
+
+async def test_a_wish_for_another_protocol_is_passed_over_wherever_its_head_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Java's client sends it, in two pieces that arrive one by one, and a request after it."""
+    body = json.dumps({"task": "report_gps", "parameters": GPS}).encode()
+    wish = ("Connection: Upgrade, HTTP2-Settings", f"Content-Length: {len(body)}", "Upgrade: h2c")
+    whole = head("POST /execute", *wish, "HTTP2-Settings: AAEAAEAA", host="x", key=KEY)
+    first = whole.index(b"\r\n")
+    arrived = asyncio.Event()
+    take = Connection.data_received
+
+    def received(connection: Connection, data: bytes) -> None:
+        take(connection, data)
+        arrived.set()
+
+    monkeypatch.setattr(Connection, "data_received", received)
+    wrong = []
+    async with gateway(rate_per_s=1_000_000, rate_burst=1_000_000) as rig, asyncio.timeout(120):
+        for cut in range(first, len(whole) + 1):
+            client = rig.client()
+            arrived.clear()
+            await write(client, whole[:cut])
+            await arrived.wait()
+            await write(client, whole[cut:] + body + head("GET /health"))
+            statuses = [(await client.receive()).status for _ in range(2)]
+            await client.close()
+            if statuses != [200, 200]:
+                wrong.append((whole[:cut][-12:], statuses))
+    assert wrong == []
+
+
+async def test_wishes_in_one_piece_are_each_passed_over() -> None:
+    async with gateway() as rig, asyncio.timeout(60):
+        client = rig.client()
+        await write(client, head("GET /health", "Connection: Upgrade", "Upgrade: h2c") * 3)
+        assert [(await client.receive()).status for _ in range(3)] == [200] * 3
+
+
+async def test_a_wish_makes_no_head_smaller() -> None:
+    async with gateway(max_head_bytes=4096) as rig, asyncio.timeout(60):
+        client = rig.client()
+        filling = [f"X-Filling-{number}: {'x' * 1000}" for number in range(4)]
+        whole = head("GET /health", "Connection: Upgrade", "Upgrade: h2c", *filling)
+        await write(client, whole[:3000])
+        await until(
+            lambda: [each for each in rig.gateway.http._connections.open if each._head_bytes], "a piece"
+        )
+        await write(client, whole[3000:])
+        assert (await client.receive()).status == 431
