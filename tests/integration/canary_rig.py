@@ -271,8 +271,6 @@ async def aviary(dsn: str, folder: Path, kafka: Kafka | None = None) -> AsyncIte
             "OPENAI_API_KEY": birds.plain("OPENAI_API_KEY"),
             "WEATHER_API_KEY": birds.plain("WEATHER_API_KEY"),
             "LANGFUSE_SECRET_KEY": birds.plain("LANGFUSE_SECRET_KEY"),
-            "KAFKA_SASL_PASSWORD": birds.plain("KAFKA_SASL_PASSWORD"),
-            "KAFKA_SSL_KEY_PASSWORD": birds.plain("KAFKA_SSL_KEY_PASSWORD"),
         }
         plain = {
             "OPENAI_BASE_URL": model.base_url,
@@ -288,6 +286,9 @@ async def aviary(dsn: str, folder: Path, kafka: Kafka | None = None) -> AsyncIte
             # A group of its own: the cluster outlives the test.
             group = f"canary-{secrets.token_hex(4)}"
             plain |= {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers, "KAFKA_GROUP_ID": group}
+        else:  # the cluster knows no passwords, and no service starts that has one for nothing
+            for name in ("KAFKA_SASL_PASSWORD", "KAFKA_SSL_KEY_PASSWORD"):
+                secret[name] = birds.plain(name)
         with contextlib.ExitStack() as stack:
             try:
                 # Its start is waited for without the loop, which serves the collector.
