@@ -29,6 +29,7 @@ from services.route.fleet import CourierState, OrderWork
 from services.route.forecast import choose_pairs, corrections
 from services.route.identity import Status
 from services.route.limits import MAX_ORDERS
+from services.route.pace import OVERHEAD_S, Pace, choose
 from services.route.plan_rows import plan_write
 from services.route.settings import RouteSettings
 from services.route.shortlist import shortlist
@@ -44,10 +45,6 @@ Clock = Callable[[], float]
 _MAX_PAIRS: Final = 1000
 # Orders × couriers weighed from which a thread would hold up the loop for too long.
 _HEAVY_PAIRS: Final = 300
-# What an order takes to allocate at most, in seconds, and what everything else takes: how many fit a
-# deadline.
-_PER_ORDER_S: Final = 0.01
-_OVERHEAD_S: Final = 0.1
 # Of the time left, what computing may take: eta has its share before, the store after.
 _SHARE: Final = 0.5
 # With less time than this the worker process is used only if it is there already.
@@ -70,12 +67,15 @@ class Answer:
     allocations: list[allocation_pb2.Allocation] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
     degradation: Degradation | None = None
+    weighed: int = 0
+    """Orders for which couriers were looked for."""
 
     def add(self, other: "Answer") -> None:
         """What another tenant's came to."""
         self.allocations += other.allocations
         self.waiting += other.waiting
         self.degradation = self.degradation or other.degradation
+        self.weighed += other.weighed
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,7 @@ class Allocator:
         workers: Workers,
         settings: RouteSettings,
         clock: Clock = time.time,
+        timer: Clock = time.monotonic,
     ) -> None:
         self._database = database
         self._bus = bus
@@ -116,6 +117,10 @@ class Allocator:
         self._workers = workers
         self._settings = settings
         self._clock = clock
+        self._timer = timer
+        self._pace = Pace()
+        # Of a tick: what others wait for while one tenant's orders are allocated.
+        self._share_s = settings.allocation_tick_s / 2
         self._at_work = AtWork(settings.courier_silent_s)
         self._one_at_a_time = asyncio.Lock()
         # By tenant. More at once would take from each other what they then look for again.
@@ -125,6 +130,11 @@ class Allocator:
         """Whether there is an order to allocate."""
         async with self._database.pool.acquire() as conn:
             return await store.any_waiting(conn)
+
+    def again_s(self) -> float | None:
+        """In how many seconds a tick is due for whom the last one has passed over; None if for nobody."""
+        until = self._pace.passed_over_until
+        return None if until is None else max(0.0, until - self._timer())
 
     async def tick(self) -> Answer | None:
         """Allocates all waiting orders unless somebody else is at it; None then."""
@@ -140,18 +150,21 @@ class Allocator:
             tenants = await store.tenants_waiting(conn)
         answer = Answer()
         failed: list[Exception] = []
-        for place, tenant in enumerate(tenants):
+        for place, tenant in enumerate(self._pace.rested(tenants, self._timer())):
             # A turn for each, so that who asks does not wait for all of them.
             async with self._turn(wait=place > 0) as mine:
                 if not mine:
                     return None
+                began, own = self._timer(), Answer()
                 try:
-                    answer.add(await self._allocate(tenant, (), cold=cold))
+                    own = await self._allocate(tenant, (), cold=cold, within_s=self._share_s)
                 except _ColdError:
                     raise
                 except Exception as error:  # one tenant's trouble is not the others'
                     _log.warning("the orders of tenant %s wait on: %s", tenant, type(error).__name__)
                     failed.append(error)
+                answer.add(own)
+                self._pace.took(tenant, own.weighed, began, self._timer())
         if failed:
             raise failed[0]
         return answer
@@ -224,17 +237,24 @@ class Allocator:
         *,
         dry_run: bool = False,
         cold: bool = True,
+        within_s: float | None = None,
         limits: RouteLimits = NO_LIMITS,
     ) -> Answer:
         """One tenant's orders to its couriers.
 
-        With `cold` unset, raises _ColdError where the worker process is needed and is not there.
+        With `cold` unset, raises _ColdError where the worker process is needed and is not there. `within_s`
+        is what it should take: orders that do not fit are left for the next tick.
         """
         now = self._clock()
         answer = Answer()
-        async with self._database.pool.acquire() as conn:
+        async with (
+            self._database.pool.acquire() as conn,
+            # An order that is given away between two statements would be in neither's answer.
+            conn.transaction(isolation="repeatable_read", readonly=True),
+        ):
             await _answer_for_others(conn, order_ids, answer)
-            view = await self._view(conn, tenant, order_ids, now, limits)
+            view = await self._view(conn, tenant, order_ids, now, limits, within_s)
+        answer.weighed = len(view.works)
         if view.left_out:
             _leave(answer, view.left_out)
         if not view.works:
@@ -259,7 +279,7 @@ class Allocator:
         left = deadline.remaining()
         heavy = heavy and (self._workers.warm or left is None or left > _COLD_START_S)
         try:
-            async with asyncio.timeout(None if left is None else left - _OVERHEAD_S):
+            async with asyncio.timeout(None if left is None else left - OVERHEAD_S):
                 outcome = await self._workers.run(
                     heavy,
                     allocate,
@@ -284,12 +304,19 @@ class Allocator:
         return answer
 
     async def _view(
-        self, conn: Connection, tenant: str, order_ids: Sequence[str], now: float, limits: RouteLimits
+        self,
+        conn: Connection,
+        tenant: str,
+        order_ids: Sequence[str],
+        now: float,
+        limits: RouteLimits,
+        within_s: float | None,
     ) -> _View:
         rows = await store.waiting_orders(conn, tenant, order_ids, self._settings.allocation_max_orders)
         left = deadline.remaining()
-        fits = len(rows) if left is None else max(1, int((left * _SHARE - _OVERHEAD_S) / _PER_ORDER_S))
-        rows, left_out = rows[:fits], [row.order_id for row in rows[fits:]]
+        times = [time for time in (within_s, None if left is None else left * _SHARE) if time is not None]
+        rows, others = choose(rows, min(map(self._pace.fits, times), default=len(rows)))
+        left_out = [row.order_id for row in others]
         orders = {row.order_id: from_body(Order, row.body, row.order_id) for row in rows}
         couriers = await self._at_work.couriers(conn, tenant, now, limits) if rows else []
         return _View(
@@ -362,7 +389,7 @@ async def _in_turn() -> AsyncIterator[None]:
     """What is waited for inside comes while there is just time to say that it did not, else Unavailable."""
     left = deadline.remaining()
     try:
-        async with asyncio.timeout(None if left is None else left - _OVERHEAD_S):
+        async with asyncio.timeout(None if left is None else left - OVERHEAD_S):
             yield
     except TimeoutError:
         raise errors.Unavailable(

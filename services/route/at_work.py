@@ -1,7 +1,7 @@
 """Couriers at work as an allocation sees them: read anew each time, made anew where something changed."""
 
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from waymesh.order.v1.courier_pb2 import Courier
 from waymesh.order.v1.order_pb2 import Order
@@ -15,18 +15,20 @@ from services.route.translate import courier_state, on_shift, order_work, positi
 
 T = TypeVar("T")
 
+_TENANTS: Final = 50
+
 
 class AtWork:
     """Reads couriers on shift and what they carry.
 
     Rows are few milliseconds for thousands; turning their bytes into what planning sees would take the event
-    loop a hundred times as long, at each allocation, so that is kept while the bytes stay the same.
+    loop a hundred times as long, at each allocation, so that is kept while the bytes stay the same, of the
+    tenants that were asked for last.
     """
 
     def __init__(self, silent_s: float) -> None:
         self._silent_s = silent_s
-        self._orders: dict[str, _Made[OrderWork]] = {}
-        self._couriers: dict[str, _Made[Courier]] = {}
+        self._read: dict[str, tuple[_Made[OrderWork], _Made[Courier]]] = {}
 
     async def couriers(
         self, conn: Connection, tenant: str, now: float, limits: RouteLimits
@@ -36,17 +38,14 @@ class AtWork:
         Age is judged against the newest fix of the fleet, not against our clock, so that recordings can be
         replayed.
         """
+        made_orders, made_couriers = self._made(tenant)
         rows = await store.under_way(conn, tenant)
-        works = self._orders.setdefault(tenant, _Made(_order)).of(
-            (order_id, body) for order_id, _, body in rows
-        )
+        works = made_orders.of((order_id, body) for order_id, _, body in rows)
         carried: dict[str, list[OrderWork]] = {}
         for (_, driver_id, _), work in zip(rows, works, strict=True):
             carried.setdefault(driver_id, []).append(work)
         at_work = await store.couriers_at_work(conn, tenant)
-        couriers = self._couriers.setdefault(tenant, _Made(_courier)).of(
-            (driver_id, body) for driver_id, body, _ in at_work
-        )
+        couriers = made_couriers.of((driver_id, body) for driver_id, body, _ in at_work)
         found = []
         newest = 0.0
         for courier, (_, _, fix) in zip(couriers, at_work, strict=True):
@@ -60,6 +59,13 @@ class AtWork:
             for courier, (place, at) in found
             if at is None or newest - at <= self._silent_s
         ]
+
+    def _made(self, tenant: str) -> "tuple[_Made[OrderWork], _Made[Courier]]":
+        found = self._read.pop(tenant, None) or (_Made(_order), _Made(_courier))
+        self._read[tenant] = found
+        if len(self._read) > _TENANTS:
+            del self._read[next(iter(self._read))]
+        return found
 
 
 class _Made(Generic[T]):

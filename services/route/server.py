@@ -54,6 +54,7 @@ class Route(GrpcService[RouteSettings]):
             TickTask(allocator, create_dispatcher(pipeline, telemetry=self.telemetry)),
             every_s=settings.allocation_tick_s,
             gap_s=settings.allocation_gap_s,
+            again_s=allocator.again_s,
         )
         rerouter = Rerouter(database, bus, eta, settings)
         fixes = FixConsumer(bus, rerouter, ticker.soon)

@@ -9,9 +9,8 @@ from collections.abc import Awaitable, Callable
 class Ticker:
     """Calls `allocate` every `every_s` seconds and within `gap_s` of `soon`, never more often than `gap_s`.
 
-    After a long call it rests as long as that took: where more waits than can be carried, allocating would
-    have all of the machine otherwise.
-    `needed` says whether there is anything to do; it is asked before each call.
+    `needed` says whether there is anything to do; it is asked before each call. `again_s` says after each
+    whether another is due sooner.
     """
 
     def __init__(
@@ -21,15 +20,15 @@ class Ticker:
         *,
         every_s: float,
         gap_s: float,
+        again_s: Callable[[], float | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._needed = needed
         self._allocate = allocate
         self._every_s = every_s
         self._gap_s = gap_s
+        self._again_s = again_s
         self._clock = clock
-        self._sleep = sleep
         self._wanted = asyncio.Event()
 
     def soon(self) -> None:
@@ -38,19 +37,23 @@ class Ticker:
 
     async def run(self) -> None:
         """Ticks until cancelled. What `allocate` raises ends it; whoever runs it starts it again."""
-        last = rested = self._clock() - self._every_s
+        last = self._clock() - self._every_s
+        due = last
         while True:
-            due_s = last + self._every_s - self._clock()
+            due_s = due - self._clock()
             if due_s > 0:
                 # Not `wait_for`: up to Python 3.11 it passes over a cancellation that comes with the event.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(due_s):
                         await self._wanted.wait()
-            gap_s = max(last + self._gap_s, rested) - self._clock()
+            gap_s = last + self._gap_s - self._clock()
             if gap_s > 0:
-                await self._sleep(gap_s)
+                await asyncio.sleep(gap_s)
             self._wanted.clear()
             last = self._clock()
+            due = last + self._every_s
             if await self._needed():
                 await self._allocate()
-            rested = 2 * self._clock() - last
+                again_s = self._again_s()
+                if again_s is not None:
+                    due = min(due, self._clock() + again_s)

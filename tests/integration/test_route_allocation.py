@@ -21,7 +21,9 @@ from waymesh.route.v1.route_service_pb2_grpc import RouteServiceStub
 from services.mesh import errors
 from services.mesh.client import ClientFactory
 from services.mesh.events import decode_value
+from services.mesh.principal import Principal, acting
 from services.mesh.telemetry import Telemetry
+from services.route import store
 from services.route.allocator import Allocator
 from services.route.eta_client import EtaClient, Pair
 from services.route.server import Route
@@ -231,6 +233,58 @@ async def test_named_orders_that_lost_to_another_are_looked_at_again(mesh: Mesh)
     assert sorted(one.order_id for one in answer.allocations) == ["o1", "o2"]
     assert not answer.waiting
     assert len(await mesh.until("driver-allocations", lambda seen: len(seen) >= 2)) == 2
+
+
+async def test_an_order_given_away_between_two_looks_is_in_the_answer(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(mesh, courier("d"), order("o1"), order("o2"))
+    looked = store.waiting_orders
+
+    async def after_another(*arguments: Any) -> Any:
+        monkeypatch.setattr(store, "waiting_orders", looked)
+        assert len((await allocate(mesh, "o1", timeout=60)).allocations) == 1
+        return await looked(*arguments)
+
+    monkeypatch.setattr(store, "waiting_orders", after_another)
+    answer = await allocate(mesh, "o1", "o2", timeout=60)
+    assert sorted(one.order_id for one in answer.allocations) == ["o1", "o2"]
+
+
+async def test_one_tenants_backlog_holds_up_nobody_else(mesh: Mesh) -> None:
+    now = 1000.0
+
+    class Slow(EtaClient):
+        async def forecasts(self, pairs: Sequence[Pair], at: float) -> Any:
+            nonlocal now
+            if any(pair.order.order_id.startswith("busy/") for pair in pairs):
+                now += 60.0
+            return await super().forecasts(pairs, at)
+
+    with acting(Principal("busy")):
+        await put(mesh, courier("d"), *(order(f"o{i}") for i in range(30)))
+    clients = ClientFactory("test", telemetry=Telemetry("test"))
+    eta = Slow(clients.stub(EtaServiceStub, mesh.settings.eta_target), 60.0)
+    workers = Workers()
+    settings = mesh.settings.model_copy(update={"allocation_tick_s": 10.0})
+    allocator = Allocator(mesh.store, mesh.bus, eta, workers, settings, timer=lambda: now)
+    try:
+        first = await allocator.tick()
+        assert first is not None
+        assert first.allocations
+        await put(mesh, courier("other"), order("other"))
+        second = await allocator.tick()
+        assert second is not None
+        assert [one.order_id for one in second.allocations] == ["other"]
+        assert second.weighed == 1
+        now += 60.0
+        third = await allocator.tick()
+        assert third is not None
+        assert first.weighed == 30
+        assert 0 < third.weighed < 10  # 2 s each, and 5 s in all
+    finally:
+        await workers.close()
+        await clients.close()
 
 
 class Halting(EtaClient):
