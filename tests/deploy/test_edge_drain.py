@@ -55,11 +55,11 @@ def get(port: int, path: str) -> tuple[int, str]:
         connection.close()
 
 
-async def drain(edge: RunningEdge, **environ: str) -> asyncio.subprocess.Process:
+async def drain(admin_port: int, **environ: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         "/bin/bash",
         str(SCRIPT),
-        env={"PATH": "/usr/bin:/bin", "ADMIN_PORT": str(edge.ports["admin"]), **environ},
+        env={"PATH": "/usr/bin:/bin", "ADMIN_PORT": str(admin_port), **environ},
         start_new_session=True,
     )
 
@@ -82,7 +82,7 @@ async def test_a_request_under_way_is_answered_before_the_script_ends(tmp_path: 
         asking = asyncio.create_task(asyncio.to_thread(get, edge.public, "/docs"))
         await gateway.asked.wait()
 
-        script = await drain(edge, HEARD_S="0")
+        script = await drain(edge.ports["admin"], HEARD_S="0")
         statuses: list[int] = []
         async with asyncio.timeout(GUARD_S):
             while 503 not in statuses:
@@ -105,7 +105,7 @@ def asks(edge: RunningEdge) -> int:
 async def test_new_connections_are_served_until_everybody_has_heard(tmp_path: Path) -> None:
     async with SlowGateway().serving() as gateway, edge_before(gateway, tmp_path) as edge:
         gateway.answer.set()
-        script = await drain(edge, HEARD_S="600")
+        script = await drain(edge.ports["admin"], HEARD_S="600")
         try:
             async with asyncio.timeout(GUARD_S):
                 while (await asyncio.to_thread(get, edge.ports["probe"], "/ready"))[0] != 503:
@@ -121,7 +121,7 @@ async def test_the_script_ends_when_its_time_is_over(tmp_path: Path) -> None:
         asking = asyncio.create_task(asyncio.to_thread(get, edge.public, "/docs"))
         await gateway.asked.wait()
 
-        script = await drain(edge, HEARD_S="0", LONGEST_S="1")
+        script = await drain(edge.ports["admin"], HEARD_S="0", LONGEST_S="1")
 
         assert await asyncio.wait_for(script.wait(), GUARD_S) == 0
         gateway.answer.set()
@@ -133,4 +133,50 @@ async def test_an_edge_that_has_gone_holds_nobody_up(tmp_path: Path) -> None:
         edge.process.kill()
         await edge.process.wait()
 
-        assert await (await drain(edge)).wait() == 0
+        assert await (await drain(edge.ports["admin"])).wait() == 0
+
+
+ACTIVE: Final = "http.internal.downstream_rq_active: {}\nhttp.public.downstream_rq_active: {}\n"
+
+
+class SilentAdmin:
+    """An admin port that has something wrong with each look at what is under way, until the last one."""
+
+    def __init__(self) -> None:
+        self.looks: list[bytes | None] = [
+            b"",
+            b"HTTP/1.1 503 Service Unavailable\r\n\r\n" + ACTIVE.format(0, 0).encode(),
+            b"HTTP/1.1 200 OK\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n\r\n" + ACTIVE.partition("\n")[0].format(0).encode() + b"\n",
+            None,
+            b"HTTP/1.1 200 OK\r\n\r\n" + ACTIVE.format(0, 1).encode(),
+            b"HTTP/1.1 200 OK\r\n\r\n" + ACTIVE.format(0, 0).encode(),
+        ]
+        self.stopped = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"POST /healthcheck/fail "):
+            self.stopped += 1
+            # Too busy the first time.
+            answer: bytes | None = b"HTTP/1.1 200 OK\r\n\r\nOK\n" if self.stopped > 1 else b""
+        else:
+            answer = self.looks.pop(0)
+        if answer is None:
+            await reader.read()  # silent until it is hung up on
+        else:
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+
+
+async def test_an_edge_that_does_not_say_what_is_under_way_is_waited_for() -> None:
+    admin = SilentAdmin()
+    async with await asyncio.start_server(admin.serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        script = await drain(port, HEARD_S="0", ANSWER_S="1")
+
+        assert await asyncio.wait_for(script.wait(), GUARD_S) == 0
+
+    assert admin.looks == []
+    assert admin.stopped == 2

@@ -29,6 +29,8 @@ from tools.k8s.render import OVERLAYS, ROOT
 
 EDGE: Final = yaml.safe_load((ROOT / "deploy/envoy/edge.yaml").read_text())["static_resources"]
 DRAIN: Final = (ROOT / "deploy/envoy/drain.sh").read_text()
+ENVOY_README: Final = (ROOT / "deploy/envoy/README.md").read_text()
+COMPOSE: Final = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
 DSN: Final = "postgresql://nobody@127.0.0.1:1/none"
 PROCESSES: Final[dict[str, tuple[Any, Any]]] = {
     "agents": (Agents, AgentsSettings),
@@ -75,10 +77,11 @@ def test_the_edge_is_not_killed_before_its_last_answer(rendering: Overlay) -> No
     routes = str(EDGE["listeners"])
     longest_s = max(float(each) for each in re.findall(r"'timeout': '([\d.]+)s'", routes))
 
-    # LONGEST_S counts from the start of the script, what it waits at first included.
-    assert waits["HEARD_S"] < waits["LONGEST_S"]
-    assert waits["LONGEST_S"] > longest_s
-    assert waits["LONGEST_S"] + lifecycle._STOP_S <= rendering.workloads["edge"].stop_s
+    # LONGEST_S counts from the start of the script, and the last request comes when HEARD_S is over.
+    assert waits["LONGEST_S"] - waits["HEARD_S"] >= longest_s
+    # A look that is not answered may be under way at its end.
+    end_s = waits["LONGEST_S"] + waits["ANSWER_S"] + lifecycle._STOP_S
+    assert end_s <= rendering.workloads["edge"].stop_s
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -93,6 +96,19 @@ def test_the_edge_has_seen_a_drain_before_calls_are_refused(service: str) -> Non
     for name in ("production", "production-kafka"):
         workload = overlay(name).workloads[service]
         assert seen_s < float(str(workload.environment["WAYMESH_DRAIN_S"]))
+
+
+def test_a_drain_is_never_shorter_than_the_edge_needs_to_see_it(rendering: Overlay) -> None:
+    told = re.search(r"`WAYMESH_DRAIN_S` of services has to be (\d+) s or more", ENVOY_README)
+    assert told is not None
+    needed_s = float(told[1])
+    for check in (each for cluster in EDGE["clusters"] for each in cluster.get("health_checks", [])):
+        apart_s = sum(float(check[key].removesuffix("s")) for key in ("interval", "interval_jitter"))
+        assert check["unhealthy_threshold"] * apart_s < needed_s
+
+    for service in SERVICES:
+        assert float(str(rendering.workloads[service].environment["WAYMESH_DRAIN_S"])) >= needed_s
+        assert float(COMPOSE["services"][service]["environment"]["WAYMESH_DRAIN_S"]) >= needed_s
 
 
 @pytest.mark.parametrize("service", sorted({*SERVICES} - {"gateway"}))

