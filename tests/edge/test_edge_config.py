@@ -180,6 +180,8 @@ def methods() -> list[tuple[str, str, bool]]:
 
 def first_match(found: list[dict[str, Any]], path: str) -> dict[str, Any]:
     for route in found:
+        if "route" not in route:
+            continue  # a refusal of what is no call
         match = route["match"]
         regex = match.get("safe_regex", {}).get("regex")
         if (regex is not None and re.fullmatch(regex, path)) or path.startswith(match.get("prefix", "\0")):

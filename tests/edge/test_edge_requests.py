@@ -372,6 +372,15 @@ async def test_pages_of_named_origins_may_call_and_no_others(shared: Shared) -> 
     assert large.headers["access-control-allow-origin"] == "https://app.example"
 
 
+async def test_pages_of_named_origins_may_call_typed_services_too(shared: Shared) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-grpc-web"}
+    client = Client(shared.edge.ports["internal"])
+    path = "/waymesh.eta.v1.EtaService/ReportGps"
+    reply = await client.ask("OPTIONS", path, headers={"Origin": PAGE, **asked})
+    await client.close()
+    assert (reply.status, reply.headers["access-control-allow-origin"]) == (200, PAGE)
+
+
 async def test_whether_to_send_requests_here_and_figures_are_told_on_a_port_of_their_own(
     tmp_path: Path,
 ) -> None:
