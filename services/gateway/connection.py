@@ -105,6 +105,7 @@ class Connection(HttpToolsProtocol):
         self._trailer_bytes = 0
         self._trailer_piece_bytes = 0
         self._piece_bytes = 0
+        self._piece_body_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         # Runs while the client does not read.
         self._reading: asyncio.TimerHandle | None = None
@@ -179,7 +180,7 @@ class Connection(HttpToolsProtocol):
                 self.data_received(known)
             return
         if self._head_open:
-            self._head_bytes += len(data)
+            self._head_bytes += len(data) - self._piece_body_bytes
             if self._head_bytes > self._mesh.max_head_bytes:
                 self._refuse(faults.headers_too_large(self._mesh.max_head_bytes))
             elif self._head_bytes:
@@ -249,6 +250,7 @@ class Connection(HttpToolsProtocol):
         self._in_trailers = False
 
     def on_body(self, body: bytes) -> None:
+        self._piece_body_bytes += len(body)
         self._in_trailers = False
         if self.cycle.response_complete:
             self._discarded += len(body)
@@ -340,7 +342,7 @@ class Connection(HttpToolsProtocol):
 
     def _fed(self, data: bytes) -> bytes | None:
         """Gives it to the parser; what to go on with, where that stops at a wish for another protocol."""
-        self._piece_bytes = len(data)
+        self._piece_bytes, self._piece_body_bytes = len(data), 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as wish:

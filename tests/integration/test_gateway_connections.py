@@ -342,3 +342,16 @@ async def test_a_wish_makes_no_head_smaller() -> None:
         )
         await write(client, whole[3000:])
         assert (await client.receive()).status == 431
+
+
+async def test_the_end_of_a_body_does_not_count_towards_the_head_that_begins_behind_it() -> None:
+    async with gateway(max_head_bytes=1024) as rig, asyncio.timeout(60):
+        client = rig.client()
+        first = head("POST /execute", "Content-Type: application/json", "Content-Length: 5000")
+        second = head("GET /health")
+        await write(client, first)
+        await until(lambda: [each for each in rig.gateway.http._connections.open if each._in_body], "a head")
+        await write(client, b" " * 5000 + second[:20])
+        assert (await client.receive()).status == 400
+        await write(client, second[20:])
+        assert (await client.receive()).status == 200
