@@ -29,6 +29,7 @@ WATCHED = WatchEtaRequest(order_ids=["order_456"])
 REPORT = gps_stream_pb2.ReportGpsRequest
 BY_KEY = (("x-api-key", KEY),)
 FIX = json_codec.from_dict(REPORT, {"event": GPS})
+FIRST, LATER = (WatchEtaResponse(prediction=eta_pb2.EtaPrediction(order_id=of)) for of in ("first", "later"))
 PATH = "/waymesh.eta.v1.EtaService/ReportGps"
 
 
@@ -206,6 +207,30 @@ async def test_an_update_is_passed_on_when_it_comes(shared: Shared) -> None:
         told = WatchEtaResponse(prediction=eta_pb2.EtaPrediction(order_id=f"order_{number}"))
         shared.service.updates.put_nowait(told)
         assert await watching.read() == told
+    watching.cancel()
+    await shared.service.ended.wait()
+
+
+async def test_calls_that_are_given_up_do_not_end_a_stream_beside_them(shared: Shared) -> None:
+    """By a caller or by his deadline: to the edge each is a stream that is reset young, as in an attack."""
+    watching = shared.eta.WatchEta(WATCHED, metadata=BY_KEY)
+    shared.service.updates.put_nowait(FIRST)
+    assert await watching.read() == FIRST
+    shared.service.silent = True
+    late = [shared.eta.ReportGps(FIX, timeout=0.3, metadata=BY_KEY) for _ in range(60)]
+    assert {await call.code() for call in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    # Of deadlines the edge, which knows them too, ends some before their callers.
+    shared.service.calls.clear()
+    dropped = [shared.eta.ReportGps(FIX, timeout=60, metadata=BY_KEY) for _ in range(60)]
+    async with asyncio.timeout(GUARD_S):
+        while len(shared.service.calls) < len(dropped):
+            await asyncio.sleep(0.01)
+    for call in dropped:
+        call.cancel()
+    shared.service.updates.put_nowait(LATER)
+    async with asyncio.timeout(GUARD_S):
+        assert await watching.read() == LATER
+    shared.service.ended.clear()
     watching.cancel()
     await shared.service.ended.wait()
 
