@@ -1,6 +1,7 @@
 """`waymesh doctor`: every trouble it knows is made, and named with what to do about it."""
 
 import asyncio
+import functools
 import json
 import resource
 import signal
@@ -258,6 +259,30 @@ class TestCertificates:
         own = one(await services.own_certificate(Scene.of()), "certificate", State.WARN)
         assert "renew it" in own.remedy
 
+    async def test_of_another_mesh_than_the_services(
+        self, monkeypatch: pytest.MonkeyPatch, bare: Path, authority: Authority
+    ) -> None:
+        own = authority.issue("eta", uris=("spiffe://other/eta",))
+        found = await self.look(monkeypatch, bare, own, authority.issue("eta"))
+        row = next(row for row in found if "shows spiffe://waymesh.test/ns/waymesh/sa/eta" in row.words)
+        assert row.state is State.FAIL
+        assert row.words.endswith("of another mesh: spiffe://other/eta")
+        assert "use a certificate of spiffe://waymesh.test/ns/waymesh/sa/ here" in row.remedy
+
+    async def test_that_a_service_which_hangs_does_not_come_to_show(
+        self, monkeypatch: pytest.MonkeyPatch, bare: Path, authority: Authority
+    ) -> None:
+        self.use(monkeypatch, authority.issue("operator"), bare)
+        monkeypatch.setattr(reach, "CONNECT_S", 0.5)
+        with hanging_port() as port:
+            for name in ("eta", "gateway"):
+                monkeypatch.setenv(f"WAYMESH_{name.upper()}_TARGET", f"127.0.0.1:{port}")
+            service = one(await services.service(Scene.of(), "eta"), "eta", State.FAIL)
+            gateway = one(await services.gateway(Scene.of()), "gateway", State.FAIL)
+        for row in (service, gateway):
+            assert "the handshake did not end within 0.5 s" in row.words
+            assert row.remedy.startswith(f"restart {row.check} if it hangs; ")
+
     async def test_where_none_are_used(
         self, monkeypatch: pytest.MonkeyPatch, bare: Path, authority: Authority
     ) -> None:
@@ -292,6 +317,13 @@ class TestTheGateway:
     async def test_that_is_not_ready(self, monkeypatch: pytest.MonkeyPatch) -> None:
         row = one(await self.of(monkeypatch, 503, {"status": "starting"}), "gateway", State.FAIL)
         assert "answers 503, starting" in row.words
+
+    async def test_that_hangs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(services, "ask", functools.partial(reach.ask, limit_s=0.5))
+        with hanging_port() as port:
+            monkeypatch.setenv("WAYMESH_GATEWAY_TARGET", f"127.0.0.1:{port}")
+            row = one(await services.gateway(Scene.of()), "gateway", State.FAIL)
+        assert row.remedy == "restart gateway if it hangs, or correct WAYMESH_GATEWAY_TARGET"
 
     async def test_that_lacks_a_service_or_its_keys(self, monkeypatch: pytest.MonkeyPatch) -> None:
         checks = {"keys": "the store is away", "eta": "unreachable", "route": "idle"}

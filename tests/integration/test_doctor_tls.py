@@ -33,6 +33,7 @@ async def test_the_operator_sees_all_and_a_stranger_is_told_that_he_is_one(tmp_p
     authority, folder = Authority(), tmp_path / "tls"
     for name in (*SERVICES, "operator", "billing"):
         authority.issue(name).write(folder / name)
+    authority.issue("eta", uris=("spiffe://other/eta",)).write(folder / "foreign")
     [admin_port] = free_ports(1)
     variables = {**Paths(folder / "{service}").variables, GATEWAY_ADMIN.variable: str(admin_port)}
     async with up(**variables) as mesh:
@@ -43,7 +44,7 @@ async def test_the_operator_sees_all_and_a_stranger_is_told_that_he_is_one(tmp_p
         for name in SERVICES:
             last = found[name][-1]
             assert (last["state"], last["remedy"]) == ("ok", ""), last
-        for name in set(SERVICES) - {"gateway"}:
+        for name in SERVICES:
             assert f"shows spiffe://waymesh.test/ns/waymesh/sa/{name}, until" in found[name][0]["found"]
 
         found = await asked(mesh, **Paths(folder / "billing").variables)
@@ -54,6 +55,13 @@ async def test_the_operator_sees_all_and_a_stranger_is_told_that_he_is_one(tmp_p
         )
         assert "certificate of the operator" in stranger["remedy"]
         assert found["eta"][-1]["state"] == "ok"
-        refused = found["gateway"][0]
+        refused = found["gateway"][-1]
         assert refused["state"] == "fail"
         assert "does not let this certificate in (403)" in refused["found"]
+
+        found = await asked(mesh, **Paths(folder / "foreign").variables)
+        for name in SERVICES:
+            shown = found[name][0]
+            assert shown["state"] == "fail"
+            assert shown["found"].endswith("the certificate here is of another mesh: spiffe://other/eta")
+            assert shown["remedy"].startswith("use a certificate of spiffe://waymesh.test/ns/waymesh/sa/ ")

@@ -97,8 +97,11 @@ async def certificate(host: str, port: int, context: ssl.SSLContext) -> dict[str
     except ssl.SSLError as error:
         why = (error.reason or "handshake failed").replace("_", " ").lower()
         raise UnreachableError("tls", f"no TLS there ({why})") from None
-    except (OSError, TimeoutError) as error:
-        words = _said(error) if isinstance(error, OSError) and error.errno else "the handshake did not end"
+    except TimeoutError:
+        words = f"takes connections, and the handshake did not end within {CONNECT_S:g} s"
+        raise UnreachableError("handshake", words) from None
+    except OSError as error:
+        words = _said(error) if error.errno else "the handshake did not end"
         raise UnreachableError("tls", words) from None
 
 

@@ -4,13 +4,16 @@ import asyncio
 import ssl
 import time
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from services.cli import environment
 from services.cli.doctor.finding import Finding, fail, ok, warn
 from services.cli.doctor.reach import UnreachableError, addresses, ask, certificate, connect, host_and_port
 from services.cli.doctor.scene import Scene
 from services.cli.probe import health
+
+if TYPE_CHECKING:
+    from services.mesh.tls.identity import SpiffeId
 
 _DAY_S: Final = 86_400
 # Below this, whoever renews certificates has had many chances and taken none.
@@ -52,19 +55,11 @@ async def service(scene: Scene, name: str) -> list[Finding]:
         return [await _serving(scene, name, target, "")]
     host, port = place
     try:
-        found = await addresses(host, port)
-        silent = await _silent(found, port)
-        if len(silent) == len(found):
-            raise next(iter(silent.values()))
-        told: list[Finding] = []
+        found, told = await _reached(name, host, port)
         if scene.tls is not None:
-            told = [await _shows(name, host, port, scene.tls.client)]
+            told.insert(0, await _shows(scene.tls.id, name, host, port, scene.tls.client))
     except UnreachableError as error:
         return [fail(name, f"{target}: {error.words}", _remedy(name, error.kind))]
-    if silent:
-        address, why = next(iter(silent.items()))
-        words = f"{len(silent)} of {len(found)} addresses of {host} do not answer ({address}: {why.words})"
-        told.append(warn(name, words, f"look at the pods of {name}: one of them hangs or is cut off"))
     of_how_many = "" if len(found) == 1 else f", {len(found)} addresses"
     return [*told, await _serving(scene, name, target, of_how_many)]
 
@@ -79,26 +74,49 @@ async def gateway(scene: Scene) -> list[Finding]:
     host, port = place
     scheme, context = "http", None
     try:
-        await addresses(host, port)
+        _, told = await _reached(name, host, port)
         if scene.tls is not None:
             scheme, context = "https", _for_http(scene)
-        answer = await ask(f"{scheme}://{_in_url(host)}:{port}/health/ready", context=context)
+            told.insert(0, await _shows(scene.tls.id, name, host, port, context))
     except UnreachableError as error:
         return [fail(name, f"{target}: {error.words}", _remedy(name, error.kind))]
+    return [*told, await _ready(name, target, f"{scheme}://{_in_url(host)}:{port}/health/ready", context)]
+
+
+async def _ready(name: str, target: str, url: str, context: ssl.SSLContext | None) -> Finding:
+    try:
+        answer = await ask(url, context=context)
+    except UnreachableError as error:
+        # It has just taken a connection, so nothing stands between.
+        kind = "hangs" if error.kind == "silent" else error.kind
+        return fail(name, f"{target}: {error.words}", _remedy(name, kind))
     said = answer.json if isinstance(answer.json, dict) else {}
     checks = said.get("checks") if isinstance(said.get("checks"), dict) else {}
     if answer.status in (401, 403):
         words = f"{target} does not let this certificate in ({answer.status})"
-        return [fail(name, words, _NOT_LET_IN)]
+        return fail(name, words, _NOT_LET_IN)
     if answer.status != 200:
         words = f"{target} answers {answer.status}, {said.get('status', 'without saying why')}"
-        return [fail(name, words, f"look at the log of {name}: it says what it waits for")]
+        return fail(name, words, f"look at the log of {name}: it says what it waits for")
     assert isinstance(checks, dict)
     wrong = [f"{what}: {word}" for what, word in checks.items() if word not in _NO_TROUBLE]
     if wrong:
         words = f"{target} is ready, and cannot use {', '.join(wrong)}"
-        return [warn(name, words, "see what is said here of those, or ask again: it may have just started")]
-    return [ok(name, f"{target} is ready")]
+        return warn(name, words, "see what is said here of those, or ask again: it may have just started")
+    return ok(name, f"{target} is ready")
+
+
+async def _reached(name: str, host: str, port: int) -> tuple[list[str], list[Finding]]:
+    """Its addresses, and a warning if some take no connection. UnreachableError if none does."""
+    found = await addresses(host, port)
+    silent = await _silent(found, port)
+    if len(silent) == len(found):
+        raise next(iter(silent.values()))
+    if not silent:
+        return found, []
+    address, why = next(iter(silent.items()))
+    words = f"{len(silent)} of {len(found)} addresses of {host} do not answer ({address}: {why.words})"
+    return found, [warn(name, words, f"look at the pods of {name}: one of them hangs or is cut off")]
 
 
 async def _silent(found: list[str], port: int) -> dict[str, UnreachableError]:
@@ -111,7 +129,7 @@ async def _silent(found: list[str], port: int) -> dict[str, UnreachableError]:
     }
 
 
-async def _shows(name: str, host: str, port: int, context: ssl.SSLContext) -> Finding:
+async def _shows(own: "SpiffeId", name: str, host: str, port: int, context: ssl.SSLContext) -> Finding:
     from services.mesh.tls import identity
 
     shown = await certificate(host, port, context)
@@ -119,6 +137,10 @@ async def _shows(name: str, host: str, port: int, context: ssl.SSLContext) -> Fi
     if who is None or who.service != name:
         words = f"{host}:{port} shows a certificate of {who or 'nobody in the mesh'}"
         return fail(name, words, f"correct {variable(name)}, or give that service the certificate of {name}")
+    if who.folder != own.folder:
+        words = f"{host}:{port} shows {who}, and the certificate here is of another mesh: {own}"
+        use = f"use a certificate of {who.folder} here (WAYMESH_TLS_CERT_FILE)"
+        return fail(name, words, f"{use}, or correct {variable(name)}")
     return _ending(name, f"shows {who}", _expires(shown))
 
 
@@ -181,6 +203,11 @@ def _remedy(name: str, kind: str) -> str:
             return (
                 f"let connections through to {name} (network policy, firewall), or correct {variable(name)}"
             )
+        case "hangs":
+            return f"restart {name} if it hangs, or correct {variable(name)}"
+        case "handshake":
+            without = f"if {name} speaks no TLS, give it certificates (WAYMESH_TLS_*)"
+            return f"restart {name} if it hangs; {without}; else correct {variable(name)}"
         case "certificate":
             return f"give {name} a certificate for that name, of an authority in WAYMESH_TLS_CA_FILE"
         case _:
