@@ -18,9 +18,12 @@ from typing import Any
 import asyncpg
 import pytest
 
+from services.cli.environment import data_dir
 from services.mesh.events import Record
-from services.mesh.store import binaries, connect
+from services.mesh.store import EmbeddedPostgres, binaries, connect
+from services.mesh.store.account import unprivileged_account
 from tests.contract.events_rig import kafka_rig, message, settled
+from tests.faults.up_rig import a_folder
 from tests.kafka_brokers import Kafka
 from tests.running_mesh import KEY, ROOT, RunningMesh, running_mesh
 from tests.tcp_postgres import PASSWORD, TcpPostgres, tcp_postgres
@@ -145,6 +148,62 @@ def keys(mesh: RunningMesh, *arguments: str) -> str:
     program = [sys.executable, "-P", "-c", "from services.cli import main; main()", "keys", *arguments]
     done = subprocess.run(program, env=environ, capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def of_up() -> str:
+    """The documented lines that dump the database of `waymesh up`."""
+    blocks: list[str] = re.findall(r"^```\n(.*?)^```", DOCS, re.M | re.S)
+    [found] = [block for block in blocks if "postgres/run" in block]
+    return found
+
+
+@pytest.mark.parametrize("variable", ["", "XDG_STATE_HOME", "WAYMESH_DATA_DIR"])
+def test_the_documented_folder_is_that_which_up_chooses(
+    variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    environ = {"HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"}
+    if variable:
+        environ[variable] = str(tmp_path / "chosen")
+    lines = of_up().partition("pg_dump ")[0]
+    said = subprocess.run(
+        ["sh", "-euc", f'{lines}\nprintf %s "$folder"'],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == str(data_dir(environ))
+
+
+async def test_the_database_of_up_is_dumped_where_no_variable_says_where_it_is(spare: TcpPostgres) -> None:
+    # By who is not root, whose own folder a test may not touch.
+    account = unprivileged_account()
+
+    def followed(home: Path, server: EmbeddedPostgres) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-euc", of_up()],
+            cwd=server.folder,
+            env={"HOME": str(home), "PATH": f"{binaries.find().root / 'bin'}:/usr/bin:/bin"},
+            user=account and account.uid,
+            group=account and account.gid,
+            extra_groups=account and [],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    with a_folder() as home:
+        home.chmod(0o711)
+        server = EmbeddedPostgres(home / ".local/state/waymesh")
+        await _execute(await server.start(), "CREATE TABLE kept AS SELECT 1 AS n")
+        try:
+            done = await asyncio.to_thread(followed, home, server)
+        finally:
+            await server.stop()
+        assert (done.returncode, done.stderr) == (0, "")
+        dsn = await asyncio.to_thread(restore, spare, server.folder / "waymesh.dump")
+    assert [row["n"] for row in await rows(dsn, "SELECT n FROM kept")] == [1]
 
 
 async def rows(dsn: str, query: str) -> list[asyncpg.Record]:
