@@ -1,11 +1,14 @@
 """docs/security.md speaks of what is there: every risk, tests that exist, each RPC that changes something."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
+import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool
 
 from services.gateway import rpcs
+from services.mesh.events.topics import DEAD_LETTERS, TOPICS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "security.md").read_text()
@@ -47,3 +50,22 @@ def test_every_scope_that_is_named_is_one() -> None:
         # What is for operators, and what has no task, is told one by one.
         if rpc.admin or rpc.streams:
             assert f"`{rpc.scope}`" in table
+
+
+def test_how_long_dead_letters_keep_secrets_and_who_reads_them_is_as_it_says() -> None:
+    said = next(text for text in section("Keys, scopes, tenants").split("\n\n") if "`dead-letters`" in text)
+    days = (TOPICS[DEAD_LETTERS].retention or timedelta.max).days
+    assert f"for {days} days" in " ".join(said.split())
+    folder = ROOT / "deploy/k8s/components/strimzi"
+    files = [path for path in folder.glob("*.yaml") if path.name != "kustomization.yaml"]
+    made = [one for path in files for one in yaml.safe_load_all(path.read_text())]
+    [topic] = [one for one in made if one["metadata"]["name"] == DEAD_LETTERS]
+    assert topic["spec"]["config"]["retention.ms"] == timedelta(days=days) // timedelta(milliseconds=1)
+    readers = [
+        one["metadata"]["name"]
+        for one in made
+        if one["kind"] == "KafkaUser"
+        for rule in one["spec"]["authorization"]["acls"]
+        if rule["resource"].get("name") in ("*", DEAD_LETTERS) and "Read" in rule["operations"]
+    ]
+    assert readers == re.findall(r"Kafka user `(\w+)`", " ".join(said.split()))
