@@ -131,6 +131,15 @@ def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     return True
 
 
+def parts(of: object) -> Iterator[dict[str, Any]]:
+    """Every mapping in it."""
+    if isinstance(of, dict):
+        yield of
+    inner = of.values() if isinstance(of, dict) else of if isinstance(of, list) else ()
+    for each in inner:
+        yield from parts(each)
+
+
 @cache
 def overlay(name: str) -> Overlay:
     """Rendered once for all tests, which change nothing in it."""

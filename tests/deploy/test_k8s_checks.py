@@ -26,8 +26,8 @@ def test_custom_resources_are_what_their_definitions_say() -> None:
 
     assert custom.faults(objects) == []
     assert {each["kind"] for each in objects if not schemas.is_builtin(each)} >= {
-        *("BackendTLSPolicy", "Certificate", "Cluster", "ExternalSecret", "Gateway", "HTTPRoute"),
-        *("KafkaTopic", "PodMonitor", "ScaledObject", "ScheduledBackup"),
+        *("Certificate", "Cluster", "ExternalSecret", "Gateway", "KafkaTopic", "KafkaUser"),
+        *("PodMonitor", "PrometheusRule", "ScaledObject", "ScheduledBackup", "TLSRoute"),
     }
 
 
@@ -39,7 +39,7 @@ def test_custom_resources_are_what_their_definitions_say() -> None:
         ("KafkaTopic", {"partitons": 3}, "'partitons' was unexpected"),
         ("ScaledObject", {"minReplicaCount": "two"}, "'two' is not of type 'integer'"),
         ("Cluster", {"instances": 0}, "0 is less than the minimum of 1"),
-        ("HTTPRoute", {"hostnames": ["*bad*"]}, "does not match"),
+        ("TLSRoute", {"hostnames": ["*bad*"]}, "does not match"),
         ("ExternalSecret", {"secretStore": {}}, "'secretStore' was unexpected"),
         ("StatefulSet", {"replica": 2}, "'replica' was unexpected"),
     ],

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from manifests import FULLEST, JOBS, SERVICES, Overlay, overlay
+from manifests import FULLEST, JOBS, SERVICES, Overlay, overlay, parts
 
 from services.mesh.tls.identity import SpiffeId
 from tools.k8s.render import OVERLAYS
@@ -127,6 +127,7 @@ def test_nobody_in_the_mesh_would_take_what_the_public_sees_for_one_of_theirs(re
 def test_every_secret_and_config_map_is_made_by_somebody(rendering: Overlay) -> None:
     made = {each["spec"]["secretName"] for each in rendering.of_kind("Certificate")} | GIVEN
     configs = set(rendering.by_name("ConfigMap"))
+    issuers = set(rendering.by_name("Issuer"))
 
     for workload in rendering.workloads.values():
         text = str(workload.pod)
@@ -135,6 +136,12 @@ def test_every_secret_and_config_map_is_made_by_somebody(rendering: Overlay) -> 
         assert set(re.findall(r"'configMap(?:Ref)?': \{[^{}]*'name': '([^']+)'", text)) <= configs, (
             workload.name
         )
+    # Whoever else names one, such as an authority by which a policy knows the edge.
+    there = {"ConfigMap": configs, "Secret": made, "Issuer": issuers}
+    for document in rendering.documents:
+        for part in parts(document.get("spec", {})):
+            if part.get("kind") in there:
+                assert part["name"] in there[part["kind"]], document["metadata"]["name"]
 
 
 def test_a_pod_mounts_the_certificate_of_its_own_name(rendering: Overlay) -> None:

@@ -85,13 +85,11 @@ _MODULES: Final = (
     ),
     _Module(
         "sigs.k8s.io/gateway-api",
-        "v1.4.1",
-        "h1:NPxFutNkKNa8UfLd2CMlEuhIPMQgDQ6DXNKG9sHbJU8=",
+        "v1.5.1",
+        "h1:RqVRIlkhLhUO8wOHKTLnTJA6o/1un4po4/6M1nRzdd0=",
         (
-            "config/crd/standard/gateway.networking.k8s.io_backendtlspolicies.yaml",
             "config/crd/standard/gateway.networking.k8s.io_gateways.yaml",
-            "config/crd/standard/gateway.networking.k8s.io_grpcroutes.yaml",
-            "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml",
+            "config/crd/standard/gateway.networking.k8s.io_tlsroutes.yaml",
         ),
     ),
 )
