@@ -12,9 +12,11 @@ from manifests import FULLEST, JOBS, SERVICES, Overlay, overlay, parts
 
 from services.mesh.tls.identity import SpiffeId
 from tools.k8s.render import OVERLAYS
+from tools.observability.dashboards.board import RUNBOOK
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 VERSION: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+RUNBOOK_TEXT: Final = (ROOT / "docs/runbook.md").read_text()
 EDGE: Final = yaml.safe_load((ROOT / "deploy/envoy/edge.yaml").read_text())["static_resources"]
 # By others than these manifests: the operator of the database, External Secrets or whoever makes Secrets.
 GIVEN: Final = {
@@ -181,6 +183,17 @@ def test_everything_that_serves_is_scaled_by_one_scaler_guarded_and_scraped(name
     assert {each["metadata"]["name"] for each in found.of_kind("PodDisruptionBudget")} == serving
     monitors = [each["spec"]["selector"] for each in found.of_kind("PodMonitor")]
     assert {each.name for selector in monitors for each in found.selected(selector)} == serving
+
+
+@pytest.mark.parametrize("name", ["production", "production-kafka"])
+def test_whoever_is_alerted_is_led_to_the_section_of_the_runbook(name: str) -> None:
+    """By a whole address: Alertmanager knows no folder that it could be relative to."""
+    (rules,) = overlay(name).of_kind("PrometheusRule")
+    alerts = [each for each in parts(rules["spec"]) if "alert" in each]
+
+    told = {each["alert"]: each["annotations"]["runbook_url"] for each in alerts}
+    assert told == {each: f"{RUNBOOK}#{each.lower()}" for each in told}
+    assert set(told) == set(re.findall(r"^## (\w+)$", RUNBOOK_TEXT, re.M))
 
 
 def test_images_are_those_that_the_dockerfile_makes_in_this_version(rendering: Overlay) -> None:
