@@ -173,6 +173,25 @@ def test_topics_are_kept_by_strimzi_as_the_code_means_them() -> None:
     assert kept == {each.name: (each.partitions, each.compacted, each.retention) for each in TOPICS.values()}
 
 
+def test_the_user_of_kafka_has_rights_to_the_topics_and_groups_of_the_code_alone() -> None:
+    (user,) = overlay(FULLEST).of_kind("KafkaUser")
+    rights = {
+        (each["resource"]["type"], each["resource"].get("name"), each["resource"].get("patternType")): {
+            *each["operations"]
+        }
+        for each in user["spec"]["authorization"]["acls"]
+    }
+    prefix = MeshSettings.model_fields["kafka_group_id"].default
+
+    assert rights == {
+        ("group", f"{prefix}.", "prefix"): {"Describe", "Read"},
+        **{
+            ("topic", name, "literal"): {*("Create", "Describe", "DescribeConfigs", "Read", "Write")}
+            for name in TOPICS
+        },
+    }
+
+
 def test_how_many_there_are_is_said_by_the_autoscaler_or_by_the_manifest(rendering: Overlay) -> None:
     """By both, each `kubectl apply` would undo what load had called for, or be refused for it."""
     scaled = [
