@@ -9,12 +9,17 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from services.mesh.store import EmbeddedPostgres, connect
 
 pytest_plugins = ["tests.kafka_brokers", "tests.mock_openai.fixture"]
 
 _numbers = itertools.count(1)
+
+# How long an example takes to make or to judge tells of the machine, and of what else runs on it.
+settings.register_profile("waymesh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("waymesh")
 
 
 @pytest.fixture(scope="session")
