@@ -71,7 +71,10 @@ class Collector:
                 headers = {name.lower(): value.strip() for name, _, value in lines}
                 assert head.startswith("POST /v1/traces ")
                 assert headers["content-type"] == "application/x-protobuf"
-                body = await reader.readexactly(int(headers["content-length"]))
+                if headers.get("transfer-encoding") == "chunked":  # as Envoy does
+                    body = await _chunks(reader)
+                else:
+                    body = await reader.readexactly(int(headers["content-length"]))
                 if headers.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
                 await self._take(ExportTraceServiceRequest.FromString(body))
@@ -104,6 +107,15 @@ class Collector:
                     )
                     self._hops.setdefault(hop.trace_id, []).append(hop)
             self._news.notify_all()
+
+
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    body = b""
+    while size := int(await reader.readline(), 16):
+        body += await reader.readexactly(size)
+        await reader.readline()
+    await reader.readline()
+    return body
 
 
 def _attributes(of: Any) -> dict[str, Any]:
