@@ -99,7 +99,9 @@ def test_the_edge_has_seen_a_drain_before_calls_are_refused(service: str) -> Non
 
 
 def test_a_drain_is_never_shorter_than_the_edge_needs_to_see_it(rendering: Overlay) -> None:
-    told = re.search(r"`WAYMESH_DRAIN_S` of services has to be (\d+) s or more", ENVOY_README)
+    told = re.search(
+        r"`WAYMESH_DRAIN_S` of services has to be (\d+) s or more", " ".join(ENVOY_README.split())
+    )
     assert told is not None
     needed_s = float(told[1])
     for check in (each for cluster in EDGE["clusters"] for each in cluster.get("health_checks", [])):
