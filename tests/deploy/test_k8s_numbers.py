@@ -177,6 +177,8 @@ def test_topics_are_kept_by_strimzi_as_the_code_means_them() -> None:
 
 def test_the_user_of_kafka_has_rights_to_the_topics_and_groups_of_the_code_alone() -> None:
     (user,) = overlay(FULLEST).of_kind("KafkaUser")
+    given = overlay(FULLEST).workloads["topics"].environment
+    assert not given.keys() & {"KAFKA_GROUP_ID", "KAFKA_OUTCOME_TOPIC", "KAFKA_METRICS_TOPIC"}
     rights = {
         (each["resource"]["type"], each["resource"].get("name"), each["resource"].get("patternType")): {
             *each["operations"]
