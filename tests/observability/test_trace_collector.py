@@ -144,6 +144,9 @@ async def test_secrets_that_others_record_do_not_get_through(receiver: Receiver,
             "http.request.header.authorization": "Bearer canary",
             "http.request.header.x-api-key": "canary",
             "db.password": "canary",
+            "user_agent": "canary",
+            "guid:x-request-id": "canary",
+            "http.url": "https://x.example/wm_canary-0123456789abcdefghijkl?x=sk-canary-0123456789",
         }
         trace_id = chain.call(Status(StatusCode.ERROR), {**secrets, "waymesh.task": "predict_eta"})
         await chain.send()
