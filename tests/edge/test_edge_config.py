@@ -15,6 +15,7 @@ from waymesh.feedback.v1 import feedback_service_pb2
 from waymesh.route.v1 import route_service_pb2
 
 from services.gateway.settings import MAX_TIMEOUT_MS, GatewaySettings
+from services.mesh import request_id
 from services.mesh.settings import load
 from tests.edge.edge_rig import ENVOY
 from tools import edge
@@ -123,6 +124,33 @@ def test_the_edge_of_a_laptop_is_made_of_the_other() -> None:
 def test_every_file_of_certificates_is_used(config: dict[str, Any]) -> None:
     named = set(re.findall(r"/etc/envoy/sds/[a-z-]+\.yaml", edge.EDGE.read_text()))
     assert named == {f"/etc/envoy/sds/{file.name}" for file in (edge.ENVOY / "sds").iterdir()}
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "wm_0123456789abcdefghijklmn",
+        "sk-0123456789abcdef",
+        "rk_live_01234567",
+        "ghp_0123456789abcdefghij",
+        "github_pat_0123456789abcdefghij",
+        "glpat-0123456789abcdef",
+        "hf_0123456789abcdef",
+        "xoxb-0123456789",
+        "AKIA0123456789ABCDEF",
+        "AIza0123456789abcdefghijklmnopqrstuv",
+        "eyJhbGciOiJI.eyJzdWIi.c2ln",
+        "-----BEGIN PRIVATE KEY-----",
+    ],
+)
+def test_what_looks_like_a_key_is_known_wherever_the_edge_judges_it(secret: str) -> None:
+    judged = re.findall(r"matches\(r'([^']+)'\)", edge.EDGE.read_text())
+    assert len(judged) == 3  # the name of a request, from a header and in the log, and a path
+    assert len(set(judged)) == 1
+    form = re.compile(judged[0].replace("\\\\", "\\"))
+    assert not request_id.is_valid(f"of/{secret}")
+    assert form.search(f"of/{secret}")
+    assert not form.search("/api/orders/task_1/ask-me/order-456/risk_of_rain")
 
 
 def test_nothing_is_sent_twice(config: dict[str, Any]) -> None:
