@@ -28,7 +28,7 @@ from tools.edge import write_sds
 _CALLS_PER_S: Final = 10.0
 _CALL_S: Final = 20.0
 # What starts has half of this machine for seconds: so long until the next one, or the rate cannot be kept.
-_BETWEEN_S: Final = 8.0
+BETWEEN_S: Final = 8.0
 # A gRPC server that ends cancels, unread, what reaches it before its GOAWAY has reached the caller. Clients
 # of the mesh try such a call again; a bare stub is told to, of these reads.
 _AGAIN: Final = json.dumps(
@@ -89,8 +89,11 @@ def taken(answer: Answer) -> bool:
     return True
 
 
-async def measure(requests: int, rate: float, *, rotation: bool) -> dict[str, Any]:
-    """The part's figures. With `rotation`, keys and certificates change; without, services restart."""
+async def measure(
+    requests: int, rate: float, *, rotation: bool, between_s: float = BETWEEN_S
+) -> dict[str, Any]:
+    """The part's figures. With `rotation`, keys and certificates change; without, services restart, with so
+    long between two of them."""
     began = time.monotonic()
     async with up(**UNLIMITED) as mesh:
         with a_folder() as folder:
@@ -104,7 +107,9 @@ async def measure(requests: int, rate: float, *, rotation: bool) -> dict[str, An
             async with running_edge(folder, addresses, tls=True, sds=folder / "sds", concurrency=2) as edge:
                 for name, [address] in addresses.items():
                     await edge.until_hosts(name, **{f"p{address.rpartition(':')[2]}": "healthy"})
-                found = await _under_load(mesh, edge, shown.folder, authority, requests, rate, rotation)
+                found = await _under_load(
+                    mesh, edge, shown.folder, authority, requests, rate, rotation, between_s
+                )
     return {**found, "wall_s": round(time.monotonic() - began, 1)}
 
 
@@ -116,6 +121,7 @@ async def _under_load(
     requests: int,
     rate: float,
     rotation: bool,
+    between_s: float,
 ) -> dict[str, Any]:
     varied = Varied()
 
@@ -146,7 +152,7 @@ async def _under_load(
                 if rotation:
                     changes += await _rotate(mesh, load, public, authority, edge)
                 else:
-                    changes += await _restart(mesh, load)
+                    changes += await _restart(mesh, load, between_s)
                 wrong = [answer for answer in load.answers if not taken(answer)]
                 say(f"{len(load.answers)} answers, {len(wrong)} failed {statuses(wrong)}, {changes} changes")
             await load.until(len(load.answers) + int(2 * rate))
@@ -176,10 +182,10 @@ def _endless(varied: Varied) -> Iterator[Request]:
     return iter(varied)
 
 
-async def _restart(mesh: Up, load: Load) -> int:
+async def _restart(mesh: Up, load: Load, between_s: float) -> int:
     """Each service once: a successor on its port, then the end of the old process."""
     for service in SERVICES:
-        await load.until(len(load.answers) + int(_BETWEEN_S * load.rate))
+        await load.until(len(load.answers) + int(between_s * load.rate))
         code, _, err = await mesh.run("restart", service)
         if code:
             raise RuntimeError(err)

@@ -11,7 +11,7 @@ from bench import _edge_rolling
 )
 async def test_nobody_gets_an_error(rotation: bool) -> None:
     """A short run of bench/edge.py."""
-    found = await _edge_rolling.measure(300, 25.0, rotation=rotation)
+    found = await _edge_rolling.measure(300, 25.0, rotation=rotation, between_s=1.0)
     assert (found["failed"], set(found["statuses"])) == (0, {"200"})
     assert found["changes"] >= 3
     assert found["by_grpc"] > 0
