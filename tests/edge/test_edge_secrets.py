@@ -107,7 +107,7 @@ async def test_of_what_a_caller_sends_neither_log_nor_spans_hold_more_than_ids(t
         for number, path in enumerate(PATHS, 1):
             told = await asked(here.edge, path, SECRET, number)
             assert request_id.is_valid(told), told
-        methods = (PATH, f"/canary.v1.Canary/{SECRET}", f"/{SECRET}")
+        methods = (PATH, f"/canary.v1.Canary/{SECRET}", f"/{SECRET}", f"/a%2F{SECRET}")
         for number, (path, key) in enumerate(itertools.product(methods, (KEY, SECRET)), 100):
             await called(here.edge, path, key, SECRET, number)
         await asked(here.edge, "/health", NAME, 200)
