@@ -22,14 +22,15 @@ from services.mesh.store import Store
 from services.mesh.tenancy import tenant_of
 from services.route import announce, refusals, store, store_plans
 from services.route.allocation import Outcome, Rules, Waiting, allocate
-from services.route.at_work import AtWork
+from services.route.at_work import AtWork, loaded
 from services.route.bodies import from_body, to_body
 from services.route.eta_client import EtaClient, Pair
+from services.route.explain import nobody
 from services.route.fleet import CourierState, OrderWork
 from services.route.forecast import choose_pairs, corrections
 from services.route.identity import Status
 from services.route.limits import MAX_ORDERS
-from services.route.pace import OVERHEAD_S, Pace, choose
+from services.route.pace import Pace, choose
 from services.route.plan_rows import plan_write
 from services.route.settings import RouteSettings
 from services.route.shortlist import shortlist
@@ -45,8 +46,10 @@ Clock = Callable[[], float]
 _MAX_PAIRS: Final = 1000
 # Orders × couriers weighed from which a thread would hold up the loop for too long.
 _HEAVY_PAIRS: Final = 300
-# Of the time left, what computing may take: eta has its share before, the store after.
+# Of the time left, what waiting for a turn may take, then reading, and then eta.
 _SHARE: Final = 0.5
+# Of the time left after those, what computing may take, and then the store: there is to be an answer in time.
+_LAST_SHARE: Final = 0.8
 # With less time than this the worker process is used only if it is there already.
 _COLD_START_S: Final = 5.0
 _LOCK_POLL_S: Final = 0.05
@@ -85,12 +88,21 @@ class _View:
     rows: Mapping[str, OrderRow]
     orders: Mapping[str, Order]
     works: Sequence[OrderWork]
-    couriers: Sequence[CourierState]
+    couriers: Mapping[str, CourierState]
+    """Those listed, with what they have on hand."""
+    listed: Mapping[str, Sequence[str]]
+    """By order_id the couriers worth weighing for it."""
+    nobody: Sequence[Waiting]
+    """Orders for which there is no such courier."""
     left_out: Sequence[str]
 
 
 class _ColdError(Exception):
     """The worker process has to be started first."""
+
+
+class _LateError(Exception):
+    """A share of the time left is over."""
 
 
 class Allocator:
@@ -202,13 +214,40 @@ class Allocator:
         """These orders, looked at again while what was found for them goes to others first."""
         places = self._named.setdefault(tenant, asyncio.Semaphore(_AT_ONCE))
         async with contextlib.AsyncExitStack() as stack:
-            async with _in_turn():
-                await stack.enter_async_context(places)
+            try:
+                async with _share_of_time(_SHARE):
+                    await stack.enter_async_context(places)
+            except _LateError:
+                return await self._as_they_stand(tenant, order_ids)
             for _ in range(_ATTEMPTS):
                 answer = await self._allocate(tenant, order_ids, limits=limits)
                 if all(waiting.reason != _CHANGED for waiting in answer.waiting):
                     break
         return answer
+
+    async def _as_they_stand(self, tenant: str, order_ids: Sequence[str]) -> Answer:
+        """These orders with the couriers they have; those without are left for the next tick."""
+        answer = Answer()
+        async with self._reading() as conn:
+            await _answer_for_others(conn, order_ids, answer)
+            rows = await store.waiting_orders(conn, tenant, order_ids, self._settings.allocation_max_orders)
+        if rows:
+            _leave(answer, [row.order_id for row in rows])
+        return answer
+
+    @contextlib.asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Connection]:
+        """A connection that sees everything as of one moment: an order that is given away between two
+        statements would be in neither's answer. Raises Unavailable if there is too little time."""
+        try:
+            async with (
+                _share_of_time(_SHARE),
+                self._database.pool.acquire() as conn,
+                conn.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                yield conn
+        except _LateError:
+            raise _no_time("the store has not answered in time") from None
 
     @contextlib.asynccontextmanager
     async def _turn(self, *, wait: bool) -> AsyncIterator[bool]:
@@ -217,12 +256,15 @@ class Allocator:
             yield False
             return
         async with contextlib.AsyncExitStack() as stack:
-            async with _in_turn():
-                await stack.enter_async_context(self._one_at_a_time)
-                conn = await stack.enter_async_context(self._database.pool.acquire())
-                # It may be another process that has it.
-                while not (mine := await store_plans.try_lock_allocating(conn)) and wait:  # noqa: ASYNC110
-                    await asyncio.sleep(_LOCK_POLL_S)
+            try:
+                async with _share_of_time(_SHARE):
+                    await stack.enter_async_context(self._one_at_a_time)
+                    conn = await stack.enter_async_context(self._database.pool.acquire())
+                    # It may be another process that has it.
+                    while not (mine := await store_plans.try_lock_allocating(conn)) and wait:  # noqa: ASYNC110
+                        await asyncio.sleep(_LOCK_POLL_S)
+            except _LateError:
+                raise _no_time("other allocations are under way") from None
             try:
                 yield mine
             finally:
@@ -247,58 +289,45 @@ class Allocator:
         """
         now = self._clock()
         answer = Answer()
-        async with (
-            self._database.pool.acquire() as conn,
-            # An order that is given away between two statements would be in neither's answer.
-            conn.transaction(isolation="repeatable_read", readonly=True),
-        ):
+        rules = Rules(hold_wait_s=self._settings.hold_wait_s)
+        async with self._reading() as conn:
             await _answer_for_others(conn, order_ids, answer)
-            view = await self._view(conn, tenant, order_ids, now, limits, within_s)
+            view = await self._view(conn, tenant, order_ids, now, limits, within_s, rules)
         answer.weighed = len(view.works)
         if view.left_out:
             _leave(answer, view.left_out)
-        if not view.works:
+        answer.waiting += view.nobody
+        works = [work for work in view.works if view.listed[work.order_id]]
+        if not works:
             return answer
-        rules = Rules(hold_wait_s=self._settings.hold_wait_s)
-        listed = await self._workers.run(False, shortlist, view.works, view.couriers, rules.shortlist_size)
         heavy = (
-            sum(len(drivers) for drivers in listed.values()) > _HEAVY_PAIRS
+            sum(map(len, view.listed.values())) > _HEAVY_PAIRS
             # Each further order of a courier makes its route several times as long to plan.
-            or max((courier.most_orders for courier in view.couriers), default=0) > MAX_ORDERS
+            or max(courier.most_orders for courier in view.couriers.values()) > MAX_ORDERS
         )
         if heavy and not (cold or self._workers.warm):
             raise _ColdError
-        by_id = {courier.driver_id: courier for courier in view.couriers}
-        pairs = choose_pairs(listed, _MAX_PAIRS)
+        pairs = choose_pairs(view.listed, _MAX_PAIRS)
         forecasts, degradation = await self._eta.forecasts(
-            [Pair(view.orders[order_id], by_id[driver_id]) for order_id, driver_id in pairs], now
+            [Pair(view.orders[order_id], view.couriers[driver_id]) for order_id, driver_id in pairs], now
         )
         answer.degradation = answer.degradation or degradation
-        by = corrections({work.order_id: work for work in view.works}, by_id, forecasts, now)
-        needed = {driver_id for drivers in listed.values() for driver_id in drivers}
+        by = corrections({work.order_id: work for work in works}, view.couriers, forecasts, now)
         left = deadline.remaining()
         heavy = heavy and (self._workers.warm or left is None or left > _COLD_START_S)
         try:
-            async with asyncio.timeout(None if left is None else left - OVERHEAD_S):
+            async with _share_of_time(_LAST_SHARE):
                 outcome = await self._workers.run(
-                    heavy,
-                    allocate,
-                    view.works,
-                    [courier for courier in view.couriers if courier.driver_id in needed],
-                    listed,
-                    now,
-                    by=by,
-                    rules=rules,
+                    heavy, allocate, works, list(view.couriers.values()), view.listed, now, by=by, rules=rules
                 )
-        except TimeoutError:
-            _leave(answer, list(view.rows))
+            if dry_run:
+                answer.allocations += [allocation(assignment, now) for assignment in outcome.assignments]
+            elif outcome.assignments:
+                answer.add(await self._stored(view, outcome, now))
+        except _LateError:
+            _leave(answer, [work.order_id for work in works])
             return answer
         answer.waiting += outcome.waiting
-        if dry_run:
-            answer.allocations += [allocation(assignment, now) for assignment in outcome.assignments]
-        elif outcome.assignments:
-            async with self._database.transaction() as conn:
-                await self._commit(conn, view, outcome, by_id, now, answer)
         if answer.allocations and not dry_run:
             _log.info("%d orders have a courier now, %d wait", len(answer.allocations), len(answer.waiting))
         return answer
@@ -311,6 +340,7 @@ class Allocator:
         now: float,
         limits: RouteLimits,
         within_s: float | None,
+        rules: Rules,
     ) -> _View:
         rows = await store.waiting_orders(conn, tenant, order_ids, self._settings.allocation_max_orders)
         left = deadline.remaining()
@@ -318,26 +348,43 @@ class Allocator:
         rows, others = choose(rows, min(map(self._pace.fits, times), default=len(rows)))
         left_out = [row.order_id for row in others]
         orders = {row.order_id: from_body(Order, row.body, row.order_id) for row in rows}
-        couriers = await self._at_work.couriers(conn, tenant, now, limits) if rows else []
+        works = [order_work(order) for order in orders.values()]
+        fleet = await self._at_work.couriers(conn, tenant, now, limits) if rows else []
+        listed = await self._workers.run(False, shortlist, works, fleet, rules.shortlist_size)
+        couriers = await loaded(
+            conn, fleet, {driver_id for drivers in listed.values() for driver_id in drivers}
+        )
         return _View(
             {row.order_id: row for row in rows},
             orders,
-            [order_work(order) for order in orders.values()],
-            couriers,
+            works,
+            {courier.driver_id: courier for courier in couriers},
+            listed,
+            [
+                Waiting(work.order_id, nobody(work, fleet, listed=False))
+                for work in works
+                if not listed[work.order_id]
+            ],
             left_out,
         )
+
+    async def _stored(self, view: _View, outcome: Outcome, now: float) -> Answer:
+        """What of an outcome holds, which is stored. Raises _LateError if nothing is, for lack of time."""
+        # Not around the commit itself, of which nobody would know whether it came before the end.
+        async with contextlib.AsyncExitStack() as stack, _share_of_time(_LAST_SHARE):
+            conn = await stack.enter_async_context(self._database.transaction())
+            return await self._commit(conn, view, outcome, now)
 
     async def _commit(
         self,
         conn: Connection,
         view: _View,
         outcome: Outcome,
-        couriers: Mapping[str, CourierState],
         now: float,
-        answer: Answer,
-    ) -> None:
+    ) -> Answer:
         """Stores and publishes what still holds. An order or courier that changed meanwhile is left as it
         is."""
+        answer = Answer()
         drivers = {assignment.driver_id for assignment in outcome.assignments}
         at_work = await store_plans.lock_couriers_at_work(conn, list(drivers))
         rows = await store.lock_orders(conn, [a.order_id for a in outcome.assignments])
@@ -347,7 +394,7 @@ class Allocator:
         steady = {
             driver_id
             for driver_id in at_work
-            if on_hand[driver_id] == {order.order_id for order in couriers[driver_id].orders}
+            if on_hand[driver_id] == {order.order_id for order in view.couriers[driver_id].orders}
         }
         given, told, messages = [], [], []
         broken: set[str] = set()
@@ -372,31 +419,35 @@ class Allocator:
             told.append((order.order_id, order.driver_id, to_body(said, order.order_id)))
             messages += [announce.order_changed(order), announce.allocated(said, order.revision)]
         if not given:
-            return
+            return answer
         await store.write_orders(conn, given)
         await store_plans.write_allocations(conn, told)
         plans = [
-            plan_write(driver_id, couriers[driver_id].position, route.orders, route.plan, now)
+            plan_write(driver_id, view.couriers[driver_id].position, route.orders, route.plan, now)
             for driver_id, route in outcome.routes.items()
             if driver_id not in broken
         ]
         await store_plans.write_plans(conn, plans)
         await self._bus.publish(conn, messages)
+        return answer
 
 
 @contextlib.asynccontextmanager
-async def _in_turn() -> AsyncIterator[None]:
-    """What is waited for inside comes while there is just time to say that it did not, else Unavailable."""
+async def _share_of_time(share: float) -> AsyncIterator[None]:
+    """Raises _LateError within once this share of the time left is over."""
     left = deadline.remaining()
+    bound = asyncio.timeout(None if left is None else left * share)
     try:
-        async with asyncio.timeout(None if left is None else left - OVERHEAD_S):
+        async with bound:
             yield
     except TimeoutError:
-        raise errors.Unavailable(
-            "other allocations are under way",
-            reason=ERROR_REASON_OVERLOADED,
-            retry_after_s=errors.DEFAULT_RETRY_AFTER_S,
-        ) from None
+        if not bound.expired():
+            raise
+        raise _LateError from None
+
+
+def _no_time(why: str) -> errors.Unavailable:
+    return errors.Unavailable(why, reason=ERROR_REASON_OVERLOADED, retry_after_s=errors.DEFAULT_RETRY_AFTER_S)
 
 
 def _leave(answer: Answer, order_ids: Sequence[str]) -> None:

@@ -39,6 +39,8 @@ class CourierState:
     orders: tuple[OrderWork, ...] = ()
     asked: Limits | None = None
     """Limits that a request sets; None: the default."""
+    unread: int = 0
+    """Orders on hand beside `orders`: how many there are is enough to know until the courier is weighed."""
 
     @property
     def limits(self) -> Limits:
@@ -53,7 +55,7 @@ class CourierState:
     @property
     def room(self) -> int:
         """How many more orders the courier may get."""
-        return max(0, self.most_orders - len(self.orders))
+        return max(0, self.most_orders - len(self.orders) - self.unread)
 
 
 def places(start: Place, orders: tuple[OrderWork, ...]) -> list[Place]:

@@ -65,6 +65,16 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class AtWorkRow:
+    """A courier who is idle or busy, with how many orders. With another body `state` is another."""
+
+    driver_id: str
+    state: tuple[int, datetime]
+    fix: Position | None
+    orders: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredPlan:
     """A courier's planned stops."""
 
@@ -303,29 +313,34 @@ async def carried(conn: Connection, driver_ids: Sequence[str]) -> list[OrderRow]
     return [_order_row(row) for row in rows]
 
 
-async def under_way(conn: Connection, tenant: str) -> list[tuple[str, str, bytes]]:
-    """Orders that a tenant's couriers carry or are to fetch: id, driver_id and body."""
+async def couriers_at_work(conn: Connection, tenant: str) -> list[AtWorkRow]:
+    """A tenant's couriers who are idle or busy, without their bodies."""
     rows = await conn.fetch(
         """
-        SELECT order_id, driver_id, body FROM orders
-        WHERE tenant = $1 AND status IN (2, 3) ORDER BY order_id
-        """,
-        tenant,
-    )
-    return [(row["order_id"], row["driver_id"], row["body"]) for row in rows]
-
-
-async def couriers_at_work(conn: Connection, tenant: str) -> list[tuple[str, bytes, Position | None]]:
-    """A tenant's couriers who are idle or busy: id, body and newest fix."""
-    rows = await conn.fetch(
-        """
-        SELECT c.driver_id, c.body, p.lat, p.lon, p.fixed_at, p.stage
-        FROM couriers c LEFT JOIN positions p USING (driver_id)
+        SELECT c.driver_id, c.revision, c.changed_at, p.lat, p.lon, p.fixed_at, p.stage,
+            coalesce(o.orders, 0) AS orders
+        FROM couriers c
+        LEFT JOIN positions p USING (driver_id)
+        LEFT JOIN (
+            SELECT driver_id, count(*) AS orders FROM orders
+            WHERE tenant = $1 AND status IN (2, 3) GROUP BY driver_id
+        ) o USING (driver_id)
         WHERE c.tenant = $1 AND c.status IN (2, 3) ORDER BY c.driver_id
         """,
         tenant,
     )
-    return [(row["driver_id"], row["body"], _position(row)) for row in rows]
+    return [
+        AtWorkRow(row["driver_id"], (row["revision"], row["changed_at"]), _position(row), row["orders"])
+        for row in rows
+    ]
+
+
+async def courier_bodies(conn: Connection, driver_ids: Sequence[str]) -> dict[str, bytes]:
+    """Bodies of these couriers."""
+    rows = await conn.fetch(
+        "SELECT driver_id, body FROM couriers WHERE driver_id = ANY ($1::text[])", list(driver_ids)
+    )
+    return {row["driver_id"]: row["body"] for row in rows}
 
 
 async def courier(conn: Connection, driver_id: str) -> tuple[bytes | None, Position | None]:

@@ -112,10 +112,9 @@ def on_shift(courier: Courier, now: float) -> bool:
     return not (shift.HasField("latest") and now > seconds(shift.latest))
 
 
-def courier_state(
-    courier: Courier, where: Place, orders: tuple[OrderWork, ...], asked: route_pb2.RouteLimits
-) -> CourierState:
-    """A courier as planning sees one, with the default limits but for what `asked` holds."""
+def courier_state(courier: Courier, where: Place, asked: route_pb2.RouteLimits, unread: int) -> CourierState:
+    """A courier with so many orders as planning sees one, with the default limits but for what `asked`
+    holds."""
     vehicle, capacity = Vehicle(courier.vehicle_type), courier.capacity or DEFAULT_CAPACITY
     return CourierState(
         courier.driver_id,
@@ -124,8 +123,8 @@ def courier_state(
         capacity,
         frozenset(courier.skills),
         courier.rating if courier.HasField("rating") else None,
-        orders,
-        limits(default_limits(vehicle, capacity), asked),
+        asked=limits(default_limits(vehicle, capacity), asked),
+        unread=unread,
     )
 
 
