@@ -87,14 +87,15 @@ WHERE partition = $1
 """
 _MERGE_SEEN: Final = """
 WITH small AS (
-    DELETE FROM gps_seen WHERE seen_id IN (
-        SELECT seen_id FROM gps_seen WHERE partition = $1 AND octet_length(ids) < 8 * 500
-        ORDER BY seen_id LIMIT $2)
+    SELECT seen_id FROM gps_seen WHERE partition = $1 AND octet_length(ids) < 8 * 500
+    ORDER BY seen_id LIMIT $2),
+taken AS (
+    DELETE FROM gps_seen WHERE seen_id IN (SELECT seen_id FROM small) AND (SELECT count(*) FROM small) > 1
     RETURNING *)
 INSERT INTO gps_seen (partition, seen_at, ids, contents)
 SELECT partition, max(seen_at),
     string_agg(ids, '' ORDER BY seen_id), string_agg(contents, '' ORDER BY seen_id)
-FROM small GROUP BY partition
+FROM taken GROUP BY partition
 """
 _FORGET_SEEN: Final = """
 DELETE FROM gps_seen WHERE seen_at < now() - $1::interval OR seen_id IN (
@@ -388,5 +389,8 @@ class EtaStore:
         )
 
     async def merge_seen(self, partition: int, rows: int = 5000) -> None:
-        """Put many small rows of a partition together, so that taking it over stays quick."""
+        """Put many small rows of a partition together, so that taking it over stays quick.
+
+        One alone is left as it is: it would be written anew at every turn for ever.
+        """
         await self.pool.execute(_MERGE_SEEN, partition, rows)
