@@ -18,6 +18,8 @@ from tests.integration.postgres_death import killed
 from tests.mock_openai import MockOpenAI, Script
 
 RUNS = 20
+# As long as a run may be: PostgreSQL is a while away.
+LIMIT_S = 60.0
 TEXT = "All is well."
 ENDS = {run_pb2.RUN_STATUS_SUCCEEDED, run_pb2.RUN_STATUS_FAILED}
 
@@ -33,30 +35,42 @@ async def folder() -> AsyncIterator[Path]:
 async def test_no_run_hangs_or_has_two_answers_when_the_store_dies_under_it(
     folder: Path, tmp_path: Path, mock_openai: MockOpenAI
 ) -> None:
-    mock_openai.always(Script(text=TEXT, delay_s=1.0), MODEL)
+    # Held until all have asked: who comes after an answer is given that one, and asks no model.
+    before, after = asyncio.Event(), asyncio.Event()
+    held = [Script(text=TEXT, held=before), Script(text=TEXT, held=after)] * (RUNS // 2)
+    mock_openai.queue(MODEL, *held)
+    mock_openai.always(Script(text=TEXT), MODEL)
     first = EmbeddedPostgres(folder)
     dsn = await first.start()
     second = EmbeddedPostgres(folder)
     try:
-        async with agents_mesh(dsn, tmp_path, base_url=mock_openai.base_url) as mesh:
+        async with agents_mesh(
+            dsn, tmp_path, base_url=mock_openai.base_url, run_timeout_s=LIMIT_S, model_timeout_s=LIMIT_S
+        ) as mesh:
 
             async def ask(number: int) -> task_pb2.AskResponse | MeshError:
                 request = task_pb2.AskRequest(question="Is all well?", run_id=f"run-{number}")
                 try:
-                    answer: task_pb2.AskResponse = await mesh.stub.Ask(request, timeout=30)
+                    answer: task_pb2.AskResponse = await mesh.stub.Ask(request, timeout=LIMIT_S)
                 except MeshError as error:
                     return error
                 return answer
 
             calls = [asyncio.create_task(ask(number)) for number in range(RUNS)]
-            await mock_openai.until(lambda: len(mock_openai.asked(MODEL)) == RUNS)
+            all_ask = asyncio.create_task(mock_openai.until(lambda: mock_openai.total == RUNS))
+            ended, _ = await asyncio.wait([all_ask, *calls], return_when=asyncio.FIRST_COMPLETED)
+            assert ended == {all_ask}, ended
+            await all_ask
+            # Half of the answers come while the store dies, and half when it is dead.
+            before.set()
             await killed(first)
+            after.set()
             # Those who come now are told so; nothing of theirs could be kept.
             late = await ask(RUNS)
             assert isinstance(late, Unavailable)
             await second.start()
 
-            seen = await asyncio.wait_for(asyncio.gather(*calls), 60)
+            seen = await asyncio.wait_for(asyncio.gather(*calls), 2 * LIMIT_S)
             assert all(isinstance(one, Unavailable | task_pb2.AskResponse) for one in seen), seen
 
             for number, one in enumerate(seen):

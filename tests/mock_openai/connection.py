@@ -98,7 +98,8 @@ class Connection(asyncio.Protocol):
         request: dict[str, Any] = json.loads(data)
         script = self._server.began(path, headers, request)
         fault = script.fault
-        if fault in (Fault.RESET_BEFORE, Fault.NEVER_ANSWERS) or script.delay_s or fault is Fault.SLOW_DRIP:
+        later = fault in (Fault.RESET_BEFORE, Fault.NEVER_ANSWERS, Fault.SLOW_DRIP)
+        if later or script.delay_s or script.held is not None:
             self._play_later(script, headers, request, len(data))
         elif (failed := answers.error(script, headers.get("authorization", ""))) is not None:
             self._write(failed)
@@ -122,6 +123,8 @@ class Connection(asyncio.Protocol):
         self._server.ended()
 
     async def _play(self, script: Script, headers: dict[str, str], request: _Body, size: int) -> None:
+        if script.held is not None:
+            await script.held.wait()
         if script.delay_s:
             await asyncio.sleep(script.delay_s)
         if script.fault is Fault.NEVER_ANSWERS:

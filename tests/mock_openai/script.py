@@ -1,5 +1,6 @@
 """What the mock answers, and how it fails while it does."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -60,6 +61,8 @@ class Script:
     retry_after: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
+    # Nothing is answered before this is set.
+    held: asyncio.Event | None = None
     piece_delay_s: float = 0.02
     piece_chars: int = 16
     size_bytes: int = 4 << 20

@@ -13,7 +13,8 @@ from tests.mock_openai.script import Fault, Script
 Answer = Callable[[dict[str, Any]], Script]
 
 _FAULT_MODEL: Final = "fault:"
-_GUARD_S: Final = 20.0
+# Only keeps what never comes from holding the run.
+_GUARD_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
