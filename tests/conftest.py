@@ -1,6 +1,7 @@
 """What the tests share: one real PostgreSQL for the whole run, and a fresh database for each test."""
 
 import asyncio
+import gc
 import itertools
 import os
 import shutil
@@ -12,13 +13,27 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from services.mesh.store import EmbeddedPostgres, connect
+from tests.examples import examples
 
 pytest_plugins = ["tests.kafka_brokers", "tests.mock_openai.fixture"]
 
 _numbers = itertools.count(1)
 
+# What is imported and collected stays: the collector need not look through it again and again.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on there is garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
 # How long an example takes to make or to judge tells of the machine, and of what else runs on it.
-settings.register_profile("waymesh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "waymesh", deadline=None, max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("waymesh")
 
 

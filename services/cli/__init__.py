@@ -2,6 +2,7 @@
 about.
 """
 
+import gc
 import sys
 from importlib import import_module
 from typing import Any, Final, NoReturn
@@ -26,6 +27,10 @@ _COMMANDS: Final = {
     "topics": ("services.cli.topics", "Create and list the event topics."),
     "dead-letters": ("services.cli.dead_letters", "See what could not be handled, and send it back."),
 }
+
+
+# So many new objects until a look for garbage, 700 by default: most of them are imports, which stay.
+_GARBAGE: Final = 50_000
 
 
 class _Commands(click.Group):
@@ -93,6 +98,7 @@ def _end_without_output(error: CliError) -> NoReturn:
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of the script. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    gc.set_threshold(_GARBAGE)
     try:
         if (sys.argv[1:] if args is None else args)[:1] != ["serve"]:  # of which all is in the log
             output.need()

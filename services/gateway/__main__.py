@@ -4,6 +4,8 @@
 
 import sys
 
+from services.mesh.importing import importing
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["migrate"]:
         from services.gateway.store import MIGRATIONS, SCHEMA
@@ -14,6 +16,7 @@ if __name__ == "__main__":
         from services.gateway.key_commands import main as keys
 
         sys.exit(keys(sys.argv[1:]))
-    from services.gateway.server import main
+    with importing():
+        from services.gateway.server import main
 
     main()

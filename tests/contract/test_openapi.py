@@ -25,6 +25,7 @@ from services.gateway.settings import GatewaySettings
 from services.mesh import json_codec
 from services.mesh.chain.server.validation import check
 from services.mesh.errors import MeshError
+from tests.examples import examples
 from tests.running_mesh import KEY, ROOT, RunningMesh, running_mesh
 
 CHECKS = (
@@ -91,7 +92,7 @@ json_values = st.recursive(
 
 
 @by_task
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_what_the_schema_refuses_the_mesh_refuses(name: str, data: st.DataObject) -> None:
     """Around an example that is right: values replaced, fields dropped, fields that do not exist."""
@@ -254,8 +255,8 @@ def accepted(bound: binding.Binding, filled: dict[str, Any]) -> bool:
 
 # --- the running mesh -----------------------------------------------------------------------------
 
-# More of them find more, and take longer: a minute and a half with 50.
-EXAMPLES = os.environ.get("WAYMESH_SCHEMATHESIS_EXAMPLES", "50")
+# For each operation, besides those that cover the document.
+EXAMPLES = str(examples(50))
 HERE = {"lat": 0, "lon": 0}
 # What the examples of the document are about.
 ORDER = {

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from tests.faults.traffic import Answer, Traffic, Way, ways
+from tests.faults.traffic import PAUSE_S, Answer, Traffic, Way, ways
 from tests.faults.up_rig import GUARD_S, Up
 from tests.integration.gateway_rig import Client
 
@@ -26,15 +26,14 @@ class Tally:
         return [answer for answer in self.answers if not answer.taken]
 
 
-async def restart_all(mesh: Up, at_least: int) -> Tally:
+async def restart_all(mesh: Up, at_least: int, *, pause_s: float = PAUSE_S) -> Tally:
     """Round after round until so many requests are answered, and one round at least.
 
     In each round a key comes, is used through the restart of everything, the gateway included, and goes.
     """
     tally = Tally()
-    async with Traffic(
-        ways(mesh.gateway_port, mesh.runtime_ports), mesh.key, timeout_ms=TIMEOUT_MS
-    ) as traffic:
+    clients = ways(mesh.gateway_port, mesh.runtime_ports, pause_s=pause_s)
+    async with Traffic(clients, mesh.key, timeout_ms=TIMEOUT_MS) as traffic:
         await traffic.more(200)
         while not tally.restarts or len(traffic.answers) + len(tally.answers) < at_least:
             name = f"partner-{tally.restarts}"

@@ -18,6 +18,8 @@ from tests.faults.up_rig import Up, up
 pytestmark = pytest.mark.faults
 
 BATCH = 50
+# Of a sender between two batches: the next is under way before the last is acknowledged.
+PAUSE_S = 0.005
 # INTERNAL is grpc.aio's own word for a connection that breaks under a message on its way out.
 _BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
 
@@ -71,6 +73,7 @@ class Sender:
         while not self._ending:
             yield batch(self._number, number)
             number += 1
+            await asyncio.sleep(PAUSE_S)
 
     async def more(self, batches: int) -> None:
         """Waits until that many more are acknowledged."""

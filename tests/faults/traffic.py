@@ -18,6 +18,8 @@ from tests.integration.gateway_rig import Client, Reply
 # A hang is what takes this much longer than the request itself allowed.
 SLACK_S = 5.0
 TIMEOUT_MS = 5000
+# Requests all the while, yet time for what they meet: without pauses a machine of few cores does little else.
+PAUSE_S = 0.1
 # What came back where nothing did.
 BROKEN = 0
 HUNG = -1
@@ -78,14 +80,14 @@ class Way:
     pause_s: float = 0.0
 
 
-def ways(gateway: int, runtimes: list[int], connections: int = 6) -> list[Way]:
+def ways(gateway: int, runtimes: list[int], *, pause_s: float = PAUSE_S) -> list[Way]:
     """Those of a busy day. The pauses are shorter than the time in which a gateway drains."""
     return [
-        *(Way(f"connection {n}", gateway) for n in range(connections)),
-        Way("new connections", gateway, fresh=True),
-        Way("more new connections", gateway, fresh=True),
+        *(Way(f"connection {n}", gateway, pause_s=pause_s) for n in range(6)),
+        Way("new connections", gateway, fresh=True, pause_s=pause_s),
+        Way("more new connections", gateway, fresh=True, pause_s=pause_s),
         Way("a slow client", gateway, pause_s=0.2),
-        *(Way(f"runtime at {port}", port, path="/run") for port in runtimes),
+        *(Way(f"runtime at {port}", port, path="/run", pause_s=pause_s) for port in runtimes),
     ]
 
 

@@ -24,6 +24,7 @@ from services.agents.budgets.store import spending
 from services.agents.runs import Answer, LiveRun
 from services.mesh.errors import ResourceExhausted, Unavailable
 from services.mesh.store import Store, connect
+from tests.examples import examples
 from tests.integration.agent_runs_rig import GUARD_S, MIGRATIONS, Held, answer, new_run, replica
 
 KEY = "0123456789ab"
@@ -395,7 +396,7 @@ async def test_a_long_time_without_the_store_is_one_task_and_no_more(store: Stor
     assert KEY not in await spent(store) or (await spent(store))[KEY] == (0, 0, 0, 0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     calls=st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 40), st.integers(0, 40)), max_size=30),
     key_limit=st.integers(0, 200),

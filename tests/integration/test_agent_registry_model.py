@@ -22,6 +22,7 @@ from waymesh.agent.v1 import definition_pb2 as d
 
 from services.agents.catalogue import Catalogue
 from services.mesh.errors import MeshError, NotFound
+from tests.examples import examples
 from tests.integration.agents_registry_model import Agent, Content, Made, Model, Op
 from tests.integration.agents_registry_rig import TOOLS, Rig, serving, struct_of
 
@@ -301,7 +302,7 @@ def test_the_registry_does_what_the_model_does(module_database: str, tmp_path: P
         Registry.rig, Registry.peer = runner.run(here.__aenter__()), runner.run(there.__aenter__())
         try:
             run_state_machine_as_test(
-                Registry, settings=settings(max_examples=80, stateful_step_count=30, deadline=None)
+                Registry, settings=settings(max_examples=examples(80), stateful_step_count=30, deadline=None)
             )
             runner.run(nothing_else_was_published(Registry.rig))
         finally:

@@ -16,6 +16,7 @@ from services.agents.budgets.store import spending
 from services.agents.runs import Ended, Lease, RunStore, Sweeper, key_of
 from services.mesh.errors import AlreadyExists
 from services.mesh.store import Store
+from tests.examples import examples
 from tests.integration.agent_runs_rig import MIGRATIONS, new_run
 
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -65,7 +66,7 @@ class Model:
         return True
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(STEPS, max_size=25))
 def test_the_store_does_what_the_model_does(
     module_database: str, steps: list[tuple[str, str, int, str]]

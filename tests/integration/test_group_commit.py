@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from services.mesh import deadline, logs, trace
 from services.mesh.errors import DeadlineExceeded, Unavailable
 from services.mesh.store import EmbeddedPostgres, GroupCommit, Store, connect
+from tests.examples import examples
 
 # Refused at once are numbers below zero, at the commit numbers that come twice.
 _TABLE = """
@@ -88,7 +89,7 @@ def migrated(module_database: str, tmp_path_factory: pytest.TempPathFactory) -> 
     return module_database, migrations(tmp_path_factory.mktemp("group") / "migrations")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     callers=st.lists(st.lists(st.integers(-1, 30), min_size=1, max_size=4), min_size=1, max_size=10),
     gone=st.sets(st.integers(0, 9)),

@@ -13,6 +13,7 @@ from services.agents.builtin import BUILT_IN
 from services.agents.llm.kinds import CallError
 from services.agents.llm.schema import shape_of
 from services.mesh.json_codec import struct_to_dict
+from tests.examples import examples
 
 TEXT: dict[str, Any] = {"type": "string"}
 
@@ -172,7 +173,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(schema=st.dictionaries(st.sampled_from([*sorted(KEYWORDS), "a"]), values, max_size=5), answer=values)
 def test_whatever_is_taken_is_a_schema_that_any_answer_can_be_checked_against(
     schema: dict[str, Any], answer: Any

@@ -11,6 +11,7 @@ from waymesh.feedback.v1.outcome_pb2 import Severity
 from services.feedback import alerts
 from services.feedback.alert_rules import MetricRule, SignalRule
 from services.feedback.alerts import Change, Condition, Heard, Step
+from tests.examples import examples
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 WAITS = st.sampled_from([0, 3, 10])
@@ -175,6 +176,6 @@ class Figures(Machine):
 
 
 TestSignals = Signals.TestCase
-TestSignals.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestSignals.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)
 TestFigures = Figures.TestCase
-TestFigures.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestFigures.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)

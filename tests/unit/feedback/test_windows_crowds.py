@@ -16,6 +16,7 @@ from services.feedback.metrics_columns import ABSENT, Columns
 from services.feedback.metrics_spec import SECOND, parse_windows
 from services.feedback.panes import APART
 from services.feedback.windows import AHEAD, TOGETHER, Windows
+from tests.examples import examples
 
 NOON = 1_767_225_600 * SECOND
 SPECS = parse_windows("60s,300s/60s")
@@ -235,7 +236,7 @@ def test_what_is_let_go_of_changes_no_window() -> None:
 
     late = st.tuples(st.sampled_from("aaab"), st.integers(0, 9))
 
-    @settings(deadline=None, max_examples=60)
+    @settings(deadline=None, max_examples=examples(60))
     @given(st.lists(st.lists(late, max_size=4), min_size=8, max_size=24))
     def check(batches: list[list[tuple[str, int]]]) -> None:
         assert published(batches, 0) == published(batches, ALL)

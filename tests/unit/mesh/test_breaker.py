@@ -19,6 +19,7 @@ from waymesh.mesh.v1.error_reason_pb2 import (
 
 from services.mesh import errors
 from services.mesh.breaker import Breaker, BreakerPolicy, Outcome, Permit, State, UsualBudget, outcome_of
+from tests.examples import examples
 
 UNAVAILABLE = errors.Unavailable("down")
 INVALID = errors.InvalidArgument("bad")
@@ -373,7 +374,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
 
 
 TestBreakerAgainstModel = BreakerAgainstModel.TestCase
-TestBreakerAgainstModel.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
+TestBreakerAgainstModel.settings = settings(max_examples=examples(300), stateful_step_count=50, deadline=None)
 
 
 def test_policy_is_that_of_the_requirements():

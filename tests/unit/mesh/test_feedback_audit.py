@@ -21,6 +21,7 @@ from services.mesh.feedback import FeedbackPipeline, Receipt
 from services.mesh.feedback import pipeline as module
 from services.mesh.feedback.frames import MARK
 from services.mesh.feedback.spool import Spool
+from tests.examples import examples
 
 GUARD_S = 30.0
 
@@ -136,7 +137,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(steps=steps)
 def test_what_was_acknowledged_is_stored_once_and_in_order(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Step]

@@ -16,6 +16,7 @@ from recorder_rig import drained
 
 from services.mesh.feedback.frames import OVERHEAD, frame, read
 from services.mesh.feedback.spool import Spool
+from tests.examples import examples
 
 
 def numbered(count: int) -> list[bytes]:
@@ -229,7 +230,9 @@ def test_writers_readers_and_a_close_at_once_lose_nothing(tmp_path: Path) -> Non
 appends = st.lists(st.lists(st.binary(max_size=40), max_size=5), max_size=8)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(appends, st.data())
 def test_a_crash_at_any_byte_loses_nothing_that_was_acknowledged(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[bytes]], data: st.DataObject

@@ -22,6 +22,7 @@ from waymesh.route.v1 import route_pb2, route_service_pb2
 from services.mesh import _json_pieces
 from services.mesh.errors import InvalidArgument
 from services.mesh.json_codec import decode, encode, from_dict, parse, pieces, to_dict
+from tests.examples import examples
 
 KINDS: list[type[Message]] = [
     gps_pb2.GpsEvent,
@@ -128,7 +129,9 @@ def single(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
 
 
 relaxed = settings(
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], max_examples=25, deadline=None
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    max_examples=examples(25),
+    deadline=None,
 )
 
 

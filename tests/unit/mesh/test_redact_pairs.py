@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.mesh.redact import MASK, is_clean_text, redact_text
+from tests.examples import examples
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ pieced = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 
 
 @given(pieced)
-@settings(max_examples=1_000)
+@settings(max_examples=examples(1_000))
 def test_redacting_twice_is_redacting_once_and_clean_text_is_left_as_it_is(text: str) -> None:
     once = redact_text(text)
     assert redact_text(once) == once

@@ -23,6 +23,7 @@ from waymesh.route.v1 import allocation_pb2, route_pb2, route_service_pb2
 from services.mesh import errors, tenancy
 from services.mesh.errors import FieldViolation, NotFound
 from services.mesh.principal import DEFAULT_TENANT, MESH_TENANT
+from tests.examples import examples
 
 tenants = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True) | st.just(DEFAULT_TENANT)
 # Made to look like what they are not.
@@ -122,7 +123,7 @@ def test_no_id_stays_no_id(tenant: str):
 
 
 @pytest.mark.parametrize("kind", _told(), ids=lambda kind: kind.DESCRIPTOR.name)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(st.data())
 def test_what_a_tenant_sent_is_told_as_he_sent_it(kind: type[Message], data: st.DataObject):
     sent, tenant = data.draw(messages(kind.DESCRIPTOR)), data.draw(tenants)
@@ -135,7 +136,7 @@ def test_what_a_tenant_sent_is_told_as_he_sent_it(kind: type[Message], data: st.
 
 
 @pytest.mark.parametrize("kind", _told(), ids=lambda kind: kind.DESCRIPTOR.name)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(st.data())
 def test_nothing_is_told_to_another_tenant(kind: type[Message], data: st.DataObject):
     kept = data.draw(messages(kind.DESCRIPTOR))

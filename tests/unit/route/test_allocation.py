@@ -13,6 +13,7 @@ from services.route.limits import Vehicle
 from services.route.pricing import Pricing
 from services.route.shortlist import shortlist
 from services.route.travel import Place
+from tests.examples import examples
 
 NOW = 1_700_000_000.0
 
@@ -146,7 +147,7 @@ ORDERS = st.lists(st.tuples(PLACES, PLACES, st.integers(0, 900)), min_size=1, ma
 
 
 @given(ORDERS, st.lists(PLACES, min_size=1, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_one_order_each_costs_no_more_than_any_other_way_to_pair(
     raw: list[tuple[Place, Place, int]], where: list[Place]
 ) -> None:
@@ -166,7 +167,7 @@ def test_one_order_each_costs_no_more_than_any_other_way_to_pair(
 
 
 @given(ORDERS, st.lists(PLACES, min_size=0, max_size=3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_each_order_is_either_given_once_or_told_why_not(
     raw: list[tuple[Place, Place, int]], where: list[Place]
 ) -> None:

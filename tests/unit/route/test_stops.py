@@ -19,6 +19,7 @@ from services.route.stops import (
     walk,
 )
 from services.route.travel import Place, Travel, plane
+from tests.examples import examples
 from tests.unit.route.problems import brute_force, problems
 
 
@@ -49,25 +50,25 @@ def check_against_oracle(problem: Problem) -> None:
 
 
 @given(problems(max_jobs=3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_up_to_three_orders_are_solved_exactly(problem: Problem) -> None:
     check_against_oracle(problem)
 
 
 @given(problems(min_jobs=4, max_jobs=4))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 def test_four_orders_are_solved_exactly(problem: Problem) -> None:
     check_against_oracle(problem)
 
 
 @given(problems(max_jobs=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_the_same_problem_has_the_same_answer(problem: Problem) -> None:
     assert solve(problem) == solve(problem)
 
 
 @given(problems(max_jobs=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_looser_limits_never_cost_more(problem: Problem) -> None:
     plan = solve(problem)
     loose = solve(replace(problem, limits=relaxed(problem.limits)))

@@ -17,6 +17,7 @@ from services.sim.fleet import CENTRE, Fleet
 from services.sim.plane import Point
 from services.sim.receiver import Receiver
 from services.sim.vehicles import PACES
+from tests.examples import examples
 
 STAGES = (
     TripStage.TRIP_STAGE_TO_PICKUP,
@@ -38,7 +39,7 @@ def lived(courier: SimCourier, hours: float, step_s: float) -> list[Sighting]:
     return seen
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.sampled_from(list(PACES)), st.integers(0, 10_000), st.sampled_from([0.7, 2.5, 60.0]))
 def test_a_delivery_goes_through_each_stage_once_and_in_order(
     vehicle: VehicleType.ValueType, seed: int, step_s: float

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from services.sim import schedule
 from services.sim.schedule import Schedule
 from services.sim.traces import Trace
+from tests.examples import examples
 
 
 def a_trace(number: int, steps_s: list[int]) -> Trace:
@@ -37,7 +38,7 @@ def judged(traces: list[Trace], plan: Schedule) -> tuple[int, int, int]:
     return len(seen), duplicates, late
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(TRACES, st.integers(1, 20), st.sampled_from([0.0, 0.01, 0.2, 1.0]), st.sampled_from([0.0, 0.01, 0.3]))
 def test_exactly_the_injected_fixes_are_repeated_or_late(
     traces: list[Trace], side_by_side: int, duplicates: float, disorder: float
@@ -49,7 +50,7 @@ def test_exactly_the_injected_fixes_are_repeated_or_late(
     assert plan.disordered <= round(disorder * total)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(TRACES, st.integers(1, 20))
 def test_first_and_last_fix_of_a_trace_stay_first_and_last(traces: list[Trace], side_by_side: int) -> None:
     plan = schedule.plan(traces, side_by_side=side_by_side, duplicates=0, disorder=0.3, seed=3)
@@ -59,7 +60,7 @@ def test_first_and_last_fix_of_a_trace_stay_first_and_last(traces: list[Trace], 
         assert rows[-1] == len(trace) - 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(TRACES, st.integers(1, 20))
 def test_times_never_go_back_and_no_more_traces_than_asked_run_side_by_side(
     traces: list[Trace], side_by_side: int

@@ -31,6 +31,7 @@ from services.agents.grounding import Grounds
 from services.agents.tools import Scope
 from services.mesh import deadline
 from services.mesh.errors import NotFound, Unavailable
+from tests.examples import examples
 from tests.unit.agents.engines import engine_answers as made
 from tests.unit.agents.tools.scripted_services import Mesh, an_order, stamp
 
@@ -451,7 +452,7 @@ async def test_what_merchants_and_couriers_are_called_is_not_repeated() -> None:
     assert "ignore all" not in await ask("Where is order_1, and why?", mesh)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     made.predictions,
     made.routes,

@@ -19,6 +19,7 @@ from waymesh.route.v1.route_service_pb2 import OptimizeRouteResponse
 
 from services.agents.engines import explain_eta, explain_route
 from services.agents.grounding import Grounds
+from tests.examples import examples
 
 _minutes = st.floats(0.1, 95)
 _predictions = st.builds(
@@ -112,7 +113,9 @@ def _is_time(said: Message, clock: str) -> bool:
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=examples(300),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 @given(st.one_of(_predictions, _routes), st.integers(0, 30), st.sampled_from([-10, -3, -2, -1, 1, 2, 3, 10]))
 @example(EtaPrediction(delivery_eta_minutes=23.4), 0, 1)
@@ -142,7 +145,9 @@ def test_a_changed_number_is_caught(said: Message, which: int, by: int) -> None:
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=examples(100),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 @given(
     _predictions,

@@ -13,11 +13,12 @@ from waymesh.route.v1.route_service_pb2 import OptimizeRouteResponse
 
 from services.agents.engines import critique, explain_eta, explain_route
 from services.agents.grounding import Grounds
+from tests.examples import examples
 from tests.unit.agents.engines import engine_answers as made
 from tests.unit.agents.engines.plain_reader import strange
 
 # Three kinds of answers: 600 cases in all.
-CASES = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CASES = settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def holds(text: str, answer: Message) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from services.agents.figures import Unit, numbers_in
 from services.agents.grounding import Grounds, Guard, Ungrounded
+from tests.examples import examples
 
 GROUNDS = Grounds(
     {
@@ -282,7 +283,7 @@ _FRAGMENTS = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(_FRAGMENTS, max_size=30).map("".join), st.lists(st.integers(0, 300), max_size=30))
 def test_a_stream_is_judged_as_the_whole_text_is(text: str, cuts: list[int]) -> None:
     wrong = GROUNDS.ungrounded(text)

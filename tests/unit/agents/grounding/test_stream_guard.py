@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.agents.grounding import Grounds, Guard, Ungrounded
+from tests.examples import examples
 
 SOURCE = {
     "pickup_eta_minutes": 12.0,
@@ -51,13 +52,13 @@ def shown(text: str, cuts: list[int]) -> str:
     return "".join(guard.feed(piece) for piece in pieces(text, cuts)) + guard.finish()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(RIGHT), st.lists(st.integers(0, 300), max_size=40))
 def test_what_holds_comes_through_whole(text: str, cuts: list[int]) -> None:
     assert shown(text, cuts) == text
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(WRONG), st.lists(st.integers(0, 300), max_size=40))
 def test_nothing_of_a_number_nobody_gave_is_shown(wrong: tuple[str, str, str], cuts: list[int]) -> None:
     text, number, before = wrong
@@ -219,7 +220,7 @@ _FIGURES = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.one_of(st.lists(_WORDS, max_size=30), st.lists(_FIGURES, max_size=20)).map("".join),
     st.lists(st.integers(0, 400), max_size=30),

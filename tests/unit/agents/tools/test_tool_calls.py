@@ -19,6 +19,7 @@ from services.agents.tools.sentences import engine_text
 from services.agents.tools.untrusted import KEY, MAX_CHARS, cleaned
 from services.mesh import deadline
 from services.mesh.errors import InvalidArgument, NotFound, Unavailable
+from tests.examples import examples
 from tests.unit.agents.tools.scripted_services import Mesh, an_order
 
 SCOPE = Scope(words="where is order_1?")
@@ -180,7 +181,7 @@ plain: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.text(max_size=12), plain, max_size=6), st.integers(64, 4000))
 def test_whatever_the_result_it_fits_and_is_json(result: dict[str, Any], max_bytes: int) -> None:
     told, text = bounded(result, max_bytes)

@@ -13,6 +13,7 @@ from services.agents.tools.catalogue import TOOLS
 from services.agents.tools.desk import Desk
 from services.agents.tools.signature import MAX_ARGUMENTS_CHARS, Part, Tool, tool
 from services.mesh.errors import InvalidArgument
+from tests.examples import examples
 
 # What strict schemas of chat completions know.
 STRICT = {
@@ -140,7 +141,7 @@ spots = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.fixed_dictionaries(
         {"where": values, "times": values, "spots": spots, "strength": values}, optional={"other": values}
@@ -156,7 +157,7 @@ def test_the_check_takes_what_the_schema_takes_and_nothing_else(arguments: dict[
         assert fits
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(TOOLS), st.data())
 def test_what_a_tools_schema_takes_its_check_takes(one: Tool, data: st.DataObject) -> None:
     arguments = data.draw(
