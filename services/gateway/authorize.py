@@ -52,12 +52,15 @@ class Authorize:
         return self._handlers
 
     async def handle(self, exchange: Exchange) -> Answer:
-        """Raises MeshErrors. A path counts as it was sent: nobody decodes it on its further way."""
+        """Raises MeshErrors. A path counts as it was sent: nobody decodes it on its further way.
+
+        With a query it is none of an RPC, and a permission for it is neither given nor written down.
+        """
         client = await self._edge.authenticate(exchange)
         self._edge.admit()
         path = exchange.raw_path.removeprefix(PREFIX.encode())
         rpc = self._rpcs.get(path)
-        if rpc is None:
+        if rpc is None or exchange.query:
             raise _not_served(path.decode("ascii", "replace"))
         exchange.task = rpc.scope
         exchange.service = rpc.owner

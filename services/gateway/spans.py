@@ -1,6 +1,6 @@
 """The trace of a request: goes on from the caller's `traceparent`, or starts here."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
@@ -13,6 +13,9 @@ from services.mesh.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from services.mesh.spans import CallSpan
+
+# Any other word may be one as well; OpenTelemetry has a name for all of those.
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 
 
 class Spans:
@@ -32,11 +35,12 @@ class Spans:
             trace.set_current(remote or trace.new_root())
             return None
         path = redact_forms(exchange.path)
+        known = exchange.method in _METHODS
         span = recorder.begin(
-            f"{exchange.method} {path[:100]}",
+            f"{exchange.method if known else 'HTTP'} {path[:100]}",
             SpanKind.SERVER,
             {
-                "http.request.method": exchange.method,
+                "http.request.method": exchange.method if known else "_OTHER",
                 "url.path": path[:200],
                 "waymesh.request_id": exchange.request_id,
             },

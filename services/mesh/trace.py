@@ -12,6 +12,8 @@ from typing import Final
 
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
+from services.mesh.redact import redact_forms
+
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
 
@@ -55,13 +57,13 @@ def current_trace_id() -> str:
 def parse(parent: str | bytes | None, state: str | bytes | None = None) -> TraceContext | None:
     """The headers as a place in a trace; None if they are missing or malformed.
 
-    A state that cannot be passed on is left out; the trace goes on without it.
+    A state that cannot be passed on, or looks as if it held a key, is left out; the trace goes on without it.
     """
     if not isinstance(parent, str) or _VALID.fullmatch(parent) is None:
         return None
     if len(parent) > 55 and parent.startswith("00"):  # version 00 has nothing after the flags
         return None
-    if not isinstance(state, str) or _STATE.fullmatch(state) is None:
+    if not isinstance(state, str) or _STATE.fullmatch(state) is None or redact_forms(state) != state:
         state = ""
     return TraceContext(parent[:55], state)
 

@@ -109,3 +109,21 @@ async def test_a_flood_of_connections_is_closed_before_handshakes_and_costs_not_
             with contextlib.suppress(OSError, EOFError):
                 await rig.answers()
                 break
+
+
+async def test_clients_that_take_every_place_leave_those_of_kubelet_prometheus_and_the_drain(
+    tmp_path: Path,
+) -> None:
+    places = {"max_active_downstream_connections: 8000": "max_active_downstream_connections: 4"}
+    async with (
+        asyncio.timeout(HANG_S),
+        running_edge(tmp_path, {}, change=places) as edge,
+        contextlib.AsyncExitStack() as held,
+    ):
+        overflow = f"listener.127.0.0.1_{edge.public}.downstream_global_cx_overflow"
+        while not (await edge.stats()).get(overflow):
+            _, writer = await asyncio.open_connection("127.0.0.1", edge.public)
+            held.callback(writer.close)
+        probe = Client(edge.ports["probe"])
+        assert (await probe.ask("GET", "/ready")).status == 200
+        await probe.close()

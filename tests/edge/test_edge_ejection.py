@@ -12,15 +12,18 @@ import pytest
 import pytest_asyncio
 from waymesh.eta.v1.eta_service_pb2_grpc import EtaServiceStub
 
-from services.mesh.errors import Unavailable
+from services.mesh import json_codec
+from services.mesh.errors import DeadlineExceeded, Internal, MeshError, Unavailable
 from tests.edge.edge_rig import RunningEdge, running_edge
-from tests.edge.test_edge_services import BY_KEY, FIX, PATH
+from tests.edge.test_edge_services import BY_KEY, FIX, PATH, REPORT
 from tests.integration.gateway_rig import GPS, KEY, Client, Rig, gateway, took_in
 
 pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module")]
 
 # A courier whose fixes are not answered.
 HANGS = {**GPS, "driver_id": "driver_silent"}
+# One of whose fixes it is said that there was no time.
+LATE = {**GPS, "driver_id": "driver_late"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -30,6 +33,8 @@ async def typed_edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
     async def handler(request: Any, context: Any) -> Any:
         if request.event.driver_id == HANGS["driver_id"]:
             await asyncio.Event().wait()
+        if request.event.driver_id == LATE["driver_id"]:
+            raise DeadlineExceeded("no time was left to ask")
         return await took_in(request, context)
 
     limits = {"rate_per_s": 1_000_000, "rate_burst": 1_000_000}
@@ -55,9 +60,10 @@ def healthy(*ports: int) -> dict[str, str]:
     return {f"p{port}": "healthy" for port in ports}
 
 
-async def test_a_service_that_says_it_is_unavailable_is_ejected(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", [Unavailable("not now"), Internal("broken")], ids=["away", "broken"])
+async def test_a_service_that_says_that_it_fails_is_ejected(tmp_path: Path, fault: MeshError) -> None:
     async def refuses(_request: Any, _context: Any) -> Any:
-        raise Unavailable("not now")
+        raise fault
 
     async with (
         gateway({"ReportGps": refuses}) as bad,
@@ -92,6 +98,7 @@ WEB = "application/grpc-web+proto"
         ("POST", PATH, {"Content-Type": WEB, "Grpc-Timeout": "soon"}),
         ("POST", PATH, {"Content-Type": WEB, "Grpc-Encoding": "bogus"}),
         ("POST", PATH, {"Content-Type": WEB, "Grpc-Encoding": "gzip"}),
+        ("POST", PATH, {"Content-Type": WEB, "Grpc-Previous-Rpc-Attempts": "some"}),
         ("POST", PATH, {"Content-Type": "application/grpc"}),
         ("POST", PATH, {"Content-Type": "application/grpcx"}),
         ("POST", PATH, {"Content-Type": "application/json"}),
@@ -121,3 +128,35 @@ async def test_no_caller_can_have_a_gateway_ejected_by_being_in_a_hurry(typed_ed
         assert (await client.task("report_gps", HANGS, timeout_ms=20)).status == 504
     await client.close()
     assert await detected(typed_edge, "gateway") == 0
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip", "deflate"])
+async def test_no_caller_can_have_a_service_ejected_by_what_cannot_be_unpacked(
+    typed_edge: RunningEdge, coding: str
+) -> None:
+    message = FIX.SerializeToString()
+    packed = b"\1" + len(message).to_bytes(4, "big") + message
+    before = await detected(typed_edge, "eta")
+    headers = {"X-API-Key": KEY, "Content-Type": WEB, "Grpc-Encoding": coding}
+    for _ in range(12):
+        client = Client(typed_edge.ports["internal"])
+        await client.send("POST", PATH, packed, headers)
+        reader, _ = await client.connect()
+        head = await reader.readuntil(b"\r\n\r\n")
+        # In the words of who cannot, and without those of the edge to itself.
+        assert b"\r\ngrpc-status: 13\r\n" in head, head
+        assert b"x-waymesh" not in head
+        await client.close()
+    assert await detected(typed_edge, "eta") == before
+
+
+async def test_no_caller_can_have_a_service_ejected_by_being_in_a_hurry(typed_edge: RunningEdge) -> None:
+    """A service answers so a moment before the deadline, if what it has to ask itself needs longer."""
+    late = json_codec.from_dict(REPORT, {"event": LATE})
+    before = await detected(typed_edge, "eta")
+    async with grpc.aio.insecure_channel(typed_edge.internal) as channel:
+        for _ in range(12):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await EtaServiceStub(channel).ReportGps(late, timeout=10, metadata=BY_KEY)
+            assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert await detected(typed_edge, "eta") == before

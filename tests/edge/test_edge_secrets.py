@@ -12,6 +12,7 @@ import grpc
 
 from services.mesh import request_id
 from tests.edge.edge_rig import RunningEdge, running_edge
+from tests.edge.test_edge_identity import FRAME, by_http_2
 from tests.edge.test_edge_services import FIX, PATH
 from tests.integration.gateway_rig import KEY, Client, gateway, took_in
 from tests.integration.otlp_collector import Collector, collector
@@ -135,3 +136,51 @@ async def test_a_name_that_no_log_would_take_is_replaced_by_the_edge_as_well(tmp
             for named in ("x" * 128, "order-456/7", "task_1", "ask-me"):
                 assert await asked(here.edge, path, named, number) == named
                 await here.edge.access(request_id=named)
+
+
+# Words of a caller in places that no library of HTTP lets him write to.
+ODD = (
+    (b":method", b"canary-method"),
+    (b":method", SECRET.encode()),
+    (b":path", f"/a%2F%77{SECRET[1:]}".encode()),
+    (b"x-request-id", b"canary-\xff"),
+    (b"content-type", b"application/grpc+canary"),
+    (b"grpc-timeout", b"canary"),
+    (b"tracestate", f"vendor={SECRET}".encode()),
+    (b"tracestate", b"vendor=canary" + b"x" * 512),
+)
+
+
+async def test_what_no_client_would_send_is_not_written_down_either(tmp_path: Path) -> None:
+    async with listened(tmp_path) as here:
+        for number, odd in enumerate(ODD, 1):
+            headers = {
+                b":method": b"POST",
+                b":scheme": b"http",
+                b":authority": b"edge",
+                b":path": PATH.encode(),
+                b"content-type": b"application/grpc",
+                b"te": b"trailers",
+                b"x-api-key": KEY.encode(),
+                b"traceparent": parent(number).encode(),
+            }
+            for listener in ("public", "internal"):
+                await by_http_2(here.edge.ports[listener], list({**headers, odd[0]: odd[1]}.items()), FRAME)
+        await called(here.edge, PATH, KEY, NAME, 200)
+        await here.edge.access(request_id=NAME)
+        await here.sink.trace(trace(200), 1)
+        log, words = here.log, here.sink.words
+    assert "canary" not in log
+    assert "canary" not in words
+    assert '"method":"_OTHER"' in log
+
+
+async def test_what_other_tracers_have_to_say_goes_on(tmp_path: Path) -> None:
+    async with listened(tmp_path) as here:
+        client = Client(here.edge.public)
+        headers = {"traceparent": parent(1), "tracestate": "vendor=1,other=a b"}
+        await client.ask("GET", "/health", b"", headers)
+        await client.close()
+        await here.sink.trace(trace(1), 1)
+        words = here.sink.words
+    assert "vendor=1,other=a b" in words

@@ -211,6 +211,25 @@ async def test_what_is_for_operators_is_told_and_passed_on_with_that_right(edge:
     assert [each.outcome for each in notes] == ["allowed", "refused"]
 
 
+SILENCE = "/waymesh.feedback.v1.FeedbackService/SilenceAlert"
+
+
+async def test_no_operator_is_written_down_as_allowed_what_the_edge_then_refuses(edge: Before) -> None:
+    store = edge.rig.gateway.keys.store
+    assert store is not None
+    operator, _ = await edge.added("admin")
+    before = await store.notes(None, 100)
+    for path in (f"{SILENCE}?x", f"{SILENCE}?"):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await edge.channel.unary_unary(path)(b"", metadata=(("x-api-key", operator),))
+        assert raised.value.code() is grpc.StatusCode.INTERNAL, path  # of a 400
+    client = edge.rig.client()
+    asked = await client.ask("POST", f"/authorize{SILENCE}?x", b"", {"X-API-Key": operator})
+    assert (asked.status, asked.headers["grpc-status"]) == (429, "12")
+    assert await store.notes(None, 100) == before
+    assert edge.seen.whom == []
+
+
 @pytest.mark.parametrize("method", ["Foo", "PredictEta/"])
 async def test_what_is_no_rpc_of_a_service_is_said_to_be_none(edge: Before, method: str) -> None:
     path = f"/waymesh.eta.v1.EtaService/{method}"

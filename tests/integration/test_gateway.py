@@ -194,6 +194,15 @@ async def test_the_trace_goes_on_from_the_client_through_both_hops_with_true_sta
     assert [span.attributes and span.attributes["http.response.status_code"] for span in edge] == [200, 404]
 
 
+async def test_a_method_of_the_callers_own_is_in_no_span() -> None:
+    async with gateway() as rig:
+        assert (await rig.client().ask("wm_0123456789abcdefghijklmn", "/execute")).status == 405
+        [span] = rig.spans()
+    assert span.name == "HTTP /execute"
+    assert span.attributes is not None
+    assert span.attributes["http.request.method"] == "_OTHER"
+
+
 @pytest.mark.parametrize("tracing", [True, False])
 @pytest.mark.parametrize(
     ("state", "kept"),

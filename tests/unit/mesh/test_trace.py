@@ -49,6 +49,10 @@ def test_a_state_that_cannot_be_passed_on_is_left_out(state: str | bytes):
     assert trace.parse(PARENT, state) == trace.TraceContext(PARENT)
 
 
+def test_a_state_that_looks_like_a_key_is_left_out():
+    assert trace.parse(PARENT, "vendor=wm_0123456789abcdefghijklmn") == trace.TraceContext(PARENT)
+
+
 def test_a_state_of_512_characters_is_passed_on():
     state = "v=" + "~" * 510
     assert trace.parse(PARENT, state) == trace.TraceContext(PARENT, state)
