@@ -117,8 +117,10 @@ class ThreeHops:
 
 
 @asynccontextmanager
-async def three_hops(database: str, folder: Path, *, real_eta: bool = False) -> AsyncIterator[ThreeHops]:
-    """The mesh, ready; route ticks only when it is asked to."""
+async def three_hops(
+    database: str, folder: Path, *, real_eta: bool = False, **more: str
+) -> AsyncIterator[ThreeHops]:
+    """The mesh, ready; route ticks only when it is asked to. `more` goes to every service's environment."""
     async with AsyncExitStack() as stack:
         spans = await stack.enter_async_context(collector())
         last = LastHop()
@@ -144,6 +146,7 @@ async def three_hops(database: str, folder: Path, *, real_eta: bool = False) -> 
             "WAYMESH_FEEDBACK_TARGET": "127.0.0.1:1",  # nobody listens there
             "WAYMESH_ALLOCATION_TICK_S": "3600",
             "WAYMESH_ALLOCATION_GAP_S": "3600",
+            **more,
         }
         if not real_eta:
             await _serve(stack, last, ports["eta"], spans.endpoint)
