@@ -6,7 +6,6 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +21,7 @@ from tests.certificates import Authority
 from tests.edge.edge_rig import RunningEdge, running_edge, trusting
 from tests.faults.restarting import SERVICES
 from tests.faults.up_rig import UNLIMITED, Up, a_folder, up
-from tests.faults.varied import Request, Varied
+from tests.faults.varied import Varied
 from tools.edge import write_sds
 
 _CALLS_PER_S: Final = 10.0
@@ -90,10 +89,10 @@ def taken(answer: Answer) -> bool:
 
 
 async def measure(
-    requests: int, rate: float, *, rotation: bool, between_s: float = BETWEEN_S
+    requests: int, rate: float, *, rotation: bool, between_s: float = BETWEEN_S, evenly: bool = False
 ) -> dict[str, Any]:
     """The part's figures. With `rotation`, keys and certificates change; without, services restart, with so
-    long between two of them."""
+    long between two of them. Requests are a fleet's or, with `evenly`, of each task as many."""
     began = time.monotonic()
     async with up(**UNLIMITED) as mesh:
         with a_folder() as folder:
@@ -108,7 +107,7 @@ async def measure(
                 for name, [address] in addresses.items():
                     await edge.until_hosts(name, **{f"p{address.rpartition(':')[2]}": "healthy"})
                 found = await _under_load(
-                    mesh, edge, shown.folder, authority, requests, rate, rotation, between_s
+                    mesh, edge, shown.folder, authority, requests, rate, rotation, between_s, evenly
                 )
     return {**found, "wall_s": round(time.monotonic() - began, 1)}
 
@@ -122,6 +121,7 @@ async def _under_load(
     rate: float,
     rotation: bool,
     between_s: float,
+    evenly: bool,
 ) -> dict[str, Any]:
     varied = Varied()
 
@@ -137,7 +137,7 @@ async def _under_load(
     load = Load(
         edge.public,
         mesh.key,
-        _endless(varied),
+        iter(varied) if evenly else varied.of_a_fleet(),
         rate,
         tls=trusting(public / "ca.crt"),
         told=told,
@@ -168,6 +168,7 @@ async def _under_load(
     return {
         "requests": len(load.answers) + calls.made,
         "failed": len(failed) + len(calls.failed),
+        "degraded": sum("degraded" in answer.body for answer in load.answers),
         "by_grpc": calls.made,
         "changes": changes,
         "statuses": statuses(load.answers),
@@ -176,10 +177,6 @@ async def _under_load(
         "p50_ms": quantile_ms(load.answers, 0.5),
         "p99_ms": quantile_ms(load.answers, 0.99),
     }
-
-
-def _endless(varied: Varied) -> Iterator[Request]:
-    return iter(varied)
 
 
 async def _restart(mesh: Up, load: Load, between_s: float) -> int:

@@ -2,6 +2,7 @@
 
   --rolling   every service restarted one after the other at 200 requests/s by HTTPS, and gRPC beside them
   --rotation  instead, certificates and API keys change all the time
+              both as a fleet asks, or each task as often as any other (--evenly)
   --faults    three replicas, of which one is dead, silent, resets or errs, then all: p99 of those answered,
               and attempts a request
   --abuse     2,000 slow sockets (slowhttptest), HTTP/2 rapid reset, 64 KiB of headers, compressed bombs,
@@ -25,14 +26,14 @@ PARTS = ("rolling", "rotation", "faults", "abuse")
 
 
 async def measure(
-    chosen: list[str], requests: int, rate: float, length_s: float, attacks: float
+    chosen: list[str], requests: int, rate: float, length_s: float, attacks: float, *, evenly: bool
 ) -> dict[str, Any]:
     """Figures by part."""
     found: dict[str, Any] = {}
     if "rolling" in chosen:
-        found["rolling"] = await _edge_rolling.measure(requests, rate, rotation=False)
+        found["rolling"] = await _edge_rolling.measure(requests, rate, rotation=False, evenly=evenly)
     if "rotation" in chosen:
-        found["rotation"] = await _edge_rolling.measure(requests, rate, rotation=True)
+        found["rotation"] = await _edge_rolling.measure(requests, rate, rotation=True, evenly=evenly)
     if "faults" in chosen:
         found["faults"] = await _edge_faults.measure(length_s, rate)
     if "abuse" in chosen:
@@ -46,6 +47,9 @@ def main() -> int:
         parser.add_argument(f"--{part}", action="store_true", help=f"{part} alone")
     parser.add_argument("--requests", type=int, default=50_000, help="of --rolling and --rotation, at least")
     parser.add_argument("--rate", type=seconds, default=RATE, help="requests a second")
+    parser.add_argument(
+        "--evenly", action="store_true", help="of --rolling and --rotation: each task as often as any other"
+    )
     parser.add_argument("--seconds", type=seconds, default=20.0, help="of each case of --faults and --abuse")
     parser.add_argument(
         "--attacks",
@@ -55,7 +59,9 @@ def main() -> int:
     )
     given = parser.parse_args()
     chosen = [part for part in PARTS if getattr(given, part)] or list(PARTS)
-    found = asyncio.run(measure(chosen, given.requests, given.rate, given.seconds, given.attacks))
+    found = asyncio.run(
+        measure(chosen, given.requests, given.rate, given.seconds, given.attacks, evenly=given.evenly)
+    )
     print(json.dumps(found))
     failed = sum(found[part]["failed"] for part in ("rolling", "rotation") if part in found)
     return int(failed > 0)

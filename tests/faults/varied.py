@@ -54,6 +54,16 @@ class Varied:
             for maker in self._makers:
                 yield maker(next(self._numbers))
 
+    def of_a_fleet(self) -> Iterator[Request]:
+        """As a fleet asks: of 40 requests 16 fixes, four arrival times, four looks at an order, two new
+        orders, one of each of the others."""
+        once = list(dict.fromkeys(self._makers))
+        makers = [*once, *[self.fix] * 15, *[self.about_to_place] * 3, *[self.look_up] * 3, self.order]
+        while True:
+            self._rng.shuffle(makers)
+            for maker in makers:
+                yield maker(next(self._numbers))
+
     def fix(self, n: int) -> Request:
         return "report_gps", {
             "driver_id": f"driver-{self._prefix}-{n % 7}",
