@@ -82,6 +82,25 @@ def test_the_edge_listens_where_its_pod_says(rendering: Overlay) -> None:
     assert set(rendering.workloads["edge"].ports.values()) == listening
 
 
+def test_the_probes_of_the_edge_go_where_they_are_answered(rendering: Overlay) -> None:
+    (listener,) = (each for each in EDGE["listeners"] if each["name"] == "probe")
+    filters = listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+    (answered,) = (
+        each["typed_config"]["headers"][0]["string_match"]["exact"]
+        for each in filters
+        if each["name"] == "envoy.filters.http.health_check"
+    )
+    edge = rendering.workloads["edge"]
+    asked = {kind: edge.container[kind] for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
+
+    port = listener["address"]["socket_address"]["port_value"]
+    assert {edge.port((each.get("httpGet") or each["tcpSocket"])["port"]) for each in asked.values()} == {
+        port
+    }
+    assert asked["startupProbe"]["httpGet"]["path"] == asked["readinessProbe"]["httpGet"]["path"] == answered
+    assert "tcpSocket" in asked["livenessProbe"]  # while it drains, it is alive
+
+
 def test_every_file_that_the_edge_reads_is_mounted(rendering: Overlay) -> None:
     edge = rendering.workloads["edge"]
     mounts = {each["mountPath"]: each["name"] for each in edge.container["volumeMounts"]}
