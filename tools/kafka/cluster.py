@@ -37,6 +37,8 @@ _SETTINGS: Final = {
     "transaction.state.log.num.partitions": "3",
     "share.coordinator.state.topic.num.partitions": "3",
     "group.initial.rebalance.delay.ms": "0",
+    # Two records a second that say nothing are half of what idle nodes do.
+    "metadata.max.idle.interval.ms": "5000",
     "broker.heartbeat.interval.ms": "500",
     "broker.session.timeout.ms": "4000",
     "num.network.threads": "2",
