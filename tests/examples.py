@@ -8,6 +8,7 @@ import os
 from typing import Final
 
 _SHARE: Final = int(os.environ.get("WAYMESH_EXAMPLES", "25"))
+ALL: Final = _SHARE >= 100
 # Fewer show little more than that the test runs.
 _LEAST: Final = 10
 
