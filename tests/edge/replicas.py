@@ -208,7 +208,7 @@ class Asking:
         client = Client(self.port)
         while not self._stop:
             try:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(120):
                     self.replies.append(await client.task("report_gps", GPS))
             except (OSError, EOFError, TimeoutError) as error:
                 self.broken.append(repr(error))

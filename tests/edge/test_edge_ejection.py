@@ -71,7 +71,7 @@ async def test_a_service_that_says_that_it_fails_is_ejected(tmp_path: Path, faul
         running_edge(tmp_path, typed(bad, good)) as edge,
     ):
         await edge.until_hosts("eta", **healthy(bad.eta.port, good.eta.port))
-        async with grpc.aio.insecure_channel(edge.internal) as channel, asyncio.timeout(30):
+        async with grpc.aio.insecure_channel(edge.internal) as channel, asyncio.timeout(120):
             while (await edge.hosts("eta"))[str(bad.eta.port)] != "ejected":
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     await EtaServiceStub(channel).ReportGps(FIX, timeout=10, metadata=BY_KEY)

@@ -89,7 +89,7 @@ async def raw(edge: RunningEdge, request: bytes) -> bytes:
     writer.write(request)
     answer = b""
     with contextlib.suppress(ConnectionResetError):  # after its last word
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while piece := await reader.read(65536):
                 answer += piece
     writer.close()

@@ -161,14 +161,14 @@ async def test_a_call_from_a_page_is_answered_over_http_1(shared: Shared) -> Non
 
 
 async def test_what_is_left_of_a_callers_time_is_what_the_service_sees(shared: Shared) -> None:
-    await shared.eta.ReportGps(FIX, timeout=3, metadata=BY_KEY)
-    assert 2 < shared.service.remaining_s[0] < 3.1  # gRPC rounds up
+    await shared.eta.ReportGps(FIX, timeout=30, metadata=BY_KEY)
+    assert 10 < shared.service.remaining_s[0] < 30.1  # gRPC rounds up
 
 
 async def test_what_is_left_of_timeout_ms_is_what_the_service_sees(shared: Shared) -> None:
     client = Client(shared.edge.public)
-    assert (await client.task("report_gps", GPS, timeout_ms=3000)).status == 200
-    assert 1.5 < shared.service.remaining_s[0] <= 3
+    assert (await client.task("report_gps", GPS, timeout_ms=30_000)).status == 200
+    assert 10 < shared.service.remaining_s[0] <= 30
     await client.close()
 
 

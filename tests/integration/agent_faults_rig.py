@@ -20,8 +20,11 @@ from tests.integration.route_mesh import order
 from tests.mock_openai import Call, Fault, MockOpenAI, Script
 
 # What a caller gives; an answer comes within it, so the call is never DEADLINE_EXCEEDED.
-DEADLINE_S: Final = 3.0
-_TIMEOUT_S: Final = 0.15
+DEADLINE_S: Final = 15.0
+# Of one call to a model: short where it is waited for to its end, or else long enough for a busy machine.
+_TIMEOUT_S: Final = 5.0
+_SILENT_TIMEOUT_S: Final = 0.3
+_MUTE_TIMEOUT_S: Final = 0.1
 
 # Texts that differ from their first letter on, long enough for some of them to be told before a fault shows.
 FAULTY_TEXT: Final = "A courier is on the way and traffic is light, which is all that there is to say. " * 8
@@ -101,6 +104,12 @@ class Cell:
         return self.task in SHAPED
 
     @property
+    def timeout_s(self) -> float:
+        if self.fault == "timeout" and self.both:
+            return _MUTE_TIMEOUT_S
+        return _SILENT_TIMEOUT_S if self.fault in ("timeout", "stall in mid-stream") else _TIMEOUT_S
+
+    @property
     def right(self) -> str:
         """The right answer as a model gives it."""
         return RIGHT_SHAPE if self.shaped else RIGHT_TEXT.strip()
@@ -172,17 +181,19 @@ class Faulty:
 
     async def _make(self, cell: Cell) -> None:
         first, second = cell.models
-        await self._create(cell.agent, (first, second), shaped=cell.shaped)
+        await self._create(cell.agent, (first, second), shaped=cell.shaped, timeout_s=cell.timeout_s)
         right = Script(cell.right)
         self.server.always(FAULTS[cell.fault], first)
         self.server.always(FAULTS[cell.fault] if cell.both else right, second)
 
-    async def _create(self, agent: str, models: tuple[str, str], *, shaped: bool) -> None:
+    async def _create(
+        self, agent: str, models: tuple[str, str], *, shaped: bool, timeout_s: float = _TIMEOUT_S
+    ) -> None:
         first, second = models
         spec = definition_pb.AgentSpec(
             name=agent,
             config=definition_pb.AgentConfig(
-                model=definition_pb.ModelConfig(model=first, fallback_models=[second], timeout_s=_TIMEOUT_S),
+                model=definition_pb.ModelConfig(model=first, fallback_models=[second], timeout_s=timeout_s),
                 limits=definition_pb.RunLimits(max_steps=4, max_tokens=1_000_000),
             ),
             capabilities=[

@@ -80,13 +80,14 @@ async def test_a_fresh_slip_leaves_the_kept_answer_as_it_is(mesh: AgentsMesh, mo
 
 
 async def test_nobody_who_asks_meanwhile_hears_a_slip(mesh: AgentsMesh, mock_openai: MockOpenAI):
-    slow = Script(text=SLIP.text, delay_s=0.2)
-    mock_openai.queue(MODEL, SLIP, slow)
+    heard = asyncio.Event()
+    mock_openai.queue(MODEL, SLIP, Script(text=SLIP.text, held=heard))
     mock_openai.always(Script(text=RIGHT))
 
     slipping = asyncio.create_task(ask(mesh))
     await mock_openai.until(lambda: mock_openai.total == 2)
     assert used(await ask(mesh)) == (RIGHT, 1, 0)
+    heard.set()
     assert slipped(await slipping)
     assert used(await ask(mesh)) == (RIGHT, 0, 1)
 

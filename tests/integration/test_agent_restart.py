@@ -13,10 +13,24 @@ TEXT = "All is well."
 ASK = task_pb2.AskRequest(question="Is all well?")
 
 
+async def refused(target: str) -> None:
+    """Until nobody new is taken."""
+    host, _, port = target.partition(":")
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host, int(port))
+            except OSError:
+                return
+            writer.close()
+            await asyncio.sleep(0.02)
+
+
 async def test_a_run_under_way_ends_with_its_answer_while_the_service_drains(
     database: str, tmp_path: Path, mock_openai: MockOpenAI
 ) -> None:
-    mock_openai.always(Script(text=TEXT, delay_s=1.5), MODEL)
+    answering = asyncio.Event()
+    mock_openai.always(Script(text=TEXT, held=answering), MODEL)
     async with agents_mesh(database, tmp_path, base_url=mock_openai.base_url) as mesh:
         kinds: list[str | None] = []
         asked = asyncio.Event()
@@ -32,7 +46,11 @@ async def test_a_run_under_way_ends_with_its_answer_while_the_service_drains(
         await asyncio.wait_for(asked.wait(), 30)
         await mock_openai.until(lambda: len(mock_openai.asked(MODEL)) == 2)
 
-        await mesh.agents.lifecycle.drain()
+        draining = asyncio.create_task(mesh.agents.lifecycle.drain())
+        # The answers come when it has closed its door.
+        await refused(mesh.target)
+        answering.set()
+        await draining
 
         assert (await asyncio.wait_for(streaming, 30)).result.ask.answer == TEXT
         assert (kinds[0], kinds[-1]) == ("accepted", "result")

@@ -131,10 +131,12 @@ async def test_the_owner_gets_the_request_id_and_less_time_than_the_client_gave(
         return await took_in(request, context)
 
     async with gateway({"ReportGps": looks}) as rig:
-        reply = await rig.client().task("report_gps", GPS, timeout_ms=300, headers={"X-Request-Id": "mine-1"})
+        reply = await rig.client().task(
+            "report_gps", GPS, timeout_ms=30_000, headers={"X-Request-Id": "mine-1"}
+        )
     assert reply.json["request_id"] == reply.headers["x-request-id"] == "mine-1"
     assert seen["metadata"]["x-request-id"] == "mine-1"
-    assert 0 < seen["left_s"] < 0.3
+    assert 0 < seen["left_s"] < 30
 
 
 @pytest.mark.parametrize("given", ["", "a b", "a" * 129, "tab\there", "ümlaut"])

@@ -8,12 +8,19 @@ import pytest
 
 from services.agents.budgets.account import Limit
 from services.agents.budgets.ledger import Budgets, RunAccount
-from services.agents.llm import ErrorKind, ModelFailure, ModelReply
+from services.agents.llm import ErrorKind, ModelFailure, ModelReply, asking
 from services.mesh import deadline
 from services.mesh.breaker import State
 from services.mesh.errors import ResourceExhausted
 from tests.integration.llm_rig import FIRST, PRICES, SECOND, Book, models, request
 from tests.mock_openai import Fault, MockOpenAI, Script
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that does much else takes longer for 200 calls than anybody would wait for a place."""
+    monkeypatch.setattr(asking, "LONGEST_WAIT_S", 300.0)
+
 
 DOWN = Script(fault=Fault.UNAVAILABLE)
 
@@ -28,6 +35,7 @@ class Clock:
 
 @pytest.mark.parametrize("limit", [1, 7])
 @pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.usefixtures("patient")
 async def test_200_callers_never_have_more_calls_under_way_than_allowed(
     mock_openai: MockOpenAI, limit: int, streamed: bool
 ):
@@ -168,6 +176,7 @@ async def test_a_breaker_opens_on_the_fifth_failure_and_the_model_is_passed_over
     assert len(mock_openai.asked(FIRST)) == 5
 
 
+@pytest.mark.usefixtures("patient")
 async def test_an_outage_is_met_by_few_calls_however_many_ask(mock_openai: MockOpenAI):
     mock_openai.always(DOWN, FIRST)
     async with models(mock_openai, max_concurrent_calls=16) as asked:
@@ -180,13 +189,17 @@ async def test_an_outage_is_met_by_few_calls_however_many_ask(mock_openai: MockO
 async def test_after_a_minute_one_probe_goes_to_the_model_and_closes_its_breaker(mock_openai: MockOpenAI):
     clock = Clock()
     mock_openai.queue(FIRST, *[DOWN] * 5)
-    mock_openai.always(Script(delay_s=0.05), FIRST)
+    probed = asyncio.Event()
+    mock_openai.always(Script(held=probed), FIRST)
     heard: list[State] = []
     async with models(mock_openai, clock=clock, on_breaker=lambda _, __, new: heard.append(new)) as asked:
         for _ in range(2):
             await asked.complete(request())
         clock.now += 60.0
-        replies = await asyncio.gather(*(asked.complete(request()) for _ in range(20)))
+        callers = [asyncio.create_task(asked.complete(request())) for _ in range(20)]
+        await mock_openai.until(lambda: len(mock_openai.asked(SECOND)) == 2 + 19)
+        probed.set()
+        replies = await asyncio.gather(*callers)
         assert Counter(reply.model for reply in replies) == {FIRST: 1, SECOND: 19}
         assert (await asked.complete(request())).model == FIRST
     assert heard == [State.OPEN, State.HALF_OPEN, State.CLOSED]

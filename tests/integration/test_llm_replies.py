@@ -238,11 +238,13 @@ async def test_what_the_fallback_answered_is_kept_as_the_fallbacks(mock_openai: 
 
 
 async def test_one_of_two_who_ask_the_same_may_go_without_harm_to_the_other(mock_openai: MockOpenAI):
-    mock_openai.always(Script(delay_s=0.05))
+    answering = asyncio.Event()
+    mock_openai.always(Script(held=answering))
     async with models(mock_openai) as asked:
         one, other = (asyncio.create_task(asked.complete(request(cache_scope=SCOPE))) for _ in range(2))
         await mock_openai.until(lambda: mock_openai.under_way == 2)
         one.cancel()
+        answering.set()
         assert (await other).text
         with pytest.raises(asyncio.CancelledError):
             await one

@@ -107,9 +107,9 @@ async def test_without_eta_the_plan_comes_degraded(database: str, tmp_path: Path
 
 async def test_the_last_hop_sees_the_budget_reduced_and_a_slow_eta_is_done_without(mesh: Mesh) -> None:
     mesh.eta.pause = asyncio.Event()
-    response = await optimize(mesh, timeout=0.6, start=where(0), orders=[order("o")])
+    response = await optimize(mesh, timeout=1.8, start=where(0), orders=[order("o")])
     assert response.degradation.reason == "eta: DEADLINE_EXCEEDED"
-    assert mesh.eta.remaining_s[0] <= 0.3
+    assert mesh.eta.remaining_s[0] <= 0.9
 
 
 async def test_who_hangs_up_cancels_the_last_hop(mesh: Mesh) -> None:
