@@ -3,13 +3,15 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from tests.faults.traffic import PAUSE_S, Answer, Traffic, Way, ways
+from tests.faults.traffic import Answer, Traffic, Way, ways
 from tests.faults.up_rig import GUARD_S, Up
 from tests.integration.gateway_rig import Client
 
 SERVICES = ("eta", "route", "gateway", "feedback", "agents")
 # An allocation waits for the one before it, however long that takes on a machine that starts processes.
 TIMEOUT_MS = 20_000
+# Requests all the while, yet time for what starts: without pauses a machine of few cores does little else.
+PAUSE_S = 0.1
 
 
 @dataclass

@@ -18,8 +18,6 @@ from tests.integration.gateway_rig import Client, Reply
 # A hang is what takes this much longer than the request itself allowed.
 SLACK_S = 5.0
 TIMEOUT_MS = 5000
-# Requests all the while, yet time for what they meet: without pauses a machine of few cores does little else.
-PAUSE_S = 0.1
 # What came back where nothing did.
 BROKEN = 0
 HUNG = -1
@@ -80,7 +78,7 @@ class Way:
     pause_s: float = 0.0
 
 
-def ways(gateway: int, runtimes: list[int], *, pause_s: float = PAUSE_S) -> list[Way]:
+def ways(gateway: int, runtimes: list[int], *, pause_s: float = 0.0) -> list[Way]:
     """Those of a busy day. The pauses are shorter than the time in which a gateway drains."""
     return [
         *(Way(f"connection {n}", gateway, pause_s=pause_s) for n in range(6)),
