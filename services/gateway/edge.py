@@ -1,6 +1,7 @@
 """What all listeners of one gateway share: who may call, how many at once, and what is counted."""
 
 import logging
+from typing import Final
 
 from services.gateway import faults
 from services.gateway.cors import Cors
@@ -11,6 +12,10 @@ from services.gateway.metrics import GatewayMetrics
 from services.gateway.spans import Spans
 from services.mesh.principal import set_current
 from services.mesh.telemetry import Telemetry
+
+# Of what a process takes at once, what a key may have that has no number of its own: were it all, one key's
+# slow requests would have the process refuse everybody, and an edge before it take it for broken.
+_KEY_SHARE: Final = 0.75
 
 _log = logging.getLogger("services.gateway.requests")
 
@@ -30,6 +35,7 @@ class Edge:
         self.in_flight = 0
         self._ring = ring
         self._most = most
+        self._most_of_a_key = None if most is None else max(1, int(most * _KEY_SHARE))
 
     def admit(self) -> None:
         """Raises Unavailable if there is too much to do already. The request itself is counted."""
@@ -57,7 +63,7 @@ class Edge:
         wait_s = client.bucket.take()
         if wait_s > 0:
             raise faults.rate_limited(client.bucket.rate, wait_s)
-        limit = client.key.under_way
+        limit = client.key.under_way or self._most_of_a_key
         if limit is not None and client.usage.under_way >= limit:
             raise faults.too_many_under_way(limit)
         client.usage.under_way += 1

@@ -288,10 +288,30 @@ async def test_beyond_the_requests_a_process_takes_it_says_so() -> None:
     async with gateway({"ReportGps": holds}, max_concurrent_rpcs=1) as rig:
         first = asyncio.create_task(rig.client().task("report_gps", GPS))
         await arrived.wait()
-        check(await rig.client().task("report_gps", GPS), 503, "UNAVAILABLE", "OVERLOADED")
+        reply = await rig.client("agent-demo").task("report_gps", GPS, path="/run", key=None)
+        check(reply, 503, "UNAVAILABLE", "OVERLOADED", service="agent-demo")
         assert (await rig.client().ask("GET", "/health")).status == 200
         held.set()
         assert (await first).status == 200
+
+
+async def test_no_key_alone_has_all_that_a_process_takes() -> None:
+    held, arrived = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def holds(request: Any, context: Any) -> Any:
+        arrived.release()
+        await held.wait()
+        return await took_in(request, context)
+
+    async with gateway({"ReportGps": holds}, max_concurrent_rpcs=4) as rig:
+        slow = [asyncio.create_task(rig.client().task("report_gps", GPS)) for _ in range(3)]
+        for _ in slow:
+            await arrived.acquire()
+        reply = await rig.client().task("report_gps", GPS)
+        check(reply, 429, "RESOURCE_EXHAUSTED", "TOO_MANY_UNDER_WAY")
+        assert reply.json["error"] == "this key has 3 requests under way, which is all it may have"
+        held.set()
+        assert [(await each).status for each in slow] == [200, 200, 200]
 
 
 async def test_405_says_what_is_allowed_and_401_how_to_ask() -> None:
