@@ -55,7 +55,7 @@ def main() -> int:
         "--attacks",
         type=seconds,
         default=100.0,
-        help="of --abuse a second, beside 100 requests that do no harm",
+        help="of --abuse: connections a second that do harm, beside 100 requests that do none",
     )
     given = parser.parse_args()
     chosen = [part for part in PARTS if getattr(given, part)] or list(PARTS)

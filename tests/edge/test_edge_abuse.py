@@ -58,7 +58,12 @@ async def test_a_connection_whose_streams_are_reset_as_they_begin_is_ended(tmp_p
             await _edge_attacks.rapid_reset(rig.victim)  # which goes on until then
         counted = await rig.edge.stats()
         assert counted["http.public.downstream_rq_too_many_premature_resets"] >= 1
+        given_up = counted["http.public.downstream_rq_rx_reset"]
+        assert given_up >= 250
         await rig.answers()
+        await rig.edge.access(path="/execute")  # what came before it is there, too
+        # One in a hundred has a line, so that nobody fills a disk like this.
+        assert sum(line.get("path") == "/health" for line in rig.edge.accessed()) < given_up / 5
 
 
 @pytest.mark.parametrize("kind", ["long_headers", "bombs", "smuggling", "rapid_connects"])
