@@ -63,7 +63,19 @@ async def test_a_connection_whose_streams_are_reset_as_they_begin_is_ended(tmp_p
         await rig.answers()
         await rig.edge.access(path="/execute")  # what came before it is there, too
         # One in a hundred has a line, so that nobody fills a disk like this.
-        assert sum(line.get("path") == "/health" for line in rig.edge.accessed()) < given_up / 5
+        assert sum(line["status"] == 0 for line in rig.edge.accessed()) < given_up / 5
+
+
+async def test_who_gives_up_after_a_second_has_a_line_with_the_path(tmp_path: Path) -> None:
+    async with harmed(tmp_path) as rig:
+        _, writer = await rig.victim.connect()
+        writer.write(SLOW + b"x\r\nContent-Length: 9\r\n\r\n")
+        await writer.drain()
+        await asyncio.sleep(1.2)  # which is what is logged
+        writer.close()
+        line = await rig.edge.access(status=0)
+        assert line["path"] == "/execute"
+        assert line["duration_ms"] >= 1000
 
 
 @pytest.mark.parametrize("kind", ["long_headers", "bombs", "smuggling", "rapid_connects"])
