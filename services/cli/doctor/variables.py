@@ -14,6 +14,7 @@ OF_OTHERS: Final = frozenset(
         "WAYMESH_API_KEY",
         "WAYMESH_BENCH_DATA",
         "WAYMESH_ENVIRONMENT",
+        "WAYMESH_EXAMPLES",
         "WAYMESH_GATEWAY",
         "WAYMESH_GATEWAY_TARGET",
         "WAYMESH_KAFKA_CACHE",
@@ -21,7 +22,6 @@ OF_OTHERS: Final = frozenset(
         "WAYMESH_REQUIRE_KAFKA",
         "WAYMESH_REQUIRE_PROMETHEUS",
         "WAYMESH_RESTART_REQUESTS",
-        "WAYMESH_SCHEMATHESIS_EXAMPLES",
     }
 )
 # What Kubernetes tells its pods of a Service whose name begins as ours do.
