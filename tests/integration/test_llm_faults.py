@@ -51,7 +51,13 @@ CELLS = {
     "an oversized error": (Script(fault=Fault.OVERSIZED_ERROR), ErrorKind.SERVER_ERROR, 3, False),
     "timeout": (Script(fault=Fault.NEVER_ANSWERS), ErrorKind.TIMEOUT, 3, False),
     "stall in mid-answer": (Script(text=RIGHT, fault=Fault.STALLS_MIDWAY), ErrorKind.TIMEOUT, 3, True),
-    "slow drip": (Script(text=RIGHT, fault=Fault.SLOW_DRIP, piece_delay_s=0.2), ErrorKind.TIMEOUT, 3, True),
+    # Its text begins long before the time is over, and ends after it.
+    "slow drip": (
+        Script(text=RIGHT, fault=Fault.SLOW_DRIP, piece_delay_s=0.08, piece_chars=2),
+        ErrorKind.TIMEOUT,
+        3,
+        True,
+    ),
     "reset before": (Script(fault=Fault.RESET_BEFORE), ErrorKind.CONNECTION, 3, False),
     "reset in mid-answer": (Script(text=RIGHT, fault=Fault.RESET_MIDWAY), ErrorKind.CONNECTION, 3, True),
     "an early end": (Script(text=RIGHT, fault=Fault.ENDS_EARLY), ErrorKind.CONNECTION, 3, True),
@@ -75,7 +81,7 @@ UNBILLED = {"429", "429 with Retry-After", "429 with a long Retry-After", "quota
             "403", "404", "an oversized error", "context too long"}  # fmt: skip
 
 # Where the time of a call runs out, it is short; everywhere else it is never reached.
-TIMEOUTS_S = {ErrorKind.TIMEOUT: 0.5}
+TIMEOUTS_S = {ErrorKind.TIMEOUT: 0.8}
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.replace(" ", "_"))
 streamed_or_not = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])

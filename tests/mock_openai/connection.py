@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _DRIP = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
-_DRIP_BYTES = 64
+_DRIP_BYTES = 32
 
 _Body = dict[str, Any]
 
