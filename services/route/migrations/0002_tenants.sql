@@ -17,6 +17,6 @@ ALTER TABLE couriers ADD COLUMN tenant text NOT NULL GENERATED ALWAYS AS
 
 DROP INDEX orders_waiting;
 CREATE INDEX orders_waiting ON orders (tenant, priority DESC, placed_at) WHERE status = 1;
-CREATE INDEX orders_under_way ON orders (tenant, driver_id) WHERE status IN (2, 3);
+CREATE INDEX orders_under_way ON orders (tenant, order_id) WHERE status IN (2, 3);
 DROP INDEX couriers_at_work;
 CREATE INDEX couriers_at_work ON couriers (tenant, driver_id) WHERE status IN (2, 3);
