@@ -28,6 +28,8 @@ _CALLS_PER_S: Final = 10.0
 _CALL_S: Final = 20.0
 # What starts has half of this machine for seconds: so long until the next one, or the rate cannot be kept.
 BETWEEN_S: Final = 8.0
+# What deploy/envoy/README.md asks of services behind the edge; `waymesh up` alone waits for less.
+_DRAIN_S: Final = "3"
 # A gRPC server that ends cancels, unread, what reaches it before its GOAWAY has reached the caller. Clients
 # of the mesh try such a call again; a bare stub is told to, of these reads.
 _AGAIN: Final = json.dumps(
@@ -94,7 +96,7 @@ async def measure(
     """The part's figures. With `rotation`, keys and certificates change; without, services restart, with so
     long between two of them. Requests are a fleet's or, with `evenly`, of each task as many."""
     began = time.monotonic()
-    async with up(**UNLIMITED) as mesh:
+    async with up(**UNLIMITED, WAYMESH_DRAIN_S=_DRAIN_S) as mesh:
         with a_folder() as folder:
             authority = Authority("public")
             shown = authority.issue("edge", uris=()).mount(folder / "public")
@@ -164,6 +166,8 @@ async def _under_load(
         print(f"{answer.task}: {answer.status} in {answer.took_s:.3f} s {why}", file=sys.stderr)
     for text in calls.failed[:20]:
         print(text, file=sys.stderr)
+    for line in [each for each in edge.accessed() if each.get("status", 0) >= 500][:20]:
+        print(f"the edge: {line}", file=sys.stderr)
     counted = await edge.stats()
     return {
         "requests": len(load.answers) + calls.made,

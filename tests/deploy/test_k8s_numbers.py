@@ -107,6 +107,10 @@ def test_a_drain_is_never_shorter_than_the_edge_needs_to_see_it(rendering: Overl
     for check in (each for cluster in EDGE["clusters"] for each in cluster.get("health_checks", [])):
         apart_s = sum(float(check[key].removesuffix("s")) for key in ("interval", "interval_jitter"))
         assert check["unhealthy_threshold"] * apart_s < needed_s
+    # A request may be sent at the moment the gateway ends a connection that is still there.
+    (gateway,) = (cluster for cluster in EDGE["clusters"] if cluster["name"] == "gateway")
+    (options,) = gateway["typed_extension_protocol_options"].values()
+    assert float(options["common_http_protocol_options"]["idle_timeout"].removesuffix("s")) < needed_s
 
     for service in SERVICES:
         assert float(str(rendering.workloads[service].environment["WAYMESH_DRAIN_S"])) >= needed_s

@@ -18,6 +18,8 @@ from tools.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 GUARD_S = 60.0
+# Of a gateway that ends: the least that deploy/envoy/README.md asks for.
+DRAIN_S = 3.0
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -38,7 +40,7 @@ async def gateway_process(folder: Path, port: int, eta: str, **environ: str) -> 
                 "WAYMESH_DATA_DIR": str(data),
                 "WAYMESH_RATE_PER_S": "1000000",
                 "WAYMESH_RATE_BURST": "1000000",
-                "WAYMESH_DRAIN_S": "3",
+                "WAYMESH_DRAIN_S": str(DRAIN_S),
                 "FASTAPI_API_KEY": KEY,
                 "DATABASE_URL": "",
                 **environ,

@@ -1,13 +1,15 @@
 """Gateways and Envoys that come and go behind and in front of traffic: no request fails of it."""
 
 import asyncio
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.edge.edge_rig import running_edge
-from tests.edge.replicas import Asking, end, eta_service, gateway_process, kill
-from tests.integration.gateway_rig import Client
+from tests.edge.replicas import DRAIN_S, Asking, end, eta_service, gateway_process, kill
+from tests.integration.gateway_rig import GPS, Client, took_in
 from tests.processes import until
 from tools.ports import free_ports
 
@@ -53,6 +55,45 @@ async def test_a_successor_on_the_same_port_fails_nobody(tmp_path: Path) -> None
                     old = fresh
                     await asking.more(200)
                 assert (asking.statuses.keys(), asking.broken) == ({200}, [])
+        finally:
+            await kill(old)
+
+
+async def test_a_gateway_that_ends_has_no_idle_connection_that_the_edge_still_uses(tmp_path: Path) -> None:
+    """Not even an edge that is too busy to see them end, and then has many requests at once."""
+    arrived: asyncio.Queue[None] = asyncio.Queue()
+    go_on = asyncio.Event()
+
+    async def all_at_once(request: Any, context: Any) -> Any:
+        arrived.put_nowait(None)
+        await go_on.wait()
+        return await took_in(request, context)
+
+    async with eta_service(all_at_once) as eta:
+        [port] = free_ports(1)
+        old = await gateway_process(tmp_path, port, eta)
+        try:
+            async with running_edge(tmp_path, {"gateway": [f"127.0.0.1:{port}"]}) as edge:
+                await edge.until_hosts("gateway", **{f"p{port}": "healthy"})
+                clients = [Client(edge.public) for _ in range(8)]
+                asking = [asyncio.create_task(client.task("report_gps", GPS)) for client in clients]
+                for _ in clients:
+                    await arrived.get()
+                go_on.set()
+                assert {reply.status for reply in await asyncio.gather(*asking)} == {200}
+
+                fresh = await gateway_process(tmp_path, port, eta)
+                old.terminate()
+                await asyncio.sleep(DRAIN_S - 0.4)
+                # Whatever it has to do, it does not see what ends now before it has sent more requests.
+                edge.process.send_signal(signal.SIGSTOP)
+                asking = [asyncio.create_task(client.task("report_gps", GPS)) for client in clients]
+                await old.wait()
+                old = fresh
+                edge.process.send_signal(signal.SIGCONT)
+                statuses = [reply.status for reply in await asyncio.gather(*asking)]
+                await asyncio.gather(*(client.close() for client in clients))
+                assert statuses == [200] * len(clients)
         finally:
             await kill(old)
 
