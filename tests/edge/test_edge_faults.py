@@ -171,7 +171,8 @@ async def test_one_of_three_that_fails_a_tenth_costs_what_it_fails_and_nothing_i
     assert asking.statuses == {200: sent - failed, 503: failed}
     answered = Counter(reply.json["result"]["event_id"] for reply in asking.replies if reply.body)
     assert answered == taken
-    assert min(taken.values()) > 30
+    # The least busy one is asked, which is rather the one that fails at once than those who do some work.
+    assert min(taken["one"], taken["other"]) > 10
     assert set(held.values()) == {"healthy"}
 
 
