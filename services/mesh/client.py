@@ -117,8 +117,7 @@ class ClientFactory:
         await asyncio.gather(*watches, return_exceptions=True)
         channels = list(self._channels.values())
         self._channels.clear()
-        for channel in channels:
-            await channel.close()
+        await asyncio.gather(*(channel.close() for channel in channels))
 
     def _client_context(self) -> ssl.SSLContext:
         assert self._tls is not None

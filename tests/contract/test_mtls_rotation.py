@@ -13,6 +13,7 @@ from waymesh.eta.v1 import eta_service_pb2
 
 from services.mesh import errors
 from services.mesh.client import ClientFactory
+from services.mesh.telemetry import Telemetry
 from tests.certificates import Authority, Certificate
 
 CALLERS = 4
@@ -196,6 +197,20 @@ async def test_after_a_rotation_the_former_connections_are_closed(tmp_path: Path
         await asyncio.wait_for(is_replaced(), HANG_S)
 
 
+async def test_a_client_that_is_closed_has_no_connection_left(tmp_path: Path) -> None:
+    """Not even one in its farewell, with which no loop may end."""
+    authority = Authority()
+    ends = Ends(tmp_path)
+    ends.put(authority.issue("eta"), authority.issue("route"))
+    async with mesh() as rig:
+        server = await rig.serve(tls=live(ends.eta))
+        factory = ClientFactory("route", telemetry=Telemetry("route"), tls=live(ends.route))
+        await caller(factory, f"127.0.0.1:{server.port}", "wire")()
+        assert len(_connections(server.port)) == 1
+        await factory.close()
+        assert _connections(server.port) == set()
+
+
 def _connections(port: int) -> set[int]:
     """Our ends of what is connected to a port of this process."""
     import psutil
@@ -209,3 +224,7 @@ def _connections(port: int) -> set[int]:
 
 def test_on_uvloop_which_has_a_tls_of_its_own(tmp_path: Path) -> None:
     uvloop.run(test_a_rotation_of_certificates_and_of_their_authority_fails_no_call(tmp_path))
+
+
+def test_on_uvloop_a_client_that_is_closed_has_no_connection_left(tmp_path: Path) -> None:
+    uvloop.run(test_a_client_that_is_closed_has_no_connection_left(tmp_path))

@@ -306,7 +306,7 @@ async def test_a_peer_that_asks_without_reading_is_left() -> None:
 
 
 async def test_closing_does_not_wait_for_a_peer_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire_connection, "_LINGER_S", 0.05)
+    monkeypatch.setattr(wire_connection, "LINGER_S", 0.05)
     monkeypatch.setattr(wire_connection, "_PONG_WITHIN_S", 60.0)  # nor is it the silence that ends it
     go_on, ended = asyncio.Event(), asyncio.Event()
     lost: list[object] = []

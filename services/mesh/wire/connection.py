@@ -32,7 +32,7 @@ _LAST_STREAM: Final = (1 << 31) - 1024
 _PING_AFTER_S: Final = 20.0
 _PONG_WITHIN_S: Final = 10.0
 # How long what was written last may take to leave when a connection ends, in seconds.
-_LINGER_S: Final = 1.0
+LINGER_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,7 +453,7 @@ class Connection(asyncio.Protocol):
         transport = cast(asyncio.Transport, self._transport)
         if not transport.is_closing():
             transport.close()
-            self._start(_LINGER_S, transport.abort)
+            self._start(LINGER_S, transport.abort)
 
     def _break(self, code: int, why: str) -> None:
         self._give_up(f"the peer does not keep to HTTP/2: {why}", frames.goaway(code))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from services.mesh import transport
-from services.mesh.wire.connection import Connection, Events
+from services.mesh.wire.connection import LINGER_S, Connection, Events
 
 Address = tuple[str, int]
 # What encrypts a connection that is made now.
@@ -31,6 +31,8 @@ _JITTER: Final = 0.2
 _SHORT_LIFE_S: Final = 1.0
 # A refusal that comes sooner costs next to nothing; one that takes longer would make calls wait, in seconds.
 _QUICK_S: Final = 0.1
+# Past the end of the last connection of one who closes, in seconds.
+_FAREWELL_S: Final = LINGER_S + 1.0
 
 
 def address_of(target: str) -> Address | None:
@@ -89,6 +91,7 @@ class Links:
         self._hasty = False
         # Set when the next attempt should not wait any longer.
         self._now = asyncio.Event()
+        self._ended = asyncio.Event()
 
     @property
     def connecting(self) -> bool:
@@ -123,7 +126,7 @@ class Links:
             self.connect()
 
     async def close(self) -> None:
-        """Ends all calls and connections."""
+        """Ends all calls and connections, and returns once they have ended."""
         self.closed = True
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
@@ -133,6 +136,12 @@ class Links:
         for connection in list(self._alive):
             connection.close()
         self._changed()
+        # A farewell by TLS takes a while, and uvloop does not let a loop end in the middle of one.
+        if self._alive:
+            self._ended.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL_S):
+                    await self._ended.wait()
 
     # --- attempts ---------------------------------------------------------------------------------
 
@@ -254,6 +263,8 @@ class Links:
 
     def _on_gone(self, connection: Connection) -> None:
         self._alive.pop(connection, None)
+        if not self._alive:
+            self._ended.set()
 
 
 def _jittered(seconds: float) -> float:
